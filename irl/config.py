@@ -1,0 +1,289 @@
+"""Every option of a study, as frozen sections that refuse what they do not know.
+
+A study is one YAML file (no inheritance, no class paths). ``load_config`` reads it, applies
+``key.path=value`` overrides and returns a :class:`Config`; every problem of the file is reported in one
+:class:`InputError`, each with the place where it stands and, for a misspelt key, the nearest name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. The message says what, where and what to do.
+
+    Scripts print the message without a traceback and exit with code 2.
+    """
+
+
+class Section(BaseModel):
+    """A frozen group of options; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Scalar = bool | int | float | str
+
+
+class Between(Section):
+    """A closed range of a numeric feature, in its declared units; an open side is left out."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, (str, int, float, bool)) else value
+
+
+Values = Annotated[tuple[Scalar, ...] | Between, BeforeValidator(_listed)]
+Condition = dict[str, Values]
+"""Column name -> allowed values (or a range). All columns must hold at once."""
+
+
+class Feature(Section):
+    """One column of the state."""
+
+    kind: Literal["category", "ordinal", "count", "numeric"]
+    dynamics: Literal["static", "table", "clock", "learned"]
+    levels: int | tuple[Scalar, ...] | None = Field(
+        None, description="ordinal: number of levels (values 0..levels-1) or the values in order"
+    )
+    parents: tuple[str, ...] = Field((), description="table: state columns that, with the action, move this one")
+    assigned: Literal["observed", "randomised"] = Field(
+        "observed", description="randomised: varies for reasons unrelated to taste (a price test)"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Feature:
+        if self.kind == "ordinal" and self.levels is None:
+            raise ValueError("an ordinal needs `levels`: their number, or the values in order")
+        if self.kind != "ordinal" and self.levels is not None:
+            raise ValueError(f"`levels` is for ordinals; this is a {self.kind}")
+        if isinstance(self.levels, int) and self.levels < 2:
+            raise ValueError("`levels` must be at least 2")
+        if isinstance(self.levels, tuple) and (len(self.levels) < 2 or len(set(self.levels)) < len(self.levels)):
+            raise ValueError("`levels` must list at least two different values")
+        if self.dynamics == "table" and self.kind in ("count", "numeric"):
+            raise ValueError("`dynamics: table` counts levels: it is for categories and ordinals; use learned")
+        if self.parents and self.dynamics != "table":
+            raise ValueError(f"`parents` is for `dynamics: table`; this is {self.dynamics}")
+        return self
+
+
+class Data(Section):
+    """Where the panel is and what its columns mean: one tidy row per member and period."""
+
+    path: str = Field(description="Parquet or CSV: a file, a folder or a glob")
+    member: str
+    period: str = Field(description="column of integers or dates")
+    action: str
+    actions: tuple[str, ...] = Field(min_length=2, description="the whole menu, in the order of the outputs")
+    available: dict[str, Condition] = Field(
+        default_factory=dict, description="action -> condition on the state; an action not named is always available"
+    )
+    segment: tuple[str, ...] = Field((), description="one column or a list; need not be a state feature")
+    terminal: Condition = Field(default_factory=dict, description="states after which there is nothing")
+    weight: str | None = Field(None, description="column of positive row weights")
+    duration: str | None = Field(None, description="column of periods until the member's next row (default 1)")
+    state: dict[str, Feature] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_segment(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("segment"), str):
+            return {**values, "segment": [values["segment"]]}
+        return values
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Data:
+        problems = []
+        if len(set(self.actions)) < len(self.actions):
+            problems.append("`actions` lists an action twice")
+        for action in self.available:
+            problems += unknown(action, self.actions, "available", "action")
+        named = [(f"available.{a}", c) for a, c in self.available.items()] + [("terminal", self.terminal)]
+        for place, condition in named:
+            for column in condition:
+                problems += unknown(column, self.state, place, "state column")
+        for name, feature in self.state.items():
+            for parent in feature.parents:
+                problems += unknown(parent, self.state, f"state.{name}.parents", "state column")
+                if parent in self.state and self.state[parent].kind in ("count", "numeric"):
+                    problems.append(f"state.{name}.parents: {parent!r} is not a category or ordinal")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class Anchor(Section):
+    """The action whose reward is known."""
+
+    action: str
+    reward: float | str = Field(0.0, description="a number in reward units, or a column that holds it")
+
+
+class Step(Section):
+    """How one network is trained."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    batch_size: int = Field(2048, gt=0)
+    max_epochs: int = Field(60, gt=0)
+    patience: int = Field(8, gt=0, description="epochs without a better held-out loss before stopping")
+
+
+class AnchorQStep(Step):
+    """The Q step: trunk by gradient, last layer by the kernel, alternately (`lstd`), or both by gradient (`fqi`)."""
+
+    solver: Literal["lstd", "fqi"] = "lstd"
+    rounds: int = Field(4, gt=0, description="trunk refreshes (lstd) or fitted iterations (fqi)")
+    max_epochs: int = Field(8, gt=0, description="epochs per round")
+    ridge: float = Field(1e-6, ge=0, description="per row, on standardised features")
+
+
+class Estimation(Section):
+    """The four fits of a study, and the share of members held out to stop each of them."""
+
+    validation: float = Field(0.2, gt=0, lt=0.9, description="share of members held out")
+    policy: Step = Step()
+    anchor_q: AnchorQStep = AnchorQStep()
+    reward: Step = Step()
+    dynamics: Step = Step()
+
+
+class Market(Section):
+    """The simulated market (`scripts/simulate.py`): how many members, how long."""
+
+    members: int = Field(4000, gt=0)
+    periods: int = Field(36, gt=1)
+
+
+class Config(Section):
+    """One study."""
+
+    data: Data
+    anchor: Anchor
+    discount: float = Field(gt=0, lt=1, description="per period")
+    temperature: float = Field(1.0, gt=0, description="scale of the logit shocks, in reward units")
+    seed: int = Field(0, ge=0)
+    estimation: Estimation = Estimation()
+    market: Market | None = Field(None, description="only for studies on the simulated market")
+
+    @model_validator(mode="after")
+    def _anchor_is_an_action(self) -> Config:
+        problems = unknown(self.anchor.action, self.data.actions, "anchor.action", "action")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a study's YAML file and apply ``key.path=value`` overrides (values are YAML).
+
+    Raises
+    ------
+    InputError
+        If the file is missing or not YAML, an override is malformed, or any option is unknown or invalid.
+    """
+    return validated(Config, read_yaml(path, overrides), str(path))
+
+
+def read_yaml(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file, with overrides applied; InputError if there is none."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping of options at the top level")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise InputError(f"override {override!r}: write it as key.path=value")
+        *parents, last = key.split(".")
+        place = content
+        for name in parents:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise InputError(f"override {override!r}: {name!r} is not a section")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"override {override!r}: the value is not valid YAML") from None
+    return content
+
+
+def validated(section: type[SectionT], content: Mapping[str, Any], source: str) -> SectionT:
+    """``section`` built from ``content``; every problem in one InputError that names ``source``."""
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            place = ".".join(str(part) for part in problem["loc"]) or "top level"
+            if problem["type"] == "extra_forbidden":
+                names = _names_at(section, problem["loc"][:-1])
+                lines.append(f"{place}: unknown key{nearest(str(problem['loc'][-1]), names)}")
+            elif problem["type"] == "missing":
+                lines.append(f"{place}: required, but missing")
+            else:
+                given = "" if isinstance(problem["input"], (dict, Section)) else f" (given {problem['input']!r})"
+                lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{given}")
+        raise InputError(f"{source}:\n  " + "\n  ".join(dict.fromkeys(lines))) from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, else the list of them."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names[:20])}" if names else ""
+
+
+def unknown(name: str, known: Iterable[str], place: str, what: str) -> list[str]:
+    """One problem if ``name`` is not known, none if it is."""
+    known = list(known)
+    return [] if name in known else [f"{place}: unknown {what} {name!r}{nearest(name, known)}"]
+
+
+def _names_at(section: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
+    """The option names of the section that stands at ``place`` below ``section``."""
+    sections: list[Any] = [section]
+    for part in place:
+        following: list[Any] = []
+        for kind in sections:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                if part in kind.model_fields:
+                    following += _unwrapped(kind.model_fields[part].annotation)
+                elif kind.__name__ == part:  # pydantic names the branch of a union in the place
+                    following.append(kind)
+            elif get_origin(kind) in (dict, tuple, list):
+                following += _unwrapped(get_args(kind)[1 if get_origin(kind) is dict else 0])
+        sections = following or sections
+    return [n for kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel) for n in kind.model_fields]
+
+
+def _unwrapped(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _unwrapped(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [kind for branch in get_args(annotation) for kind in _unwrapped(branch)]
+    return [annotation]

@@ -1,0 +1,179 @@
+"""The kernel: policy evaluation by least-squares temporal differences, one streaming pass over rows.
+
+Given rows (s, a, s') with weights w and discounts gamma^k, a next policy nu and a basis
+psi(s, a) = e_a (x) phi(s), find the value q(s, a) = psi(s, a).x for every target y:
+
+    A = sum w psi(s,a) (psi(s,a) - gamma^k sum_a' nu(a'|s') psi(s',a'))^T
+    B = sum w psi(s,a) y,            (A + ridge) x = B
+
+A and B are sums over rows, so the pass is chunked, needs constant memory, adds up over processes, and costs one matrix
+product per chunk; its cost does not grow as gamma -> 1. Because psi is phi placed in the block of the chosen action, rows
+are grouped by action and each group costs a product of [D, n] by [n, A D]: the zeros of the dense basis are never touched.
+
+The ridge is per unit of row weight, on features standardised over all rows, never on the intercept: the first feature
+must be the constant 1. Sums are kept in float64; products run in the dtype of the features.
+
+Source: Bradtke & Barto (1996), Lagoudakis & Parr (2003); the anchor's use of it in the Q step of Deep PQR is ours.
+Limits: where A is near singular (features collinear, or an action's rows few) the solution rests on the ridge;
+``Solution`` says so through ``condition`` and ``converged``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A chunk of rows for the kernel.
+
+    Attributes
+    ----------
+    phi : [N, D]; first column 1.
+    phi_next : [N, D]; features of s' (any finite values where ``discount`` is 0).
+    discount : [N]; gamma^k, 0 where nothing follows.
+    target : [N, K]; right-hand sides, in reward units.
+    weight : [N].
+    action : int64 [N], the block of each row; None if the basis depends on the state alone (one block).
+    next_policy : [N, A]; nu(a'|s'); None with one block.
+    """
+
+    phi: Tensor
+    phi_next: Tensor
+    discount: Tensor
+    target: Tensor
+    weight: Tensor
+    action: Tensor | None = None
+    next_policy: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert self.phi.shape == self.phi_next.shape and self.target.ndim == 2, "phi, phi_next [N, D]; target [N, K]"
+        assert (self.action is None) == (self.next_policy is None), "action and next_policy go together"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one pass leaves: everything the solution needs, additive over chunks and processes (float64).
+
+    ``matrix[M, M]`` and ``rhs[M, K]`` with M = A D; ``gram[A, D, D]`` = sum w phi phi^T by action block.
+    """
+
+    matrix: Tensor
+    rhs: Tensor
+    gram: Tensor
+    rows: int
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.matrix + other.matrix, self.rhs + other.rhs, self.gram + other.gram, self.rows + other.rows)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The value's weights and how far they can be trusted.
+
+    Attributes
+    ----------
+    weights : float64 [A, D, K]; q(s, a) = phi(s).weights[a].
+    residual : largest relative residual |A x - B| / |B| of the linear solve over the targets.
+    condition : estimate of the condition number (1-norm) of the standardised, ridged matrix.
+    converged : the residual is below 1e-6 and the condition number below 1e12.
+    """
+
+    weights: Tensor
+    residual: float
+    condition: float
+    converged: bool
+
+
+def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
+    """The kernel's sums over one chunk."""
+    d = rows.phi.shape[1]
+    weighted = rows.phi * rows.weight.unsqueeze(-1)
+    if rows.action is None or rows.next_policy is None:
+        assert actions == 1, "several action blocks need `action` and `next_policy`"
+        gram = _f64(weighted.T @ rows.phi)
+        matrix = gram - _f64(weighted.T @ (rows.discount.unsqueeze(-1) * rows.phi_next))
+        return Sums(matrix, _f64(weighted.T @ rows.target), gram.unsqueeze(0), len(rows.phi))
+    k = rows.target.shape[1]
+    matrix = rows.phi.new_zeros(actions, d, actions, d, dtype=torch.float64)
+    rhs = rows.phi.new_zeros(actions, d, k, dtype=torch.float64)
+    gram = rows.phi.new_zeros(actions, d, d, dtype=torch.float64)
+    nu = rows.next_policy * rows.discount.unsqueeze(-1)
+    for a in range(actions):
+        mine = (rows.action == a).nonzero().squeeze(-1)
+        if not len(mine):
+            continue
+        left = weighted[mine].T
+        gram[a] = _f64(left @ rows.phi[mine])
+        rhs[a] = _f64(left @ rows.target[mine])
+        following = (nu[mine].unsqueeze(-1) * rows.phi_next[mine].unsqueeze(1)).flatten(1)  # [n, A D]
+        matrix[a] = -_f64(left @ following).view(d, actions, d)
+        matrix[a, :, a] += gram[a]
+    return Sums(matrix.view(actions * d, actions * d), rhs.view(actions * d, k), gram, len(rows.phi))
+
+
+def accumulate(chunks: Iterable[Rows], *, actions: int = 1) -> Sums:
+    """The kernel's sums over all chunks, one pass, constant memory.
+
+    Raises
+    ------
+    ValueError
+        If there is no row at all.
+    """
+    total: Sums | None = None
+    for chunk in chunks:
+        sums = add_rows(chunk, actions=actions)
+        total = sums if total is None else total + sums
+    if total is None or total.rows == 0:
+        raise ValueError("policy evaluation needs at least one row: check the filter that chose the rows")
+    return total
+
+
+def solve(sums: Sums, *, ridge: float = 0.0) -> Solution:
+    """Solve (A + ridge) x = B for every target.
+
+    The system is solved in standardised features (mean 0, sd 1 over all rows, the intercept untouched), to which the
+    ridge applies per unit of row weight; features that do not vary, and blocks without rows, get weight 0.
+    """
+    actions, d, _ = sums.gram.shape
+    k = sums.rhs.shape[1]
+    total = sums.gram.sum(0)
+    mass = total[0, 0]
+    mean = total[0] / mass
+    variance = (total.diagonal() / mass - mean.square()).clamp_min(0)
+    varies = variance > 1e-12 * (1 + mean.square())
+    scale = torch.where(varies, variance.sqrt(), torch.ones_like(variance))
+    transform = torch.diag(1 / scale)  # standardised phi = transform @ phi
+    transform[1:, 0] = -(mean / scale)[1:]
+    standard = torch.block_diag(*[transform] * actions)
+    seen = sums.gram[:, 0, 0] > 0
+    keep = torch.cat([torch.cat([seen[a : a + 1], varies[1:] & seen[a]]) for a in range(actions)])
+    matrix = (standard @ sums.matrix @ standard.T)[keep][:, keep]
+    rhs = (standard @ sums.rhs)[keep]
+    penalty = torch.ones(actions, d, dtype=matrix.dtype, device=matrix.device)
+    penalty[:, 0] = 0
+    matrix = matrix + torch.diag(ridge * mass * penalty.flatten()[keep])
+    x, condition = _solved(matrix, rhs)
+    residual = float(((matrix @ x - rhs).norm(dim=0) / rhs.norm(dim=0).clamp_min(1e-300)).max())
+    full = sums.rhs.new_zeros(actions * d, k)
+    full[keep] = x
+    weights = (standard.T @ full).view(actions, d, k)
+    return Solution(weights, residual, condition, residual < 1e-6 and condition < 1e12)
+
+
+def _solved(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, float]:
+    """x of matrix x = rhs and a condition number; minimum-norm least squares where the matrix is singular."""
+    inverse, info = torch.linalg.inv_ex(matrix)
+    condition = float(torch.linalg.matrix_norm(matrix, 1) * torch.linalg.matrix_norm(inverse, 1))
+    if int(info) != 0 or not condition < 1e14:
+        return torch.linalg.pinv(matrix, rtol=1e-12) @ rhs, float("inf") if int(info) else condition
+    x = inverse @ rhs
+    return x + inverse @ (rhs - matrix @ x), condition
+
+
+def _f64(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float64)
