@@ -1,0 +1,377 @@
+"""A simulated membership market whose rewards are known: what the estimator is measured against.
+
+Members of a Prime-like programme choose every month between no plan, a monthly plan and an annual one. The market is
+*invented*: no number in it was measured anywhere, and the segments' names are labels, not findings.
+
+State (one row per member and month): ``segment``; ``status`` (out, monthly, annual) and ``months_left`` of prepaid
+contract; ``price_monthly`` and ``price_annual``, drawn per member from a price test and never changing; one engagement
+level 0, 1, 2 per benefit; the calendar ``month`` (0 = January). Contract mechanics:
+
+    none                          -> out, 0      (inside a contract the rest is forfeited)
+    monthly (status out, monthly) -> monthly, 0
+    annual (status out, monthly)  -> annual, 11  (pays the annual price)
+    annual (status annual, k)     -> annual, k-1 (nothing to pay), and after the last month -> monthly, 0
+
+so ``annual`` means that prepaid months are left, and ``monthly`` that the member is one without a contract. Each
+benefit's level moves up or down by at most one, independently of the others given segment and membership.
+
+Rewards, per month: none 0 (the anchor); membership gives the *flow* of the benefits used (with a season per benefit and
+diminishing returns to using many of them) less what is paid now, times the segment's price coefficient, less a joining
+cost if out. The market is solved exactly (:mod:`irl.tabular`), one *cell* - a segment facing a pair of prices - at a
+time, since cells do not communicate.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from irl import tabular
+from irl.config import InputError
+
+ACTIONS = ("none", "monthly", "annual")
+NONE, MONTHLY, ANNUAL = range(3)
+STATUSES = ("out", "monthly", "annual")
+LEVELS = 3
+YEAR = 12
+
+
+@dataclass(frozen=True)
+class Benefit:
+    """What one benefit is worth to a segment at full use, and how its use moves (probabilities per month)."""
+
+    taste: float
+    rise: float = 0.30  # one level up, as a member
+    drop: float = 0.10  # one level down, as a member
+    rise_out: float = 0.04
+    drop_out: float = 0.22
+
+    def kernel(self, member: bool) -> Tensor:
+        """Transition matrix [LEVELS, LEVELS] of the level."""
+        up, down = (self.rise, self.drop) if member else (self.rise_out, self.drop_out)
+        moves = torch.diag(torch.full((LEVELS - 1,), up, dtype=torch.float64), 1)
+        moves = moves + torch.diag(torch.full((LEVELS - 1,), down, dtype=torch.float64), -1)
+        return moves + torch.diag(1 - moves.sum(1))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The tastes of one segment, in reward units per month."""
+
+    share: float
+    base: float  # flow of a member who uses nothing
+    price: float  # per dollar
+    joining: float
+    perk: float  # added to the flow on the annual plan
+    saturation: float  # the most that benefits can add, approached with diminishing returns
+    benefits: Mapping[str, Benefit]
+
+
+def _segments() -> dict[str, Segment]:
+    return {
+        "gen_z": Segment(
+            0.27, -0.75, 0.030, 0.9, 0.05, 2.6,
+            {"shipping": Benefit(0.45), "video": Benefit(0.90, 0.34, 0.12), "music": Benefit(0.70, 0.30, 0.14),
+             "gaming": Benefit(1.00, 0.22, 0.10), "grocery": Benefit(0.10, 0.08, 0.20)},
+        ),
+        "family_us": Segment(
+            0.28, -0.75, 0.026, 0.9, 0.10, 3.0,
+            {"shipping": Benefit(1.10, 0.32, 0.08), "video": Benefit(0.60), "music": Benefit(0.20, 0.15, 0.15),
+             "gaming": Benefit(0.15, 0.08, 0.20), "grocery": Benefit(0.90, 0.20, 0.10)},
+        ),
+        "urban_india": Segment(
+            0.25, -0.65, 0.034, 0.8, 0.05, 2.6,
+            {"shipping": Benefit(0.80, 0.28, 0.10), "video": Benefit(0.90, 0.32, 0.10), "music": Benefit(0.40),
+             "gaming": Benefit(0.35, 0.15, 0.14), "grocery": Benefit(0.50, 0.16, 0.12)},
+        ),
+        "rural_india": Segment(
+            0.20, -0.60, 0.036, 0.7, 0.0, 2.4,
+            {"shipping": Benefit(0.90, 0.20, 0.12), "video": Benefit(0.95, 0.26, 0.12),
+             "music": Benefit(0.60, 0.24, 0.14), "gaming": Benefit(0.20, 0.08, 0.18),
+             "grocery": Benefit(0.15, 0.05, 0.22)},
+        ),
+    }  # fmt: skip
+
+
+def _seasons() -> dict[str, tuple[float, ...]]:
+    #                Jan    Feb    Mar   Apr   May   Jun   Jul   Aug   Sep   Oct   Nov   Dec
+    return {
+        "shipping": (-0.15, -0.10, 0.00, 0.00, 0.00, 0.00, 0.15, 0.00, 0.00, 0.10, 0.35, 0.50),
+        "video": (0.15, 0.10, 0.00, 0.00, -0.05, -0.10, -0.15, -0.10, 0.00, 0.05, 0.10, 0.20),
+        "music": (0.00, 0.00, 0.00, 0.00, 0.05, 0.10, 0.15, 0.10, 0.00, 0.00, 0.00, 0.10),
+        "gaming": (0.00, 0.00, -0.05, -0.05, 0.10, 0.35, 0.45, 0.35, -0.10, -0.05, 0.00, 0.20),
+        "grocery": (0.00, 0.00, 0.00, 0.05, 0.00, -0.05, -0.05, 0.00, 0.00, 0.05, 0.15, 0.25),
+    }
+
+
+class Cell(NamedTuple):
+    """What never changes for a member, and so delimits a problem of its own."""
+
+    segment: str
+    price_monthly: float
+    price_annual: float
+
+
+@dataclass(frozen=True)
+class Market:
+    """All parameters of the market. Benefits are numbered in the order of ``seasons``; states in a cell are
+    numbered contract-major (out, monthly, annual with 1, 2, ... months left), then by level, the last benefit fastest.
+    """
+
+    discount: float = 0.95
+    temperature: float = 1.0
+    segments: Mapping[str, Segment] = field(default_factory=_segments)
+    seasons: Mapping[str, tuple[float, ...]] = field(default_factory=_seasons)
+    list_monthly: float = 10.0
+    list_annual: float = 84.0
+    price_factors: tuple[float, ...] = (0.8, 1.0, 1.2)
+    contract_months: int = 12
+
+    @property
+    def benefits(self) -> tuple[str, ...]:
+        return tuple(self.seasons)
+
+    @property
+    def contracts(self) -> int:
+        return self.contract_months + 1
+
+    @property
+    def levels(self) -> int:
+        """Number of combinations of engagement levels."""
+        return LEVELS ** len(self.seasons)
+
+    @property
+    def states(self) -> int:
+        """Number of states in a cell, of each month."""
+        return self.contracts * self.levels
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("segment", "status", "months_left", "price_monthly", "price_annual", *self.benefits, "month")
+
+    def cells(self) -> list[Cell]:
+        """Every segment at every pair of prices of the price test."""
+        factors = itertools.product(self.segments, self.price_factors, self.price_factors)
+        return [Cell(s, round(m * self.list_monthly, 4), round(a * self.list_annual, 4)) for s, m, a in factors]
+
+    def state_table(self, cell: Cell) -> pd.DataFrame:
+        """The states of a cell as a panel shows them, one row per month and state, month-major."""
+        contract, *levels = np.unravel_index(np.arange(self.states), (self.contracts, *[LEVELS] * len(self.benefits)))
+        repeated = {"status": np.array(STATUSES, dtype=object)[np.minimum(contract, 2)],
+                    "months_left": np.maximum(contract - 1, 0), **dict(zip(self.benefits, levels, strict=True))}  # fmt: skip
+        table = pd.DataFrame({name: np.tile(values, YEAR) for name, values in repeated.items()})
+        table = table.assign(**cell._asdict(), month=np.repeat(np.arange(YEAR), self.states))
+        return table[list(self.columns)]
+
+    def flow(self, segment: str) -> Tensor:
+        """What membership gives in a month, before payments: [YEAR, levels]."""
+        taste = self.segments[segment]
+        level = np.unravel_index(np.arange(self.levels), [LEVELS] * len(self.benefits))
+        appeal = torch.zeros(YEAR, self.levels, dtype=torch.float64)
+        for benefit, used in zip(self.benefits, level, strict=True):
+            season = 1 + torch.tensor(self.seasons[benefit], dtype=torch.float64)
+            use = torch.as_tensor(used / (LEVELS - 1))
+            appeal += taste.benefits[benefit].taste * season[:, None] * use
+        return taste.base + taste.saturation * -torch.expm1(-appeal / taste.saturation)
+
+    def reward(self, cell: Cell) -> Tensor:
+        """r[YEAR, states, actions] of a cell; NaN where an action is not available."""
+        taste, flow = self.segments[cell.segment], self.flow(cell.segment)
+        reward = torch.zeros(YEAR, self.contracts, self.levels, len(ACTIONS), dtype=torch.float64)
+        reward[..., MONTHLY] = (flow - taste.price * cell.price_monthly)[:, None]
+        reward[..., ANNUAL] = (flow + taste.perk)[:, None]
+        reward[:, :2, :, ANNUAL] -= taste.price * cell.price_annual
+        reward[:, 0, :, NONE + 1 :] -= taste.joining
+        return reward.reshape(YEAR, self.states, len(ACTIONS)).masked_fill(~self.available(), torch.nan)
+
+    def available(self) -> Tensor:
+        """Menu[states, actions]: all but ``monthly`` inside a contract."""
+        menu = torch.ones(self.contracts, self.levels, len(ACTIONS), dtype=torch.bool)
+        menu[2:, :, MONTHLY] = False
+        return menu.reshape(self.states, len(ACTIONS))
+
+    def next_contract(self, action: int) -> np.ndarray:
+        """The contract [contracts] that an action leads to (``monthly`` inside a contract never happens)."""
+        now = np.arange(self.contracts)
+        after_annual = np.where(now < 2, self.contracts - 1, now - 1)
+        return [np.zeros_like(now), np.ones_like(now), after_annual][action]
+
+    def problem(self, cell: Cell, reward: Tensor, available: Tensor) -> tabular.FiniteMDP:
+        """The soft MDP of a cell with the given reward[YEAR, states, actions] and menu."""
+        benefits = [self.segments[cell.segment].benefits[name] for name in self.benefits]
+        kernels = [
+            [torch.eye(self.contracts, dtype=torch.float64)[self.next_contract(action)]]
+            + [benefit.kernel(member=action != NONE) for benefit in benefits]
+            for action in range(len(ACTIONS))
+        ]
+        expectation = tabular.factored_expectation(kernels)
+        return tabular.FiniteMDP(reward, available, expectation, self.discount, self.temperature)
+
+
+@dataclass(frozen=True)
+class MarketSolution:
+    """A solved market: reward, policy [cells, YEAR, states, actions] and value [cells, YEAR, states]."""
+
+    market: Market
+    cells: tuple[Cell, ...]
+    reward: Tensor
+    policy: Tensor
+    value: Tensor
+    available: Tensor  # [cells, states, actions]
+    error: float  # bound on the error of the values
+
+    def locate(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(cell, month, state) numbers of the rows of ``frame``; InputError for rows the solution does not cover."""
+        missing = [name for name in self.market.columns if name not in frame]
+        if missing:
+            raise InputError(f"the frame lacks the state columns {', '.join(missing)}")
+        number = {cell: i for i, cell in enumerate(self.cells)}
+        wanted, inverse = _cells_of(frame)
+        unsolved = [str(tuple(cell)) for cell in wanted if cell not in number]
+        if unsolved:
+            raise InputError(f"not solved for {'; '.join(unsolved[:3])}: pass cells=cells_of(frame) to solve")
+        status = pd.Index(STATUSES).get_indexer(frame["status"])
+        left = frame["months_left"].to_numpy().astype(int)
+        levels = [frame[name].to_numpy().astype(int) for name in self.market.benefits]
+        month = frame["month"].to_numpy().astype(int)
+        wrong = (status < 0) | ((status == 2) != (left > 0)) | (left >= self.market.contract_months)
+        wrong |= (month < 0) | (month >= YEAR) | np.any([(v < 0) | (v >= LEVELS) for v in levels], axis=0)
+        if wrong.any():
+            raise InputError(f"{wrong.sum()} rows are not states of the market, first: {frame.index[wrong][0]!r}")
+        contract = np.where(status == 2, left + 1, status)
+        state = np.ravel_multi_index((contract, *levels), (self.market.contracts, *[LEVELS] * len(levels)))
+        return np.array([number[cell] for cell in wanted])[inverse], month, state
+
+
+Edit = Callable[[pd.DataFrame, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A change of the market: (state table of a cell, reward[YEAR, states, actions], menu[states, actions]) -> both."""
+
+
+def _cells_of(frame: pd.DataFrame) -> tuple[list[Cell], np.ndarray]:
+    static = pd.DataFrame({"segment": frame["segment"].astype(str)})
+    for name in Cell._fields[1:]:
+        static[name] = frame[name].astype(float).round(4)
+    group = static.groupby(list(Cell._fields), sort=True)
+    inverse = group.ngroup().to_numpy()
+    return [Cell(str(s), float(m), float(a)) for s, m, a in group.size().index], inverse
+
+
+def cells_of(frame: pd.DataFrame) -> list[Cell]:
+    """The cells that occur in the rows of ``frame``, whose prices may be any numbers."""
+    return _cells_of(frame)[0]
+
+
+def solve(
+    market: Market,
+    *,
+    cells: Sequence[Cell] | None = None,
+    edit: Edit | None = None,
+    tolerance: float = 1e-10,
+    track: Callable[[Iterable[Cell]], Iterable[Cell]] = iter,
+) -> MarketSolution:
+    """The market solved exactly, cell by cell; ``track`` may wrap the cells in a progress bar.
+
+    ``edit`` changes rewards and menu before solving (a scenario); rows are still found by their unchanged state.
+    """
+    cells = tuple(market.cells() if cells is None else cells)
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    error = 0.0
+    for cell in track(cells):
+        reward, available = market.reward(cell), market.available()
+        if edit is not None:
+            reward, available = edit(market.state_table(cell), reward, available)
+        solved = tabular.solve(market.problem(cell, reward, available), tolerance=tolerance)
+        assert solved.converged, f"{cell}: error {solved.error} after {solved.iterations} sweeps"
+        error = max(error, solved.error)
+        parts.append((reward, solved.policy, solved.value, available))
+    reward, policy, value, available = (torch.stack(part) for part in zip(*parts, strict=True))
+    return MarketSolution(market, cells, reward, policy, value, available, error)
+
+
+def simulate(
+    solution: MarketSolution, *, members: int, periods: int, seed: int, burn_in_years: int = 4
+) -> pd.DataFrame:
+    """A panel of ``members`` who follow the exact policy: one row per member and period, sorted.
+
+    Columns ``member_id``, ``period`` (0, 1, ...; 0 is a January), the state columns, and the chosen ``plan``. Segments
+    are drawn by their shares and prices uniformly from the solved cells; everyone has been in the market, from
+    no plan and no engagement, for ``burn_in_years`` before period 0.
+    """
+    market, generator = solution.market, np.random.default_rng(seed)
+    share = np.array([market.segments[cell.segment].share for cell in solution.cells])
+    cell = generator.choice(len(share), size=members, p=share / share.sum())
+    cumulative = solution.policy.cumsum(-1).numpy()
+    kernels = _level_steps(solution)
+    following = np.stack([market.next_contract(action) for action in range(len(ACTIONS))])
+    shape = (market.contracts, *[LEVELS] * len(market.benefits))
+    contract, level = np.zeros(members, dtype=int), np.zeros((members, len(market.benefits)), dtype=int)
+    recorded: list[tuple[np.ndarray, ...]] = []
+    for period in range(-YEAR * burn_in_years, periods):
+        state = np.ravel_multi_index((contract, *level.T), shape)
+        draw = generator.random((members, 1 + len(market.benefits)))
+        # the last action is what is left, so that rounding of the cumulated probabilities cannot pick a fourth
+        action = (draw[:, :1] >= cumulative[cell, period % YEAR, state, :-1]).sum(1)
+        if period >= 0:
+            recorded.append((contract, level, action))
+        contract = following[action, contract]
+        limits = kernels[cell[:, None], (action != NONE).astype(int)[:, None], np.arange(level.shape[1]), level]
+        level = (draw[:, 1:, None] >= limits).sum(-1)
+    return _panel(solution, cell, recorded)
+
+
+def _level_steps(solution: MarketSolution) -> np.ndarray:
+    """Cumulated kernels [cells, member or not, benefits, level, LEVELS - 1], for drawing the next level."""
+    market = solution.market
+    kernels = [
+        [[market.segments[c.segment].benefits[b].kernel(member).cumsum(1)[:, :-1].numpy() for b in market.benefits]
+         for member in (False, True)]
+        for c in solution.cells
+    ]  # fmt: skip
+    return np.array(kernels)
+
+
+def _panel(solution: MarketSolution, cell: np.ndarray, recorded: Sequence[tuple[np.ndarray, ...]]) -> pd.DataFrame:
+    market, periods, members = solution.market, len(recorded), len(cell)
+    contract, level, action = (np.stack(part, axis=1) for part in zip(*recorded, strict=True))  # [members, periods, ...]
+    width = len(str(members - 1))
+    period = np.tile(np.arange(periods), members)
+    columns: dict[str, object] = {
+        "member_id": np.repeat([f"m{i:0{width}d}" for i in range(members)], periods),
+        "period": period,
+        "segment": np.repeat(np.array([c.segment for c in solution.cells])[cell], periods),
+        "status": np.array(STATUSES)[np.minimum(contract.ravel(), 2)],
+        "months_left": np.maximum(contract.ravel() - 1, 0),
+        "price_monthly": np.repeat(np.array([c.price_monthly for c in solution.cells])[cell], periods),
+        "price_annual": np.repeat(np.array([c.price_annual for c in solution.cells])[cell], periods),
+    }
+    columns |= {name: level[..., b].ravel() for b, name in enumerate(market.benefits)}
+    columns |= {"month": period % YEAR, "plan": np.array(ACTIONS)[action.ravel()]}
+    return pd.DataFrame(columns)
+
+
+def true_reward(solution: MarketSolution, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rewards of the rows of ``frame``, one column per action; NaN where unavailable."""
+    cell, _, state = located = solution.locate(frame)
+    available = solution.available[cell, state]
+    return _table(torch.where(available, solution.reward[located], torch.nan), frame)
+
+
+def true_policy(solution: MarketSolution, frame: pd.DataFrame) -> pd.DataFrame:
+    """The exact choice probabilities of the rows of ``frame``; 0 where unavailable."""
+    return _table(solution.policy[solution.locate(frame)], frame)
+
+
+def true_value(solution: MarketSolution, frame: pd.DataFrame) -> pd.Series:
+    """The exact soft values of the rows of ``frame``."""
+    return pd.Series(solution.value[solution.locate(frame)].numpy(), index=frame.index, name="value")
+
+
+def _table(values: Tensor, frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(values.numpy(), index=frame.index, columns=list(ACTIONS))

@@ -1,0 +1,79 @@
+"""Simulate the membership market of a study, with its true rewards: DATA.parquet and DATA_truth.parquet.
+
+python scripts/simulate.py --config configs/membership.yaml --out data/ [key.path=value ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from irl import membership
+from irl.config import InputError, load_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a study with a `market` section (YAML)")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the two files")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options to change")
+    arguments = parser.parse_intermixed_args()
+    config = load_config(arguments.config, arguments.overrides)
+    if config.market is None:
+        raise InputError(f"{arguments.config}: no `market` section; add e.g. market: {{members: 4000, periods: 36}}")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise InputError(f"--out {arguments.out}: is a file, not a folder")
+
+    console = Console(stderr=True)
+    market = membership.Market(discount=config.discount, temperature=config.temperature)
+    solution = membership.solve(
+        market, track=lambda cells: track(cells, "solving the market", total=len(market.cells()), console=console)
+    )
+    panel = membership.simulate(
+        solution, members=config.market.members, periods=config.market.periods, seed=config.seed
+    )
+    truth = pd.concat(
+        [
+            panel[["member_id", "period"]],
+            membership.true_reward(solution, panel).add_prefix("reward_"),
+            membership.true_policy(solution, panel).add_prefix("policy_"),
+            membership.true_value(solution, panel),
+        ],
+        axis=1,
+    )
+    name = Path(config.data.path).with_suffix(".parquet").name
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for frame, file in ((panel, name), (truth, name.replace(".parquet", "_truth.parquet"))):
+        _write(frame, arguments.out / file)
+        console.print(f"wrote {arguments.out / file}: {len(frame):,} rows")
+    _print_shares(panel)
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    frame.to_parquet(partial, index=False)
+    os.replace(partial, path)
+
+
+def _print_shares(panel: pd.DataFrame) -> None:
+    table = Table("segment", "members", *membership.ACTIONS, title="plan shares")
+    for segment, rows in panel.groupby("segment"):
+        shares = rows["plan"].value_counts(normalize=True)
+        members = f"{rows['member_id'].nunique():,}"
+        table.add_row(str(segment), members, *(f"{shares.get(a, 0.0):.1%}" for a in membership.ACTIONS))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
