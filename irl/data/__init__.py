@@ -1,0 +1,16 @@
+"""Panels of members: reading, checking, coding; what the columns mean."""
+
+from irl.data.panel import Panel, panel_from_frame
+from irl.data.read import read_frame, read_panel, read_table
+from irl.data.schema import Column, StateSchema, fit_schema
+
+__all__ = [
+    "Column",
+    "Panel",
+    "StateSchema",
+    "fit_schema",
+    "panel_from_frame",
+    "read_frame",
+    "read_panel",
+    "read_table",
+]

@@ -1,0 +1,221 @@
+"""The panel as tensors: states, choices, menus, and which row follows which.
+
+Rows are sorted by member, then period. Forced rows (a menu of one) are collapsed as in the design: the row of the
+last free choice runs to the next free choice, ``steps`` periods later. A transition across missing periods is dropped
+and counted. A declared terminal row has no next row; any other last row is censored and serves the policy step only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from irl.config import Config
+from irl.data.rows import Rows, checked_rows, last_of_member
+from irl.data.schema import StateSchema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """N rows of M members, sorted by member, then period.
+
+    Attributes
+    ----------
+    state : float32 [N, F], as the schema says
+    action : int64 [N]
+    menu : bool [N, A], the available actions
+    free : bool [N], a decision was made here: two or more actions available and not terminal
+    member : int64 [N], 0..M-1
+    period : int64 [N]
+    segment : int64 [N], index into ``schema.segments``
+    anchor_reward : float32 [N], g(s)
+    weight : float32 [N], mean 1 over the panel as it was read
+    next_row : int64 [N], the member's row one duration later; -1 after a last or terminal row and across a gap
+    next_choice : int64 [N], from a free row the next free or terminal row, forced rows skipped; -1 if censored
+    steps : float32 [N], periods from a free row to its next choice (its k); 1 where there is none
+    ends : bool [N], the next choice is a terminal row (continuation 0)
+    gaps : transitions dropped because periods are missing
+    """
+
+    schema: StateSchema
+    state: Tensor
+    action: Tensor
+    menu: Tensor
+    free: Tensor
+    member: Tensor
+    period: Tensor
+    segment: Tensor
+    anchor_reward: Tensor
+    weight: Tensor
+    next_row: Tensor
+    next_choice: Tensor
+    steps: Tensor
+    ends: Tensor
+    gaps: int
+
+    def __post_init__(self) -> None:
+        problems = _broken_invariants(self)
+        if problems:
+            raise ValueError("not a panel: " + "; ".join(problems))
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.member)
+
+    @property
+    def n_members(self) -> int:
+        return int(self.member[-1]) + 1
+
+    @property
+    def n_actions(self) -> int:
+        return len(self.schema.actions)
+
+    @property
+    def n_transitions(self) -> int:
+        """Rows with a next row."""
+        return int((self.next_row >= 0).sum())
+
+    def take_members(self, keep: Tensor) -> Panel:
+        """The rows of the members in keep[M], members and rows numbered afresh; weights stay as they are."""
+        if not bool(keep.any()):
+            raise ValueError("take_members: no member is kept")
+        rows = keep.to(self.member.device)[self.member]
+        fresh = rows.long().cumsum(0) - 1
+        parts: dict[str, Any] = {name: values[rows] for name, values in tensors_of(self).items()}
+        parts["member"] = (keep.to(self.member.device).long().cumsum(0) - 1)[parts["member"]]
+        for name in ("next_row", "next_choice"):
+            parts[name] = torch.where(parts[name] >= 0, fresh[parts[name].clamp(min=0)], -1)
+        lost = (parts["next_row"] < 0) & ~self.schema.is_terminal(parts["state"])
+        return replace(self, **parts, gaps=int((lost[:-1] & (parts["member"][1:] == parts["member"][:-1])).sum()))
+
+    def to(self, device: torch.device | str) -> Panel:
+        """The panel with its tensors on ``device``."""
+        return replace(self, **{name: values.to(device) for name, values in tensors_of(self).items()})
+
+
+def tensors_of(panel: Panel) -> dict[str, Tensor]:
+    """The tensors of a panel by name."""
+    return {f.name: getattr(panel, f.name) for f in fields(panel) if f.name not in ("schema", "gaps")}
+
+
+def panel_from_frame(
+    frame: pd.DataFrame, config: Config, *, schema: StateSchema | None = None, source: str = "the panel"
+) -> Panel:
+    """The panel of a tidy frame: one row per member and period, in any order.
+
+    Parameters
+    ----------
+    frame : with at least the columns that ``config`` names.
+    schema : of the panel that a model was fitted on; None fits one here. With a schema, categories it does not know
+        get the reserved code, and a panel without any transition is accepted.
+    source : how messages call the frame, e.g. its path.
+
+    Raises
+    ------
+    InputError
+        Naming every problem of the frame, with the first offending rows.
+    """
+    rows, schema = checked_rows(frame, config, schema=schema, source=source)
+    free = (rows.menu.sum(axis=1) >= 2) & ~rows.terminal
+    linked, gaps = _links(rows)
+    index = np.arange(len(linked))
+    next_choice, steps = _next_choices(rows, free, linked)
+    ends = (next_choice >= 0) & rows.terminal[next_choice]
+    return Panel(
+        schema=schema,
+        state=torch.from_numpy(np.ascontiguousarray(rows.state)),
+        action=torch.from_numpy(rows.action),
+        menu=torch.from_numpy(rows.menu),
+        free=torch.from_numpy(free),
+        member=torch.from_numpy(np.unique(rows.member, return_inverse=True)[1]),
+        period=torch.from_numpy(rows.period),
+        segment=torch.from_numpy(rows.segment),
+        anchor_reward=torch.from_numpy(rows.anchor_reward).float(),
+        weight=torch.from_numpy(rows.weight / rows.weight.mean()).float(),
+        next_row=torch.from_numpy(np.where(linked, index + 1, -1)),
+        next_choice=torch.from_numpy(next_choice),
+        steps=torch.from_numpy(steps).float(),
+        ends=torch.from_numpy(ends),
+        gaps=gaps,
+    )
+
+
+def _links(rows: Rows) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], int]:
+    """Whether each row is followed, one duration later, by the row below it; and how many gaps break that."""
+    inner = ~last_of_member(rows.member) & ~rows.terminal
+    distance = np.append(np.diff(rows.period), 0)
+    linked = inner & (distance == rows.duration)
+    return linked, int((inner & ~linked).sum())
+
+
+def _next_choices(
+    rows: Rows, free: np.ndarray[Any, np.dtype[np.bool_]], linked: np.ndarray[Any, np.dtype[np.bool_]]
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
+    """next_choice[N] and steps[N]: the next free or terminal row of the same unbroken run of rows."""
+    n = len(free)
+    stops = np.where(free | rows.terminal, np.arange(n), n)
+    after = np.append(np.minimum.accumulate(stops[::-1])[::-1][1:], n)  # first stop strictly below each row
+    run = np.append(0, np.cumsum(~linked))  # breaks above each row; run[n] closes the last
+    reached = free & (after < n) & (run[np.minimum(after, n - 1)] == run[:n])
+    target = np.where(reached, after, 0)
+    steps = np.where(reached, rows.period[target] - rows.period, 1)
+    return np.where(reached, after, -1), steps
+
+
+def _broken_invariants(panel: Panel) -> list[str]:
+    """What is wrong with the tensors of a panel: shapes, types, index ranges, order."""
+    n, schema = len(panel.member), panel.schema
+    if n == 0:
+        return ["it has no rows"]
+    shapes = {"state": (n, len(schema.columns)), "menu": (n, len(schema.actions))}
+    types = dict.fromkeys(("state", "anchor_reward", "weight", "steps"), torch.float32)
+    types |= dict.fromkeys(("menu", "free", "ends"), torch.bool)
+    problems = []
+    for name, values in tensors_of(panel).items():
+        shape, dtype = shapes.get(name, (n,)), types.get(name, torch.int64)
+        if values.shape != shape or values.dtype != dtype:
+            problems.append(f"{name} is {values.dtype} {tuple(values.shape)}, not {dtype} {shape}")
+    if problems:
+        return problems
+    same = panel.member[1:] == panel.member[:-1]
+    rows = torch.arange(n, device=panel.member.device)
+    jump = panel.member[1:] - panel.member[:-1]
+    chosen = panel.menu[rows, panel.action.clamp(0, len(schema.actions) - 1)]
+    following, choice = panel.next_row.clamp(min=0), panel.next_choice.clamp(min=0)
+    checks = {
+        "members are not 0, 1, … in order": int(panel.member[0]) == 0 and bool(((jump == 0) | (jump == 1)).all()),
+        "periods do not rise within members": bool((panel.period[1:] > panel.period[:-1])[same].all()),
+        "an action is out of range": _within(panel.action, 0, len(schema.actions)),
+        "a segment is out of range": _within(panel.segment, 0, len(schema.segments)),
+        "a next row is out of range": _within(panel.next_row, -1, n) and _within(panel.next_choice, -1, n),
+        "state is not finite": bool(panel.state.isfinite().all()),
+        "anchor_reward is not finite": bool(panel.anchor_reward.isfinite().all()),
+        "weights are not positive": bool(((panel.weight > 0) & panel.weight.isfinite()).all()),
+        "a free row has fewer than two actions": bool((panel.menu.sum(1) >= 2)[panel.free].all()),
+        "a free row lacks the anchor": bool(panel.menu[panel.free, schema.anchor].all()),
+        "the chosen action of a free row is not available": bool(chosen[panel.free].all()),
+        "steps are below 1": bool((panel.steps >= 1).all()),
+    }
+    problems = [what for what, holds in checks.items() if not holds]
+    if problems:
+        return problems
+    checks = {
+        "a next row is not the member's row below": bool(
+            ((panel.next_row < 0) | ((panel.next_row == rows + 1) & (panel.member[following] == panel.member))).all()
+        ),
+        "a next choice is not a later row of the member": bool(
+            ((panel.next_choice < 0) | ((panel.next_choice > rows) & (panel.member[choice] == panel.member))).all()
+        ),
+        "a row that is not free has a next choice": bool((panel.next_choice < 0)[~panel.free].all()),
+        "a row ends without a next choice": bool((panel.next_choice >= 0)[panel.ends].all()),
+    }
+    return [what for what, holds in checks.items() if not holds]
+
+
+def _within(values: Tensor, low: int, high: int) -> bool:
+    return bool(((values >= low) & (values < high)).all())

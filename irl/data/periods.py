@@ -1,0 +1,121 @@
+"""Periods as consecutive integers, from integers or dates.
+
+- Integers stay as they are, unless all of them look like ``YYYYMM`` (190001 to 210012) or like ``YYYYMMDD`` (19000101
+  to 21001231, each a date of the calendar): then they are months, or dates. Text of digits is read as integers.
+- Dates (datetimes, dates, ISO 8601 text such as ``2024-01-31`` or ``2024-01``, quarters such as ``2024Q1``) are
+  counted in the coarsest of year, quarter, month, week (from Monday) and day that keeps each member's rows apart; rows
+  that repeat a member and a date exactly are set aside while deciding, and reported as duplicates by the caller.
+
+Limits: nothing finer than a day; dates written ``31/01/2024`` are refused, since their order of day and month is not
+known; fortnights count as two weeks, so declare a `duration` for them.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pandas as pd
+
+from irl.data.encode import Bools, Finding, Ints, factorized, finding, numbers
+
+FIRST_YEAR, LAST_YEAR = 1900, 2100
+
+
+def period_numbers(values: pd.Series, member: Ints) -> tuple[Ints, Bools, list[Finding]]:
+    """period[N] as integers, where they can be used, and what is wrong with the others. member[N] is -1 if unknown."""
+    missing = values.isna().to_numpy(dtype=bool)
+    what = f"period column {values.name!r}"
+    findings = finding(f"{what}: missing values", missing, values=values)
+    dates = _dates(values)
+    if dates is None:
+        whole, strange = _integers(values)
+        bad = ~missing & strange
+        remedy = "Give integers or ISO dates (2024-01-31)"
+        findings += finding(f"{what}: neither a whole number nor a date", bad, values=values, remedy=remedy)
+        good = ~missing & ~bad
+        dates = _compact_dates(whole, good)
+        if dates is None:
+            return _months(whole, good), good, findings
+    else:
+        good = dates.notna().to_numpy(dtype=bool)
+        remedy = "Give ISO dates (2024-01-31)"
+        findings += finding(f"{what}: not a date", ~good & ~missing, values=values, remedy=remedy)
+    return _counted(dates, member, good), good, findings
+
+
+def _dates(values: pd.Series) -> pd.Series | None:
+    """The values as datetimes (NaT where unreadable), or None if the column holds numbers."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(values.cat.categories.dtype)
+    if isinstance(values.dtype, pd.PeriodDtype):
+        return pd.Series(values.dt.start_time)
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        return pd.Series(values.dt.tz_localize(None)) if values.dt.tz is not None else values
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return None
+    codes, uniques = factorized(values)
+    read = [_date(value) for value in uniques]
+    if all(pd.isna(date) for date in read):
+        return None
+    table = np.array([*read, pd.NaT], dtype="datetime64[us]")
+    return pd.Series(table[codes])
+
+
+def _date(value: object) -> object:
+    if isinstance(value, (datetime.date, np.datetime64)):  # datetimes and Timestamps are dates
+        return pd.Timestamp(value).tz_localize(None) if not isinstance(value, np.datetime64) else value
+    if not isinstance(value, str) or value.strip().lstrip("+-").isdigit():
+        return pd.NaT
+    try:
+        text = value.strip()
+        if "Q" in text.upper():
+            return pd.Period(text, freq="Q").start_time
+        return pd.Timestamp(datetime.date.fromisoformat(f"{text}-01") if len(text) == 7 else _parsed(text))
+    except ValueError:
+        return pd.NaT
+
+
+def _parsed(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text).replace(tzinfo=None)
+
+
+def _integers(values: pd.Series) -> tuple[Ints, Bools]:
+    read, strange = numbers(values)
+    strange = strange | ~np.isfinite(read) | (read != np.round(read)) | (np.abs(read) > 2**52)
+    return np.where(strange, 0, read).astype(np.int64), strange
+
+
+def _compact_dates(whole: Ints, good: Bools) -> pd.Series | None:
+    """YYYYMMDD integers as dates, or None if one of them is not."""
+    inside = (whole >= FIRST_YEAR * 10000 + 101) & (whole <= LAST_YEAR * 10000 + 1231)
+    if not good.any() or not inside[good].all():
+        return None
+    codes, uniques = pd.factorize(np.where(good, whole, whole[good][0]))
+    read = pd.to_datetime(pd.Series(uniques.astype(str)), format="%Y%m%d", errors="coerce")
+    if read.isna().any():
+        return None
+    return pd.Series(read.to_numpy()[codes])
+
+
+def _months(whole: Ints, good: Bools) -> Ints:
+    year, month = whole // 100, whole % 100
+    months = (year >= FIRST_YEAR) & (year <= LAST_YEAR) & (month >= 1) & (month <= 12)
+    if good.any() and months[good].all():
+        return year * 12 + month - 1
+    return whole
+
+
+def _counted(dates: pd.Series, member: Ints, good: Bools) -> Ints:
+    """Dates as numbers of the coarsest unit in which no member has two different dates."""
+    moments = dates.to_numpy().astype("datetime64[us]")
+    usable = good & (member >= 0)
+    rows = pd.DataFrame({"member": member[usable], "moment": moments[usable]}).drop_duplicates()
+    month = moments.astype("datetime64[M]").astype(np.int64)  # since January 1970
+    day = moments.astype("datetime64[D]").astype(np.int64)  # 1970-01-01 was a Thursday
+    units = (month // 12, month // 3, month, (day + 3) // 7, day)
+    for unit in units:
+        rows["unit"] = unit[rows.index] if usable.all() else unit[np.flatnonzero(usable)[rows.index]]
+        if not rows.duplicated(["member", "unit"]).any():
+            return np.where(good, unit, 0)
+    return np.where(good, day, 0)

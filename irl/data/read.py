@@ -1,0 +1,186 @@
+"""Panels from Parquet or CSV: a file, a folder (searched in depth) or a glob; only the columns that are needed.
+
+CSV columns are read as text and typed as a whole over all files: integers, then numbers, then booleans, else text.
+Digits with leading zeros (``007``) and integers beyond 64 bits stay text, so identifiers survive. Empty cells and the
+usual marks (``NA``, ``NaN``, ``null`` …) are missing. Relative paths start at the current directory. In a folder, names
+that start with ``.`` or ``_`` and other kinds of files are passed over. Limits: UTF-8 and commas only; partition
+folders (``year=2024/``) do not become columns.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from irl.config import Config, Data, InputError, nearest
+from irl.data.panel import Panel, panel_from_frame
+from irl.data.rows import data_columns, study_columns
+from irl.data.schema import StateSchema
+
+PARQUET, CSV = (".parquet", ".pq"), (".csv", ".csv.gz")
+Result = TypeVar("Result")
+
+
+def read_panel(config: Config, *, schema: StateSchema | None = None) -> Panel:
+    """The panel of a study, from ``config.data.path``.
+
+    Raises
+    ------
+    InputError
+        If nothing can be read, or naming every problem of the rows.
+    """
+    path, columns = config.data.path, study_columns(config)
+    files = _files(path)
+    names = _column_names(files, columns)
+    # With a name wrong, all columns are read: the message can then suggest one and still check the rest.
+    everything = not set(columns) <= set(names)
+    frame = _frame(files, names if everything else list(columns))
+    return panel_from_frame(frame, config, schema=schema, source=path)
+
+
+def read_frame(data: Data, *, columns: Iterable[str] | None = None) -> pd.DataFrame:
+    """The rows of ``data.path`` in the files' order; the columns that ``data`` names, or those given."""
+    return read_table(data.path, columns=data_columns(data) if columns is None else columns)
+
+
+def read_table(path: str, *, columns: Iterable[str] | None = None) -> pd.DataFrame:
+    """The rows at ``path`` in the files' order; all columns, or those given.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to read, a file cannot be read, or a column is missing.
+    """
+    files = _files(path)
+    given = None if columns is None else list(dict.fromkeys(columns))
+    names = _column_names(files, given or ())
+    wanted = names if given is None else given
+    lost = [f"there is no column {name!r}{nearest(name, names)}" for name in wanted if name not in names]
+    if lost:
+        raise InputError(f"{path}:\n  " + "\n  ".join(lost))
+    return _frame(files, wanted)
+
+
+def _files(path: str) -> list[Path]:
+    """The files at ``path``, sorted, all of one format."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        if _format(place) is None:
+            raise InputError(f"{path}: neither Parquet nor CSV by its name; call it .parquet, .csv or .csv.gz")
+        return [place]
+    if place.is_dir():
+        found = [p for p in place.rglob("*") if not any(x[0] in "._" for x in p.relative_to(place).parts)]
+    elif glob.has_magic(path):
+        found = [Path(p) for p in glob.glob(str(place), recursive=True)]
+    else:
+        siblings = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+        hint = nearest(place.name, siblings) if siblings else ""
+        raise InputError(f"{path}: no such file or folder (looked from {Path.cwd()}){hint}")
+    files = sorted(p for p in found if p.is_file() and _format(p) is not None)
+    if not files:
+        what = "the folder holds" if place.is_dir() else "the pattern matches"
+        raise InputError(f"{path}: {what} no .parquet or .csv file (looked from {Path.cwd()})")
+    other = next((p for p in files if _format(p) != _format(files[0])), None)
+    if other is not None:
+        raise InputError(f"{path}: Parquet and CSV are mixed ({files[0].name}, {other.name}); keep one of them")
+    return files
+
+
+def _format(file: Path) -> str | None:
+    name = file.name.lower()
+    return "parquet" if name.endswith(PARQUET) else "csv" if name.endswith(CSV) else None
+
+
+def _column_names(files: list[Path], wanted: Iterable[str] = ()) -> list[str]:
+    """The columns that all files have; InputError naming the unreadable files and those that lack a wanted column."""
+    per_file = _of_each(files, _names)
+    lines = []
+    for file, names in zip(files, per_file, strict=True):
+        lost = [name for name in wanted if name not in names and any(name in other for other in per_file)]
+        if lost:
+            lines.append(f"{file}: there is no column {', '.join(map(repr, lost))}, and other files have it")
+    if lines:
+        raise InputError("the files differ in their columns:\n  " + _some(lines))
+    return [name for name in dict.fromkeys(per_file[0]) if all(name in names for names in per_file)]
+
+
+def _frame(files: list[Path], columns: list[str]) -> pd.DataFrame:
+    tables = _of_each(files, lambda file: _table(file, columns))
+    if _format(files[0]) == "csv":
+        table = pa.concat_tables(tables)
+        table = pa.table([_typed(table[name]) for name in columns], names=columns)
+        return table.to_pandas(ignore_metadata=True)
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").to_pandas(ignore_metadata=True)
+    except pa.ArrowInvalid:  # a column is text in one file and a number in another: labels do not mind
+        return pd.concat([table.to_pandas(ignore_metadata=True) for table in tables], ignore_index=True)
+
+
+def _of_each(files: list[Path], read: Callable[[Path], Result]) -> list[Result]:
+    """``read`` of every file; one InputError that names all that cannot be read."""
+    results, lines = [], []
+    for file in files:
+        try:
+            results.append(read(file))
+        except (pa.ArrowException, OSError) as error:
+            size = file.stat().st_size if file.exists() else 0
+            why = "the file is empty" if size == 0 else " ".join(str(error).split())[:200]
+            lines.append(f"{file}: {why}")
+    if lines:
+        remedy = "Check that the files are whole (an interrupted copy?) and are what their names say."
+        raise InputError("cannot be read:\n  " + _some(lines) + f"\n{remedy}")
+    return results
+
+
+def _some(lines: list[str]) -> str:
+    rest = [f"… and {len(lines) - 20} more"] if len(lines) > 20 else []
+    return "\n  ".join([*lines[:20], *rest])
+
+
+def _names(file: Path) -> list[str]:
+    if _format(file) == "parquet":
+        with pyarrow.parquet.ParquetFile(file) as parquet:
+            return list(parquet.schema_arrow.names)
+    with pyarrow.csv.open_csv(file, convert_options=_as_text(())) as reader:
+        return list(reader.schema.names)
+
+
+def _table(file: Path, columns: list[str]) -> pa.Table:
+    if _format(file) == "parquet":
+        with pyarrow.parquet.ParquetFile(file) as parquet:
+            return parquet.read(columns=columns)
+    return pyarrow.csv.read_csv(file, convert_options=_as_text(columns))
+
+
+def _as_text(columns: Iterable[str]) -> pyarrow.csv.ConvertOptions:
+    return pyarrow.csv.ConvertOptions(
+        include_columns=list(columns),
+        column_types={name: pa.string() for name in columns},
+        strings_can_be_null=True,
+    )
+
+
+def _typed(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text as the narrowest of integer, number and boolean that fits every value; else as it is."""
+    leading_zero = pc.any(pc.match_substring_regex(values, r"^[+-]?0\d")).as_py()
+    if leading_zero:
+        return values
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        pass
+    all_digits = pc.all(pc.match_substring_regex(values, r"^[+-]?\d+$")).as_py()
+    for kind in (pa.float64(), pa.bool_()):
+        try:
+            return values if all_digits else values.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return values

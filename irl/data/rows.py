@@ -1,0 +1,292 @@
+"""The rows of a panel as arrays, sorted by member and period, after every check of the data.
+
+One :class:`~irl.config.InputError` names every problem: columns, counts and the first offending rows. A check that
+needs several columns (duplicates, menus, links) looks only at rows whose cells are usable, so that a bad cell is
+reported once. No decision is made in a terminal row: its action may be missing and is not checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from irl.config import Config, Data, InputError, nearest
+from irl.data.encode import Bools, Finding, Floats, Ints, factorized, finding, label, labelled, numbers
+from irl.data.periods import period_numbers
+from irl.data.schema import StateSchema, encode_columns, fit_schema, missing_columns, segments_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Columns of N rows. ``position`` is the place of a row in its frame; -1 and NaN stand for unusable cells."""
+
+    position: Ints
+    member: Ints
+    period: Ints
+    action: Ints
+    state: NDArray[np.float32]  # [N, F]
+    menu: Bools  # [N, A]
+    terminal: Bools
+    segment: Ints
+    anchor_reward: Floats
+    weight: Floats
+    duration: Floats
+
+    def take(self, rows: Ints) -> Rows:
+        """These rows, in this order."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+def data_columns(data: Data) -> tuple[str, ...]:
+    """The columns that the data section names."""
+    named = [data.member, data.period, data.action, *data.state, *data.segment, data.weight, data.duration]
+    return tuple(dict.fromkeys(name for name in named if name is not None))
+
+
+def study_columns(config: Config) -> tuple[str, ...]:
+    """The columns that a study reads: those of its data section and the anchor's reward."""
+    reward = config.anchor.reward
+    return tuple(dict.fromkeys([*data_columns(config.data), *([reward] if isinstance(reward, str) else [])]))
+
+
+def checked_rows(
+    frame: pd.DataFrame, config: Config, *, schema: StateSchema | None, source: str
+) -> tuple[Rows, StateSchema]:
+    """The rows of ``frame`` sorted by member and period, and the schema (fitted here if None is given).
+
+    Raises
+    ------
+    InputError
+        Naming every problem of the frame.
+    """
+    findings = missing_columns(study_columns(config), frame)
+    if frame.empty:
+        raise _error([*findings, Finding("there are no rows")], frame, config, source)
+    frame = frame.loc[:, ~frame.columns.duplicated()].reset_index(drop=True)
+    fitted = schema is None
+    if schema is None:
+        schema = fit_schema(frame, config)
+        findings += _condition_problems(frame, config, schema)
+    rows, found = _columns(frame, config, schema)
+    findings += found
+    found = _duplicates(rows, config.data)
+    rows = rows.take(np.lexsort((rows.period, rows.member)))
+    found += _link_problems(rows, config.data, transitions_needed=fitted and not findings and not found)
+    findings += found
+    if findings:
+        raise _error(findings, frame, config, source)
+    return replace(rows, duration=np.nan_to_num(rows.duration, nan=1.0)), schema
+
+
+def last_of_member(member: Ints) -> Bools:
+    """Whether each of the rows, sorted by member, is its member's last."""
+    return np.append(member[1:] != member[:-1], True)
+
+
+def _error(findings: list[Finding], frame: pd.DataFrame, config: Config, source: str) -> InputError:
+    names = {config.data.member: "member", config.data.period: "period"}
+    shown = [name for name in names if name in frame.columns]
+
+    def locate(row: int) -> str:
+        return ", ".join([f"row {row + 1}", *(f"{names[name]} {label(frame[name].iloc[row])}" for name in shown)])
+
+    lines = [f.text(locate) for f in findings]
+    count = f"{len(lines)} problems" if len(lines) > 1 else "1 problem"
+    return InputError(f"{source}: {count} (rows count from 1, after the header):\n  " + "\n  ".join(lines))
+
+
+def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[Rows, list[Finding]]:
+    """Every column, rows in the frame's order, and the problems that can be seen within a row."""
+    data, n = config.data, len(frame)
+    member, period, findings = _member_and_period(frame, data)
+    state, found = encode_columns(schema, frame)
+    findings += found
+    terminal, menu = np.zeros(n, dtype=bool), np.ones((n, len(schema.actions)), dtype=bool)
+    conditions = [schema.terminal, *(condition for _, condition in schema.available)]
+    if not any(schema.problems_of(condition, "") for condition in conditions):
+        tensor = torch.from_numpy(state)
+        terminal, menu = schema.is_terminal(tensor).numpy(), schema.menu(tensor).numpy()
+    action, found = _actions(frame, data, schema, terminal)
+    findings += found
+    used = {name for condition in conditions for name in condition}
+    known = ~np.isnan(state[:, [schema.index(name) for name in used]]).any(axis=1)
+    findings += _menu_problems(menu, action, schema, where=known & ~terminal)
+    segment, found = _segments(frame, config, schema)
+    findings += found
+    weight, found = _positive(frame, data.weight, "weight", whole=False)
+    findings += found
+    duration, found = _positive(frame, data.duration, "duration", whole=True)
+    findings += found
+    reward, found = _anchor_reward(frame, schema)
+    findings += found
+    rows = Rows(
+        position=np.arange(n),
+        member=member,
+        period=period,
+        action=np.where(terminal & (action < 0), schema.anchor, action),
+        state=state,
+        menu=menu,
+        terminal=terminal,
+        segment=segment,
+        anchor_reward=reward,
+        weight=weight,
+        duration=duration,
+    )
+    return rows, findings
+
+
+def _member_and_period(frame: pd.DataFrame, data: Data) -> tuple[Ints, Ints, list[Finding]]:
+    """Codes of the members in the order of their values, and periods; member -1 where either is unusable."""
+    n = len(frame)
+    member, period = np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    findings: list[Finding] = []
+    if data.member in frame.columns:
+        codes, values = factorized(frame[data.member])
+        findings += finding(f"member column {data.member!r}: missing values", codes < 0)
+        try:
+            order = sorted(range(len(values)), key=values.__getitem__)
+        except TypeError:  # ids of several types
+            order = sorted(range(len(values)), key=lambda i: (type(values[i]).__name__, str(values[i])))
+        rank = np.empty(len(values) + 1, dtype=np.int64)
+        rank[order], rank[-1] = np.arange(len(values)), -1
+        member = rank[codes]
+    if data.period in frame.columns:
+        period, good, found = period_numbers(frame[data.period], member)
+        findings += found
+        member = np.where(good, member, -1)
+    return member, period, findings
+
+
+def _actions(frame: pd.DataFrame, data: Data, schema: StateSchema, terminal: Bools) -> tuple[Ints, list[Finding]]:
+    if data.action not in frame.columns:
+        return np.full(len(frame), -1, dtype=np.int64), []
+    values = frame[data.action]
+    found, labels = labelled(values)
+    what = f"action column {data.action!r}"
+    findings = finding(f"{what}: missing values", (found < 0) & ~terminal)
+    for code, name in enumerate(labels):
+        if name not in schema.actions:
+            remedy = "Correct the rows or add it to `actions`"
+            what_name = f"{what}: unknown action {name!r}{nearest(name, schema.actions)}"
+            findings += finding(what_name, found == code, remedy=remedy)
+    place = {name: i for i, name in enumerate(schema.actions)}
+    return np.array([*(place.get(name, -1) for name in labels), -1], dtype=np.int64)[found], findings
+
+
+def _menu_problems(menu: Bools, action: Ints, schema: StateSchema, *, where: Bools) -> list[Finding]:
+    """Problems of the menu in the rows ``where`` a decision could be made."""
+    rows = np.arange(len(action))
+    anchor = schema.actions[schema.anchor]
+    chosen = pd.Series([schema.actions[a] if a >= 0 else "" for a in action], dtype=object)
+    return [
+        *finding(
+            "no action is available",
+            where & ~menu.any(axis=1),
+            remedy="Widen `available`, or declare these states `terminal`",
+        ),
+        *finding(
+            "the chosen action is not available",
+            where & menu.any(axis=1) & (action >= 0) & ~menu[rows, action],
+            values=chosen,
+            remedy="Correct the rows or widen `available`",
+        ),
+        *finding(
+            f"the anchor {anchor!r} is not available where there is a choice",
+            where & (menu.sum(axis=1) >= 2) & ~menu[:, schema.anchor],
+            remedy="Widen its `available`, or choose another anchor",
+        ),
+    ]
+
+
+def _segments(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[Ints, list[Finding]]:
+    columns = config.data.segment
+    if not set(columns) <= set(frame.columns):
+        return np.full(len(frame), -1, dtype=np.int64), []
+    found, labels = segments_of(frame, columns)
+    findings: list[Finding] = []
+    for name in columns:
+        if name not in config.data.state:  # a state column reports its own missing values
+            findings += finding(f"segment column {name!r}: missing values", labelled(frame[name])[0] < 0)
+    strange = [(code, name) for code, name in enumerate(labels) if name not in schema.segments]
+    for code, name in strange:
+        what = f"segment {name!r} was not in the panel that the model was fitted on{nearest(name, schema.segments)}"
+        findings += finding(what, found == code)
+    place = {name: i for i, name in enumerate(schema.segments)}
+    return np.array([*(place.get(name, -1) for name in labels), -1], dtype=np.int64)[found], findings
+
+
+def _positive(frame: pd.DataFrame, column: str | None, what: str, *, whole: bool) -> tuple[Floats, list[Finding]]:
+    """Positive numbers, ones without a column. Whole numbers may be missing here: a last row has no duration."""
+    if column is None or column not in frame.columns:
+        return np.ones(len(frame)), []
+    values, strange = numbers(frame[column])
+    missing = np.isnan(values) & ~strange
+    bad = strange | (~missing & ~((values > 0) & np.isfinite(values)))
+    bad = bad | (~missing & ~strange & (values != np.round(values)) if whole else missing)
+    kind = "positive whole number" if whole else "positive number"
+    findings = finding(f"{what} column {column!r}: not a {kind}", bad, values=frame[column])
+    return np.where(bad, np.nan, values), findings
+
+
+def _anchor_reward(frame: pd.DataFrame, schema: StateSchema) -> tuple[Floats, list[Finding]]:
+    reward = schema.anchor_reward
+    if not isinstance(reward, str):
+        return np.full(len(frame), float(reward)), []
+    if reward not in frame.columns:
+        return np.full(len(frame), np.nan), []
+    values = numbers(frame[reward])[0]
+    what = f"anchor reward column {reward!r}: missing, infinite or not a number"
+    return values, finding(what, ~np.isfinite(values), values=frame[reward])
+
+
+def _condition_problems(frame: pd.DataFrame, config: Config, schema: StateSchema) -> list[Finding]:
+    """Labels in conditions that the data do not know; columns that are missing are reported as such."""
+    places = [("terminal", config.data.terminal)]
+    places += [(f"available.{action}", condition) for action, condition in config.data.available.items()]
+    problems: list[str] = []
+    for place, condition in places:
+        present = {name: values for name, values in condition.items() if name in frame.columns}
+        problems += schema.problems_of(present, place)
+    return [Finding(problem) for problem in problems]
+
+
+def _duplicates(rows: Rows, data: Data) -> list[Finding]:
+    keys = pd.DataFrame({"member": rows.member, "period": rows.period})
+    repeated = keys.duplicated(keep=False).to_numpy() & (rows.member >= 0)
+    what = f"several rows for one member and period ({data.member!r}, {data.period!r})"
+    return finding(what, repeated, remedy="Keep one row each")
+
+
+def _link_problems(rows: Rows, data: Data, *, transitions_needed: bool) -> list[Finding]:
+    """Problems between consecutive rows of a member. ``rows`` are sorted by member and period."""
+    n = len(rows.member)
+    rows = rows.take(np.flatnonzero(rows.member >= 0))
+    if not len(rows.member):
+        return []
+    inner = ~last_of_member(rows.member)
+    distance = np.where(inner, np.append(np.diff(rows.period), 0), 0)
+    revived = inner & rows.terminal & ~np.append(rows.terminal[1:], False)
+
+    def found(what: str, bad: Bools, remedy: str) -> list[Finding]:
+        spread = np.zeros(n, dtype=bool)
+        spread[rows.position[bad]] = True
+        return finding(what, spread, remedy=remedy)
+
+    findings = found("rows after a terminal state", revived, "Correct `terminal` or drop the later rows")
+    if data.duration is not None:
+        what = f"duration column {data.duration!r}"
+        findings += found(f"{what}: missing before a next row", inner & np.isnan(rows.duration), "Fill it in")
+        over = inner & (distance > 0) & (rows.duration > distance)
+        findings += found(f"{what}: longer than the time to the member's next row", over, "Correct the rows")
+    linked = inner & ~rows.terminal & (rows.duration == distance)
+    if transitions_needed and not linked.any():
+        apart = distance[distance > 0]
+        commonest = int(np.bincount(np.minimum(apart, 10_000)).argmax()) if len(apart) else 0
+        seen = f"their rows are mostly {commonest} apart" if commonest else "each has one row"
+        remedy = "Check the member and period columns, or declare a `duration`"
+        findings.append(Finding(f"no member has two consecutive periods ({seen})", remedy=remedy))
+    return findings

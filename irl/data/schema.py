@@ -1,0 +1,388 @@
+"""What the columns of the state tensor mean: labels and codes, conditions, the menu.
+
+``fit_schema`` learns labels, means and ranges from a panel; a :class:`StateSchema` then turns any frame that has the
+state columns into ``state[N, F]`` and evaluates conditions on it in pure torch, so that rollouts apply the same menu.
+
+Choices made here: categories get codes in the natural order of their labels (numbers as numbers); the code
+``len(labels)`` is reserved for a category never seen when the schema was fitted; numbers are compared in conditions
+with a relative tolerance of 1e-6, since the tensor is float32. A range may also be asked of an ordinal whose levels
+are numbers. Limit: numeric values beyond 2^24 lose digits in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from irl.config import Between, Condition, Config, Feature, InputError, Values, nearest, unknown
+from irl.data.encode import Finding, finding, label, labelled, natural_order, numbers
+
+UNSEEN = "(unseen)"
+TOLERANCE = 1e-6  # relative; float32 resolves 1.2e-7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the state tensor.
+
+    Attributes
+    ----------
+    kind : category, ordinal, count or numeric
+    dynamics : static, table, clock or learned
+    labels : label of code 0, 1, … for category and ordinal; empty for count and numeric
+    parents : indices of the columns that move a ``table`` column (its own if none was declared)
+    assigned : observed or randomised
+    centre, scale : mean and standard deviation in declared units (count and numeric; scale 1 if constant)
+    minimum, maximum : observed range of the values (of the codes for category and ordinal)
+    """
+
+    name: str
+    kind: str
+    dynamics: str
+    labels: tuple[str, ...] = ()
+    parents: tuple[int, ...] = ()
+    assigned: str = "observed"
+    centre: float = 0.0
+    scale: float = 1.0
+    minimum: float = 0.0
+    maximum: float = 0.0
+
+    @property
+    def discrete(self) -> bool:
+        return self.kind in ("category", "ordinal")
+
+    @property
+    def levels(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSchema:
+    """The state, the actions and the segments of a study, as fitted on its panel.
+
+    Attributes
+    ----------
+    columns : the F columns of ``state[N, F]``, in the order of the configuration
+    actions : the A actions, in the order of ``menu[N, A]``
+    anchor : index of the anchor action
+    anchor_reward : its reward: a number, or the column that holds it
+    segments : labels; several segment columns are joined with " | "; ("all",) without any
+    available : (action index, condition) of the actions that are not always available
+    terminal : condition of the states after which there is nothing (empty: none)
+    """
+
+    columns: tuple[Column, ...]
+    actions: tuple[str, ...]
+    anchor: int
+    anchor_reward: float | str
+    segment_columns: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ("all",)
+    available: tuple[tuple[int, Condition], ...] = ()
+    terminal: Condition
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    def index(self, name: str) -> int:
+        """Position of a column in the state tensor; InputError with the nearest name if there is none."""
+        if name not in self.names:
+            raise InputError(unknown(name, self.names, "state", "column")[0])
+        return self.names.index(name)
+
+    def encode(self, frame: pd.DataFrame) -> Tensor:
+        """``frame`` as float32 state[N, F], rows in the frame's order; other columns are ignored.
+
+        Raises
+        ------
+        InputError
+            Naming every column that is missing or holds something unusable, with the first offending rows.
+        """
+        findings = missing_columns(self.names, frame, "state ")
+        state, found = encode_columns(self, frame)
+        findings += found
+        if findings:
+            lines = [f.text(lambda row: f"row {row + 1}") for f in findings]
+            raise InputError("the state cannot be read:\n  " + "\n  ".join(lines))
+        return torch.from_numpy(state)
+
+    def decode(self, state: Tensor) -> pd.DataFrame:
+        """state[N, F] as a frame of labels (``(unseen)`` for the reserved code) and values."""
+        values = state.detach().cpu().numpy()
+        series: dict[str, Any] = {}
+        for i, column in enumerate(self.columns):
+            if column.discrete:
+                known = np.array([*column.labels, UNSEEN], dtype=object)
+                series[column.name] = pd.Series(known[values[:, i].astype(np.int64)], dtype="str")
+            else:
+                series[column.name] = values[:, i].round().astype(np.int64) if column.kind == "count" else values[:, i]
+        return pd.DataFrame(series)
+
+    def matches(self, state: Tensor, condition: Condition) -> Tensor:
+        """bool[...]: where all columns of ``condition`` hold in state[..., F]. An empty condition holds everywhere.
+
+        Raises
+        ------
+        InputError
+            If the condition names an unknown column or label.
+        """
+        problems = self.problems_of(condition, "condition")
+        if problems:
+            raise InputError("\n".join(problems))
+        holds = torch.ones(state.shape[:-1], dtype=torch.bool, device=state.device)
+        for name, values in condition.items():
+            i = self.index(name)
+            holds = holds & _holds(state[..., i], self.columns[i], values)
+        return holds
+
+    def menu(self, state: Tensor) -> Tensor:
+        """bool[..., A]: the actions available in state[..., F]."""
+        everywhere = torch.ones(state.shape[:-1], dtype=torch.bool, device=state.device)
+        conditions = dict(self.available)
+        return torch.stack(
+            [self.matches(state, conditions[a]) if a in conditions else everywhere for a in range(len(self.actions))],
+            dim=-1,
+        )
+
+    def is_terminal(self, state: Tensor) -> Tensor:
+        """bool[...]: the states after which there is nothing."""
+        if not self.terminal:
+            return torch.zeros(state.shape[:-1], dtype=torch.bool, device=state.device)
+        return self.matches(state, self.terminal)
+
+    def problems_of(self, condition: Condition, place: str) -> list[str]:
+        """What is wrong with a condition: unknown columns, labels that never occur, ranges of unordered columns."""
+        problems: list[str] = []
+        for name, values in condition.items():
+            if name not in self.names:
+                problems += unknown(name, self.names, place, "state column")
+                continue
+            problems += _value_problems(self.columns[self.names.index(name)], values, f"{place}.{name}")
+        return problems
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as plain str, int, float, list and dict."""
+        plain = asdict(self)
+        plain["available"] = [[action, _plain(condition)] for action, condition in self.available]
+        plain["terminal"] = _plain(self.terminal)
+        return {key: _lists(value) for key, value in plain.items()}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> StateSchema:
+        """The schema that ``to_json`` wrote."""
+        columns = [{**c, "labels": tuple(c["labels"]), "parents": tuple(c["parents"])} for c in plain["columns"]]
+        return cls(
+            columns=tuple(Column(**c) for c in columns),
+            actions=tuple(plain["actions"]),
+            anchor=plain["anchor"],
+            anchor_reward=plain["anchor_reward"],
+            segment_columns=tuple(plain["segment_columns"]),
+            segments=tuple(plain["segments"]),
+            available=tuple((action, _condition(c)) for action, c in plain["available"]),
+            terminal=_condition(plain["terminal"]),
+        )
+
+
+def fit_schema(frame: pd.DataFrame, config: Config) -> StateSchema:
+    """Labels, means and ranges of the state columns of ``frame``.
+
+    Cells that cannot be used are left out and columns that are missing are taken as empty: finding fault is
+    ``encode_columns``' part.
+    """
+    data = config.data
+    names = list(data.state)
+    columns = []
+    for i, (name, feature) in enumerate(data.state.items()):
+        parents = tuple(names.index(p) for p in feature.parents) or (i,) if feature.dynamics == "table" else ()
+        columns.append(_fit_column(name, feature, parents, frame[name] if name in frame.columns else None))
+    codes, segments = segments_of(frame, data.segment)
+    seen = {segments[code] for code in np.unique(codes[codes >= 0])}
+    return StateSchema(
+        columns=tuple(columns),
+        actions=data.actions,
+        anchor=data.actions.index(config.anchor.action),
+        anchor_reward=config.anchor.reward,
+        segment_columns=data.segment,
+        segments=natural_order(seen),
+        available=tuple((data.actions.index(a), condition) for a, condition in data.available.items()),
+        terminal=data.terminal,
+    )
+
+
+def segments_of(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Codes into a list of segment labels, -1 where one of the columns is missing. codes[N]."""
+    codes = np.zeros(len(frame), dtype=np.int64)
+    labels: list[str] = []
+    for name in columns:
+        if name not in frame.columns:
+            return np.full(len(frame), -1, dtype=np.int64), []
+        own, own_labels = labelled(frame[name])
+        if not labels:
+            codes, labels = own, own_labels
+            continue
+        joint = np.where((codes >= 0) & (own >= 0), codes * len(own_labels) + own, -1)
+        present = np.unique(joint[joint >= 0])
+        labels = [f"{labels[j // len(own_labels)]} | {own_labels[j % len(own_labels)]}" for j in present]
+        codes = np.where(joint >= 0, np.searchsorted(present, joint), -1)
+    return codes, labels or ["all"]
+
+
+def missing_columns(wanted: Iterable[str], frame: pd.DataFrame, what: str = "") -> list[Finding]:
+    """One Finding per wanted column that is not there (with the nearest name) or is there twice."""
+    present = [str(name) for name in frame.columns]
+    findings = []
+    for name in wanted:
+        if name not in present:
+            findings.append(Finding(f"there is no {what}column {name!r}{nearest(name, present)}"))
+        elif present.count(name) > 1:
+            findings.append(Finding(f"{what}column {name!r} appears twice"))
+    return findings
+
+
+def encode_columns(schema: StateSchema, frame: pd.DataFrame) -> tuple[NDArray[np.float32], list[Finding]]:
+    """state[N, F], NaN in every cell that cannot be used or whose column is missing, and what is wrong with cells."""
+    state = np.full((len(frame), len(schema.columns)), np.nan, dtype=np.float32)
+    findings: list[Finding] = []
+    for i, column in enumerate(schema.columns):
+        if list(frame.columns).count(column.name) == 1:
+            read = _codes if column.discrete else _values
+            state[:, i], found = read(column, frame[column.name])
+            findings += found
+    return state, findings
+
+
+def _codes(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], list[Finding]]:
+    found, labels = labelled(values)
+    place = {known: code for code, known in enumerate(column.labels)}
+    strange = column.levels if column.kind == "category" else -1
+    recode = np.array([place.get(x, strange) for x in labels] + [-1], dtype=np.int64)
+    codes = recode[found]
+    what = f"state column {column.name!r}"
+    findings = finding(f"{what}: missing values", found < 0, values=values)
+    if column.kind == "ordinal":
+        findings += finding(
+            f"{what}: values that are not among its levels {_listed(column.labels)}",
+            (found >= 0) & (codes < 0),
+            values=values,
+            remedy="Correct the rows or declare the `levels`",
+        )
+    return np.where(codes >= 0, codes, np.nan), findings
+
+
+def _values(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], list[Finding]]:
+    result, strange = numbers(values)
+    with np.errstate(over="ignore"):
+        unusable = ~np.isfinite(result.astype(np.float32)) & ~strange
+    what = f"state column {column.name!r}"
+    findings = finding(f"{what} ({column.kind}): values that are not numbers", strange, values=values)
+    findings += finding(f"{what}: missing or infinite values", unusable, values=values)
+    bad = unusable | strange
+    if column.kind == "count":
+        uncounted = ~bad & ((result < 0) | (result != np.round(result)))
+        findings += finding(f"{what} (count): negative or fractional values", uncounted, values=values)
+        bad = bad | uncounted
+    return np.where(bad, np.nan, result), findings
+
+
+def _fit_column(name: str, feature: Feature, parents: tuple[int, ...], values: pd.Series | None) -> Column:
+    known: dict[str, Any] = {"parents": parents, "dynamics": feature.dynamics, "assigned": feature.assigned}
+    empty = Column(name=name, kind=feature.kind, **known)
+    if feature.kind == "ordinal":
+        levels = range(feature.levels) if isinstance(feature.levels, int) else feature.levels or ()
+        known["labels"] = tuple(label(v) for v in levels)
+    if values is None:
+        return Column(name=name, kind=feature.kind, **known)
+    if feature.kind == "category":
+        known["labels"] = natural_order(labelled(values)[1])
+    if empty.discrete:
+        codes = _codes(Column(name=name, kind=feature.kind, **known), values)[0]
+        codes = codes[np.isfinite(codes)]
+        if len(codes):
+            known |= {"minimum": float(codes.min()), "maximum": float(codes.max())}
+        return Column(name=name, kind=feature.kind, **known)
+    usable = _values(empty, values)[0]
+    usable = usable[np.isfinite(usable)]
+    if len(usable):
+        spread = float(usable.std())
+        known |= {"centre": float(usable.mean()), "minimum": float(usable.min()), "maximum": float(usable.max())}
+        known["scale"] = spread if spread > TOLERANCE * max(abs(known["centre"]), 1e-30) else 1.0
+    return Column(name=name, kind=feature.kind, **known)
+
+
+def _holds(values: Tensor, column: Column, allowed: Values) -> Tensor:
+    """bool[...]: the condition of one column, on its codes or values[...]. Scalars only, so no copy to the device."""
+    if isinstance(allowed, Between) and not column.discrete:
+        holds = torch.ones_like(values, dtype=torch.bool)
+        if allowed.min is not None:
+            holds = holds & (values >= allowed.min - _slack(allowed.min))
+        if allowed.max is not None:
+            holds = holds & (values <= allowed.max + _slack(allowed.max))
+        return holds
+    holds = torch.zeros_like(values, dtype=torch.bool)
+    if isinstance(allowed, Between):
+        for code, level in enumerate(column.labels):
+            low = -np.inf if allowed.min is None else allowed.min - _slack(allowed.min)
+            high = np.inf if allowed.max is None else allowed.max + _slack(allowed.max)
+            if low <= float(level) <= high:
+                holds = holds | (values == code)
+        return holds
+    for value in allowed:
+        if column.discrete:
+            holds = holds | (values == column.labels.index(label(value)))
+        else:
+            holds = holds | ((values - float(value)).abs() <= _slack(float(value)))
+    return holds
+
+
+def _slack(value: float) -> float:
+    return TOLERANCE * abs(value) + 1e-12
+
+
+def _value_problems(column: Column, values: Values, place: str) -> list[str]:
+    if isinstance(values, Between):
+        if column.kind == "category" or (column.discrete and not _numeric(column.labels)):
+            return [f"{place}: a range needs numbers, and {column.name!r} is a {column.kind}; list its labels"]
+        if values.min is not None and values.max is not None and values.min > values.max:
+            return [f"{place}: an empty range: min {values.min:g} is above max {values.max:g}"]
+        return []
+    if not column.discrete:
+        return [f"{place}: {v!r} is not a number, and {column.name!r} is {column.kind}" for v in values if _text(v)]
+    strange = [label(v) for v in values if label(v) not in column.labels]
+    why = "never occurs in the data" if column.kind == "category" else "is not one of the levels"
+    return [f"{place}: {v!r} {why}{nearest(v, column.labels)}" for v in strange]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and not _numeric((value,))
+
+
+def _numeric(labels: Iterable[str]) -> bool:
+    try:
+        return all(np.isfinite(float(x)) for x in labels)
+    except ValueError:
+        return False
+
+
+def _listed(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels) if len(labels) <= 12 else f"{', '.join(labels[:10])}, … {labels[-1]}"
+
+
+def _plain(condition: Condition) -> dict[str, Any]:
+    return {k: v.model_dump() if isinstance(v, Between) else list(v) for k, v in condition.items()}
+
+
+def _condition(plain: Mapping[str, Any]) -> Condition:
+    return {k: Between(**v) if isinstance(v, dict) else tuple(v) for k, v in plain.items()}
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _lists(v) for k, v in value.items()}
+    return [_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
