@@ -17,7 +17,7 @@ benefit's level moves up or down by at most one, independently of the others giv
 
 Rewards, per month: none 0 (the anchor); membership gives the *flow* of the benefits used (with a season per benefit and
 diminishing returns to using many of them) less what is paid now, times the segment's price coefficient, less a joining
-cost if out. The market is solved exactly (:mod:`irl.tabular`), one *cell* - a segment facing a pair of prices - at a
+cost if out and a cost of committing to a year. The market is solved exactly (:mod:`irl.tabular`), one *cell* - a segment facing a pair of prices - at a
 time, since cells do not communicate.
 """
 
@@ -48,10 +48,10 @@ class Benefit:
     """What one benefit is worth to a segment at full use, and how its use moves (probabilities per month)."""
 
     taste: float
-    rise: float = 0.30  # one level up, as a member
-    drop: float = 0.10  # one level down, as a member
-    rise_out: float = 0.04
-    drop_out: float = 0.22
+    rise: float  # one level up, as a member
+    drop: float  # one level down, as a member
+    rise_out: float
+    drop_out: float
 
     def kernel(self, member: bool) -> Tensor:
         """Transition matrix [LEVELS, LEVELS] of the level."""
@@ -68,34 +68,47 @@ class Segment:
     share: float
     base: float  # flow of a member who uses nothing
     price: float  # per dollar
-    joining: float
+    joining: float  # cost of becoming a member again, either plan
+    commitment: float  # cost of signing up for a year, beside its price
     perk: float  # added to the flow on the annual plan
     saturation: float  # the most that benefits can add, approached with diminishing returns
     benefits: Mapping[str, Benefit]
 
 
 def _segments() -> dict[str, Segment]:
+    """Invented tastes: the order of the benefits' numbers is taste, rise, drop, rise_out, drop_out."""
     return {
         "gen_z": Segment(
-            0.27, -0.75, 0.030, 0.9, 0.05, 2.6,
-            {"shipping": Benefit(0.45), "video": Benefit(0.90, 0.34, 0.12), "music": Benefit(0.70, 0.30, 0.14),
-             "gaming": Benefit(1.00, 0.22, 0.10), "grocery": Benefit(0.10, 0.08, 0.20)},
+            share=0.27, base=-0.90, price=0.030, joining=0.8, commitment=2.65, perk=0.35, saturation=5.0,
+            benefits={
+                "shipping": Benefit(0.40, 0.15, 0.15, 0.05, 0.20), "video": Benefit(0.80, 0.18, 0.12, 0.05, 0.20),
+                "music": Benefit(0.70, 0.16, 0.14, 0.06, 0.20), "gaming": Benefit(0.90, 0.14, 0.12, 0.04, 0.20),
+                "grocery": Benefit(0.20, 0.08, 0.18, 0.03, 0.25),
+            },
         ),
         "family_us": Segment(
-            0.28, -0.75, 0.026, 0.9, 0.10, 3.0,
-            {"shipping": Benefit(1.10, 0.32, 0.08), "video": Benefit(0.60), "music": Benefit(0.20, 0.15, 0.15),
-             "gaming": Benefit(0.15, 0.08, 0.20), "grocery": Benefit(0.90, 0.20, 0.10)},
+            share=0.28, base=-0.95, price=0.026, joining=0.8, commitment=2.65, perk=0.38, saturation=5.0,
+            benefits={
+                "shipping": Benefit(1.00, 0.18, 0.12, 0.05, 0.18), "video": Benefit(0.60, 0.16, 0.14, 0.05, 0.20),
+                "music": Benefit(0.30, 0.12, 0.16, 0.04, 0.20), "gaming": Benefit(0.20, 0.08, 0.20, 0.03, 0.22),
+                "grocery": Benefit(0.90, 0.14, 0.12, 0.04, 0.20),
+            },
         ),
         "urban_india": Segment(
-            0.25, -0.65, 0.034, 0.8, 0.05, 2.6,
-            {"shipping": Benefit(0.80, 0.28, 0.10), "video": Benefit(0.90, 0.32, 0.10), "music": Benefit(0.40),
-             "gaming": Benefit(0.35, 0.15, 0.14), "grocery": Benefit(0.50, 0.16, 0.12)},
+            share=0.25, base=-0.90, price=0.033, joining=0.7, commitment=2.50, perk=0.35, saturation=5.0,
+            benefits={
+                "shipping": Benefit(0.70, 0.16, 0.13, 0.05, 0.20), "video": Benefit(0.90, 0.17, 0.13, 0.05, 0.20),
+                "music": Benefit(0.45, 0.14, 0.15, 0.05, 0.20), "gaming": Benefit(0.40, 0.12, 0.15, 0.04, 0.20),
+                "grocery": Benefit(0.55, 0.13, 0.14, 0.04, 0.20),
+            },
         ),
         "rural_india": Segment(
-            0.20, -0.60, 0.036, 0.7, 0.0, 2.4,
-            {"shipping": Benefit(0.90, 0.20, 0.12), "video": Benefit(0.95, 0.26, 0.12),
-             "music": Benefit(0.60, 0.24, 0.14), "gaming": Benefit(0.20, 0.08, 0.18),
-             "grocery": Benefit(0.15, 0.05, 0.22)},
+            share=0.20, base=-0.75, price=0.036, joining=0.6, commitment=2.40, perk=0.45, saturation=5.0,
+            benefits={
+                "shipping": Benefit(0.80, 0.14, 0.14, 0.04, 0.20), "video": Benefit(0.90, 0.16, 0.14, 0.05, 0.20),
+                "music": Benefit(0.60, 0.15, 0.15, 0.05, 0.20), "gaming": Benefit(0.30, 0.08, 0.18, 0.03, 0.22),
+                "grocery": Benefit(0.20, 0.06, 0.20, 0.03, 0.24),
+            },
         ),
     }  # fmt: skip
 
@@ -181,13 +194,24 @@ class Market:
             appeal += taste.benefits[benefit].taste * season[:, None] * use
         return taste.base + taste.saturation * -torch.expm1(-appeal / taste.saturation)
 
-    def reward(self, cell: Cell) -> Tensor:
-        """r[YEAR, states, actions] of a cell; NaN where an action is not available."""
+    def reward(
+        self, cell: Cell, *, price_monthly: Tensor | float | None = None, price_annual: Tensor | float | None = None
+    ) -> Tensor:
+        """r[YEAR, states, actions] of a cell; NaN where an action is not available.
+
+        The prices are the cell's, or those given (one for all, or [YEAR, states]).
+        """
         taste, flow = self.segments[cell.segment], self.flow(cell.segment)
-        reward = torch.zeros(YEAR, self.contracts, self.levels, len(ACTIONS), dtype=torch.float64)
-        reward[..., MONTHLY] = (flow - taste.price * cell.price_monthly)[:, None]
+        shape = (YEAR, self.contracts, self.levels)
+        paid_monthly, paid_annual = (
+            taste.price * torch.as_tensor(own if price is None else price, dtype=torch.float64).expand(
+                YEAR, self.states).reshape(shape)
+            for own, price in ((cell.price_monthly, price_monthly), (cell.price_annual, price_annual))
+        )  # fmt: skip
+        reward = torch.zeros(*shape, len(ACTIONS), dtype=torch.float64)
+        reward[..., MONTHLY] = flow[:, None] - paid_monthly
         reward[..., ANNUAL] = (flow + taste.perk)[:, None]
-        reward[:, :2, :, ANNUAL] -= taste.price * cell.price_annual
+        reward[:, :2, :, ANNUAL] -= taste.commitment + paid_annual[:, :2]
         reward[:, 0, :, NONE + 1 :] -= taste.joining
         return reward.reshape(YEAR, self.states, len(ACTIONS)).masked_fill(~self.available(), torch.nan)
 
