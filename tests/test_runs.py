@@ -74,6 +74,23 @@ def test_atomic_folder_that_fails_keeps_the_old_one(tmp_path):
     assert _names(tmp_path / "model") == ["old"]
 
 
+def test_atomic_folder_puts_the_old_one_back_if_the_new_cannot_take_its_name(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("old")
+    rename = runs.os.rename
+
+    def fails_once(source, target):
+        if (Path(source) / "new").exists():
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(runs.os, "rename", fails_once)
+    with pytest.raises(OSError, match="no"), runs.atomic_folder(tmp_path / "model", replace=True) as folder:
+        (folder / "new").touch()
+    assert _names(tmp_path) == ["model"]
+    assert _names(tmp_path / "model") == ["old"]
+
+
 def test_atomic_folder_replaces_only_when_told(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").write_text("old")
@@ -118,6 +135,7 @@ def test_fingerprint_follows_content_not_names(tmp_path):
 def test_fingerprint_of_a_tensor_sees_values_shape_and_type_only():
     x = torch.arange(6.0).reshape(2, 3)
     assert runs.fingerprint(x) == runs.fingerprint(x.T.contiguous().T)  # the same values, strided otherwise
+    assert runs.fingerprint(x.flatten()[::2]) == runs.fingerprint(torch.tensor([0.0, 2.0, 4.0]))
     different = [x.reshape(3, 2), x + 1, x.double(), x.int(), torch.tensor(1.0), torch.empty(0), x > 2]
     assert len({runs.fingerprint(each) for each in [x, *different]}) == 8
     assert runs.fingerprint(x.bfloat16()) != runs.fingerprint(x.half())
@@ -173,7 +191,7 @@ def test_overwrite_removes_links_but_not_what_they_point_to(tmp_path):
 @pytest.mark.parametrize("strangers", ["thesis.docx", "config.yaml", "metrics.json", "provenance.json", ".git"])
 @pytest.mark.parametrize("option", ["overwrite", "resume", None])
 def test_a_folder_that_is_not_a_run_is_never_touched(tmp_path, strangers, option):
-    (tmp_path / strangers).write_text('{"software": "another"}')
+    (tmp_path / strangers).write_text('{"software": "another", "kind": "run"}')
     with pytest.raises(InputError, match="not a run"), runs.start_run(tmp_path, **({option: True} if option else {})):
         pass
     assert [p.name for p in tmp_path.iterdir()] == [strangers]
