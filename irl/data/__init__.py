@@ -1,5 +1,6 @@
 """Panels of members: reading, checking, coding; what the columns mean."""
 
+from irl.data.describe import Summary, summary
 from irl.data.panel import Panel, panel_from_frame
 from irl.data.read import read_frame, read_panel, read_table
 from irl.data.schema import Column, StateSchema, fit_schema
@@ -8,9 +9,11 @@ __all__ = [
     "Column",
     "Panel",
     "StateSchema",
+    "Summary",
     "fit_schema",
     "panel_from_frame",
     "read_frame",
     "read_panel",
     "read_table",
+    "summary",
 ]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from irl.config import Config
+from irl.data.encode import Bools, Ints
 from irl.data.rows import Rows, checked_rows, last_of_member
 from irl.data.schema import StateSchema
 
@@ -95,7 +96,8 @@ class Panel:
 
     def to(self, device: torch.device | str) -> Panel:
         """The panel with its tensors on ``device``."""
-        return replace(self, **{name: values.to(device) for name, values in tensors_of(self).items()})
+        parts: dict[str, Any] = {name: values.to(device) for name, values in tensors_of(self).items()}
+        return replace(self, **parts)
 
 
 def tensors_of(panel: Panel) -> dict[str, Tensor]:
@@ -145,7 +147,7 @@ def panel_from_frame(
     )
 
 
-def _links(rows: Rows) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], int]:
+def _links(rows: Rows) -> tuple[Bools, int]:
     """Whether each row is followed, one duration later, by the row below it; and how many gaps break that."""
     inner = ~last_of_member(rows.member) & ~rows.terminal
     distance = np.append(np.diff(rows.period), 0)
@@ -153,9 +155,7 @@ def _links(rows: Rows) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], int]:
     return linked, int((inner & ~linked).sum())
 
 
-def _next_choices(
-    rows: Rows, free: np.ndarray[Any, np.dtype[np.bool_]], linked: np.ndarray[Any, np.dtype[np.bool_]]
-) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
+def _next_choices(rows: Rows, free: Bools, linked: Bools) -> tuple[Ints, Ints]:
     """next_choice[N] and steps[N]: the next free or terminal row of the same unbroken run of rows."""
     n = len(free)
     stops = np.where(free | rows.terminal, np.arange(n), n)

@@ -13,9 +13,11 @@ known; fortnights count as two weeks, so declare a `duration` for them.
 from __future__ import annotations
 
 import datetime
+import re
 
 import numpy as np
 import pandas as pd
+from pandas._libs.tslibs.nattype import NaTType
 
 from irl.data.encode import Bools, Finding, Ints, factorized, finding, numbers
 
@@ -56,28 +58,27 @@ def _dates(values: pd.Series) -> pd.Series | None:
         return None
     codes, uniques = factorized(values)
     read = [_date(value) for value in uniques]
-    if all(pd.isna(date) for date in read):
+    if all(date is pd.NaT for date in read):
         return None
     table = np.array([*read, pd.NaT], dtype="datetime64[us]")
     return pd.Series(table[codes])
 
 
-def _date(value: object) -> object:
-    if isinstance(value, (datetime.date, np.datetime64)):  # datetimes and Timestamps are dates
-        return pd.Timestamp(value).tz_localize(None) if not isinstance(value, np.datetime64) else value
-    if not isinstance(value, str) or value.strip().lstrip("+-").isdigit():
-        return pd.NaT
+def _date(value: object) -> pd.Timestamp | NaTType:
+    """One value as a date, NaT if it is none. Time zones are dropped: a member's day is the day on their clock."""
+    if isinstance(value, datetime.date):  # datetimes and Timestamps are dates too
+        return pd.Timestamp(value).tz_localize(None)
+    text = value.strip() if isinstance(value, str) else ""
     try:
-        text = value.strip()
-        if "Q" in text.upper():
-            return pd.Period(text, freq="Q").start_time
-        return pd.Timestamp(datetime.date.fromisoformat(f"{text}-01") if len(text) == 7 else _parsed(text))
+        if re.fullmatch(r"\d{4}-?[Qq][1-4]", text):
+            return pd.Timestamp(int(text[:4]), 3 * int(text[-1]) - 2, 1)
+        if re.fullmatch(r"\d{4}-\d{2}", text):
+            return pd.Timestamp(int(text[:4]), int(text[5:]), 1)
+        if re.match(r"\d{4}-", text):
+            return pd.Timestamp(datetime.datetime.fromisoformat(text)).tz_localize(None)
     except ValueError:
-        return pd.NaT
-
-
-def _parsed(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text).replace(tzinfo=None)
+        pass
+    return pd.NaT
 
 
 def _integers(values: pd.Series) -> tuple[Ints, Bools]:

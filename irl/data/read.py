@@ -116,12 +116,16 @@ def _frame(files: list[Path], columns: list[str]) -> pd.DataFrame:
     tables = _of_each(files, lambda file: _table(file, columns))
     if _format(files[0]) == "csv":
         table = pa.concat_tables(tables)
-        table = pa.table([_typed(table[name]) for name in columns], names=columns)
-        return table.to_pandas(ignore_metadata=True)
+        return _pandas(pa.table([_typed(table[name]) for name in columns], names=columns))
     try:
-        return pa.concat_tables(tables, promote_options="permissive").to_pandas(ignore_metadata=True)
-    except pa.ArrowInvalid:  # a column is text in one file and a number in another: labels do not mind
-        return pd.concat([table.to_pandas(ignore_metadata=True) for table in tables], ignore_index=True)
+        return _pandas(pa.concat_tables(tables, promote_options="permissive"))
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # text in one file, a number in another: labels do not mind
+        return pd.concat([_pandas(table) for table in tables], ignore_index=True)
+
+
+def _pandas(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)  # else a stored pandas index hides its columns
+    return frame
 
 
 def _of_each(files: list[Path], read: Callable[[Path], Result]) -> list[Result]:

@@ -181,7 +181,7 @@ def _menu_problems(menu: Bools, action: Ints, schema: StateSchema, *, where: Boo
     """Problems of the menu in the rows ``where`` a decision could be made."""
     rows = np.arange(len(action))
     anchor = schema.actions[schema.anchor]
-    chosen = pd.Series([schema.actions[a] if a >= 0 else "" for a in action], dtype=object)
+    chosen = pd.Series(np.array([*schema.actions, ""], dtype=object)[action])
     return [
         *finding(
             "no action is available",

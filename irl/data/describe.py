@@ -1,0 +1,104 @@
+"""What a panel holds, and about how much memory a training run on it takes.
+
+The estimate, in MB of 10^6 bytes, is the sum of
+
+- the panel's tensors, as they are;
+- the network inputs of every row and of every next row, float32: one column per level (and one for the reserved code)
+  of a category or ordinal, one per number;
+- the kernel, float64: per step, a square matrix of the basis (last hidden layer and intercept; once per action in the
+  reward's refit) and two chunks of at most ``CHUNK`` rows of that basis;
+- one batch's activations: batch size × all hidden units × 3 (values, gradients, optimiser scratch), float32.
+
+Not counted: the interpreter and libraries (some 500 MB) and the frame while it is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from irl.config import AnchorQStep, Estimation, Step
+from irl.data.panel import Panel, tensors_of
+
+CHUNK = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Counts of a panel. ``anchor_share`` maps a segment to (its free rows, the share of them at the anchor)."""
+
+    rows: int
+    members: int
+    periods: tuple[int, int]
+    transitions: int
+    gaps: int
+    free: int
+    forced: int
+    terminal: int
+    anchor: str
+    anchor_share: dict[str, tuple[int, float]]
+    memory_mb: float
+
+    def __str__(self) -> str:
+        counts = {
+            "rows": self.rows,
+            "members": self.members,
+            "transitions": self.transitions,
+            "gaps (transitions dropped)": self.gaps,
+            "rows with a choice": self.free,
+            "forced rows": self.forced,
+            "terminal rows": self.terminal,
+        }
+        lines = [f"{name:<28}{count:>12,}" for name, count in counts.items()]
+        lines.append(f"{'periods per member':<28}{f'{self.periods[0]} to {self.periods[1]}':>12}")
+        lines.append(f"{'memory to train':<28}{f'{self.memory_mb:,.0f} MB':>12}  (panel, inputs, kernel, one batch)")
+        lines.append(f"share of {self.anchor!r} (the anchor) where there is a choice")
+        width = max(26, *(len(name) for name in self.anchor_share))
+        for name, (rows, share) in self.anchor_share.items():
+            shown = f"{share:.1%}" if rows else "no choice"
+            lines.append(f"  {name:<{width}}{shown:>12}  of {rows:,} rows")
+        return "\n".join(lines)
+
+
+def summary(panel: Panel, *, estimation: Estimation) -> Summary:
+    """Counts, the anchor's share by segment (unweighted, where there is a choice), and a memory estimate."""
+    terminal = panel.schema.is_terminal(panel.state)
+    chosen = panel.action == panel.schema.anchor
+    shares = {}
+    for code, name in enumerate(panel.schema.segments):
+        rows = panel.free & (panel.segment == code)
+        count = int(rows.sum())
+        shares[name] = (count, int((rows & chosen).sum()) / count if count else float("nan"))
+    lengths = panel.member.bincount()
+    return Summary(
+        rows=panel.n_rows,
+        members=panel.n_members,
+        periods=(int(lengths.min()), int(lengths.max())),
+        transitions=panel.n_transitions,
+        gaps=panel.gaps,
+        free=int(panel.free.sum()),
+        forced=int((~panel.free & ~terminal).sum()),
+        terminal=int(terminal.sum()),
+        anchor=panel.schema.actions[panel.schema.anchor],
+        anchor_share=shares,
+        memory_mb=_memory(panel, estimation) / 1e6,
+    )
+
+
+def _memory(panel: Panel, estimation: Estimation) -> float:
+    """Bytes, as the module's first lines say."""
+    tensors = sum(values.numel() * values.element_size() for values in tensors_of(panel).values())
+    width = sum(column.levels + 1 if column.discrete else 1 for column in panel.schema.columns)
+    inputs = 2 * panel.n_rows * width * 4
+    steps: list[tuple[Step | AnchorQStep, int]] = [(estimation.anchor_q, 1), (estimation.reward, panel.n_actions)]
+    chunk = min(panel.n_rows, CHUNK)
+    kernels = [_basis(step) * copies for step, copies in steps]
+    kernel = max(8 * (basis**2 + 2 * chunk * basis) for basis in kernels)
+    batches = [
+        3 * 4 * min(step.batch_size, panel.n_rows) * (width + sum(step.hidden))
+        for step in (estimation.policy, estimation.anchor_q, estimation.reward, estimation.dynamics)
+    ]
+    return tensors + inputs + kernel + max(batches)
+
+
+def _basis(step: Step) -> int:
+    return (step.hidden[-1] if step.hidden else 0) + 1
