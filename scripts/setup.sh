@@ -44,6 +44,9 @@ if [[ "$(cat "$stamp" 2>/dev/null)" != "$(fingerprint)" ]]; then
     echo "installing the pinned packages into .venv (once; a few minutes)"
     rm -f "$stamp"
     "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input -c scripts/constraints.txt -e '.[dev]'
+    quiet=()
+    [[ -t 1 ]] || quiet=(--quiet) # at a terminal, pip shows how far it is
+    "$python" -m pip install ${quiet[@]+"${quiet[@]}"} --disable-pip-version-check --no-input \
+        -c scripts/constraints.txt -e '.[dev]'
     fingerprint >"$stamp"
 fi
