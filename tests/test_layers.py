@@ -42,7 +42,8 @@ def test_imports_run_one_way():
 def test_a_planted_import_is_noticed(tmp_path, module, line, broken):
     shutil.copytree(ROOT / "irl", tmp_path / "irl", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for path in ("counterfactual/__init__.py", "counterfactual/solve.py", module):
+    for path in (*(f"{p}/__init__.py" for p in ("counterfactual", "estimation")), "counterfactual/solve.py", module):
+        (tmp_path / "irl" / path).parent.mkdir(exist_ok=True)
         with open(tmp_path / "irl" / path, "a", encoding="utf-8") as file:
             file.write(f"\n{line}\n" if path == module else "\n")
     result = _lint(tmp_path)
