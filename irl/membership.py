@@ -17,8 +17,8 @@ benefit's level moves up or down by at most one, independently of the others giv
 
 Rewards, per month: none 0 (the anchor); membership gives the *flow* of the benefits used (with a season per benefit and
 diminishing returns to using many of them) less what is paid now, times the segment's price coefficient, less a joining
-cost if out and a cost of committing to a year. The market is solved exactly (:mod:`irl.tabular`), one *cell* - a segment facing a pair of prices - at a
-time, since cells do not communicate.
+cost if out and a cost of committing to a year. The market is solved exactly (:mod:`irl.tabular`), one *cell* - a
+segment facing a pair of prices - at a time, since cells do not communicate.
 """
 
 from __future__ import annotations
@@ -134,9 +134,8 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Market:
-    """All parameters of the market. Benefits are numbered in the order of ``seasons``; states in a cell are
-    numbered contract-major (out, monthly, annual with 1, 2, ... months left), then by level, the last benefit fastest.
-    """
+    """All parameters. Benefits are numbered as in ``seasons``, the states of a cell by contract (out, monthly, annual
+    with 1, 2, ... months left), then by the levels of the benefits, the last one fastest."""
 
     discount: float = 0.95
     temperature: float = 1.0
@@ -146,6 +145,17 @@ class Market:
     list_annual: float = 84.0
     price_factors: tuple[float, ...] = (0.8, 1.0, 1.2)
     contract_months: int = 12
+
+    def __post_init__(self) -> None:
+        problems = [f"{name}: no benefit {benefit!r}" for name, segment in self.segments.items()
+                    for benefit in self.seasons if benefit not in segment.benefits]  # fmt: skip
+        problems += [f"season of {name}: {len(s)} months" for name, s in self.seasons.items() if len(s) != YEAR]
+        if not self.segments or not self.seasons or not self.price_factors:
+            problems.append("a market needs a segment, a benefit and a price factor")
+        if self.contract_months < 2:
+            problems.append(f"contract_months is {self.contract_months}; at least 2")
+        if problems:
+            raise ValueError("; ".join(problems))
 
     @property
     def benefits(self) -> tuple[str, ...]:
@@ -158,11 +168,15 @@ class Market:
     @property
     def levels(self) -> int:
         """Number of combinations of engagement levels."""
-        return LEVELS ** len(self.seasons)
+        return int(LEVELS ** len(self.seasons))
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The shape of a cell's states: contract, then the level of each benefit."""
+        return (self.contracts, *[LEVELS] * len(self.seasons))
 
     @property
     def states(self) -> int:
-        """Number of states in a cell, of each month."""
         return self.contracts * self.levels
 
     @property
@@ -176,17 +190,18 @@ class Market:
 
     def state_table(self, cell: Cell) -> pd.DataFrame:
         """The states of a cell as a panel shows them, one row per month and state, month-major."""
-        contract, *levels = np.unravel_index(np.arange(self.states), (self.contracts, *[LEVELS] * len(self.benefits)))
-        repeated = {"status": np.array(STATUSES, dtype=object)[np.minimum(contract, 2)],
-                    "months_left": np.maximum(contract - 1, 0), **dict(zip(self.benefits, levels, strict=True))}  # fmt: skip
-        table = pd.DataFrame({name: np.tile(values, YEAR) for name, values in repeated.items()})
-        table = table.assign(**cell._asdict(), month=np.repeat(np.arange(YEAR), self.states))
-        return table[list(self.columns)]
+        contract, *levels = np.unravel_index(np.arange(self.states), self.axes)
+        columns: dict[str, object] = dict(cell._asdict())
+        columns["status"] = np.tile(np.array(STATUSES)[np.minimum(contract, 2)], YEAR)
+        columns["months_left"] = np.tile(np.maximum(contract - 1, 0), YEAR)
+        columns |= {name: np.tile(level, YEAR) for name, level in zip(self.benefits, levels, strict=True)}
+        columns["month"] = np.repeat(np.arange(YEAR), self.states)
+        return pd.DataFrame(columns)[list(self.columns)]
 
     def flow(self, segment: str) -> Tensor:
         """What membership gives in a month, before payments: [YEAR, levels]."""
         taste = self.segments[segment]
-        level = np.unravel_index(np.arange(self.levels), [LEVELS] * len(self.benefits))
+        level = np.unravel_index(np.arange(self.levels), self.axes[1:])
         appeal = torch.zeros(YEAR, self.levels, dtype=torch.float64)
         for benefit, used in zip(self.benefits, level, strict=True):
             season = 1 + torch.tensor(self.seasons[benefit], dtype=torch.float64)
@@ -194,24 +209,13 @@ class Market:
             appeal += taste.benefits[benefit].taste * season[:, None] * use
         return taste.base + taste.saturation * -torch.expm1(-appeal / taste.saturation)
 
-    def reward(
-        self, cell: Cell, *, price_monthly: Tensor | float | None = None, price_annual: Tensor | float | None = None
-    ) -> Tensor:
-        """r[YEAR, states, actions] of a cell; NaN where an action is not available.
-
-        The prices are the cell's, or those given (one for all, or [YEAR, states]).
-        """
+    def reward(self, cell: Cell) -> Tensor:
+        """r[YEAR, states, actions] of a cell; NaN where an action is not available."""
         taste, flow = self.segments[cell.segment], self.flow(cell.segment)
-        shape = (YEAR, self.contracts, self.levels)
-        paid_monthly, paid_annual = (
-            taste.price * torch.as_tensor(own if price is None else price, dtype=torch.float64).expand(
-                YEAR, self.states).reshape(shape)
-            for own, price in ((cell.price_monthly, price_monthly), (cell.price_annual, price_annual))
-        )  # fmt: skip
-        reward = torch.zeros(*shape, len(ACTIONS), dtype=torch.float64)
-        reward[..., MONTHLY] = flow[:, None] - paid_monthly
+        reward = torch.zeros(YEAR, self.contracts, self.levels, len(ACTIONS), dtype=torch.float64)
+        reward[..., MONTHLY] = (flow - taste.price * cell.price_monthly)[:, None]
         reward[..., ANNUAL] = (flow + taste.perk)[:, None]
-        reward[:, :2, :, ANNUAL] -= taste.commitment + paid_annual[:, :2]
+        reward[:, :2, :, ANNUAL] -= taste.commitment + taste.price * cell.price_annual
         reward[:, 0, :, NONE + 1 :] -= taste.joining
         return reward.reshape(YEAR, self.states, len(ACTIONS)).masked_fill(~self.available(), torch.nan)
 
@@ -261,7 +265,7 @@ class MarketSolution:
         unsolved = [str(tuple(cell)) for cell in wanted if cell not in number]
         if unsolved:
             raise InputError(f"not solved for {'; '.join(unsolved[:3])}: pass cells=cells_of(frame) to solve")
-        status = pd.Index(STATUSES).get_indexer(frame["status"])
+        status = pd.Index(STATUSES).get_indexer(pd.Index(frame["status"]))
         left = frame["months_left"].to_numpy().astype(int)
         levels = [frame[name].to_numpy().astype(int) for name in self.market.benefits]
         month = frame["month"].to_numpy().astype(int)
@@ -270,19 +274,19 @@ class MarketSolution:
         if wrong.any():
             raise InputError(f"{wrong.sum()} rows are not states of the market, first: {frame.index[wrong][0]!r}")
         contract = np.where(status == 2, left + 1, status)
-        state = np.ravel_multi_index((contract, *levels), (self.market.contracts, *[LEVELS] * len(levels)))
+        state = np.ravel_multi_index((contract, *levels), self.market.axes)
         return np.array([number[cell] for cell in wanted])[inverse], month, state
 
 
 Edit = Callable[[pd.DataFrame, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A change of the market: (state table of a cell, reward[YEAR, states, actions], menu[states, actions]) -> both."""
+"""Changes a market: (state table of a cell, reward[YEAR, states, actions], menu[states, actions]) -> the last two."""
 
 
 def _cells_of(frame: pd.DataFrame) -> tuple[list[Cell], np.ndarray]:
     static = pd.DataFrame({"segment": frame["segment"].astype(str)})
     for name in Cell._fields[1:]:
         static[name] = frame[name].astype(float).round(4)
-    group = static.groupby(list(Cell._fields), sort=True)
+    group = static.groupby(list(Cell._fields), dropna=False)
     inverse = group.ngroup().to_numpy()
     return [Cell(str(s), float(m), float(a)) for s, m, a in group.size().index], inverse
 
@@ -334,11 +338,10 @@ def simulate(
     cumulative = solution.policy.cumsum(-1).numpy()
     kernels = _level_steps(solution)
     following = np.stack([market.next_contract(action) for action in range(len(ACTIONS))])
-    shape = (market.contracts, *[LEVELS] * len(market.benefits))
     contract, level = np.zeros(members, dtype=int), np.zeros((members, len(market.benefits)), dtype=int)
     recorded: list[tuple[np.ndarray, ...]] = []
     for period in range(-YEAR * burn_in_years, periods):
-        state = np.ravel_multi_index((contract, *level.T), shape)
+        state = np.ravel_multi_index((contract, *level.T), market.axes)
         draw = generator.random((members, 1 + len(market.benefits)))
         # the last action is what is left, so that rounding of the cumulated probabilities cannot pick a fourth
         action = (draw[:, :1] >= cumulative[cell, period % YEAR, state, :-1]).sum(1)
@@ -352,18 +355,14 @@ def simulate(
 
 def _level_steps(solution: MarketSolution) -> np.ndarray:
     """Cumulated kernels [cells, member or not, benefits, level, LEVELS - 1], for drawing the next level."""
-    market = solution.market
-    kernels = [
-        [[market.segments[c.segment].benefits[b].kernel(member).cumsum(1)[:, :-1].numpy() for b in market.benefits]
-         for member in (False, True)]
-        for c in solution.cells
-    ]  # fmt: skip
-    return np.array(kernels)
+    names, segments = solution.market.benefits, [solution.market.segments[cell.segment] for cell in solution.cells]
+    kernels = [[[s.benefits[b].kernel(member) for b in names] for member in (False, True)] for s in segments]
+    return np.array(kernels).cumsum(-1)[..., :-1]
 
 
 def _panel(solution: MarketSolution, cell: np.ndarray, recorded: Sequence[tuple[np.ndarray, ...]]) -> pd.DataFrame:
-    market, periods, members = solution.market, len(recorded), len(cell)
-    contract, level, action = (np.stack(part, axis=1) for part in zip(*recorded, strict=True))  # [members, periods, ...]
+    periods, members = len(recorded), len(cell)
+    contract, level, action = (np.stack(part, axis=1) for part in zip(*recorded, strict=True))  # [members, periods]
     width = len(str(members - 1))
     period = np.tile(np.arange(periods), members)
     columns: dict[str, object] = {
@@ -375,7 +374,7 @@ def _panel(solution: MarketSolution, cell: np.ndarray, recorded: Sequence[tuple[
         "price_monthly": np.repeat(np.array([c.price_monthly for c in solution.cells])[cell], periods),
         "price_annual": np.repeat(np.array([c.price_annual for c in solution.cells])[cell], periods),
     }
-    columns |= {name: level[..., b].ravel() for b, name in enumerate(market.benefits)}
+    columns |= {name: level[..., b].ravel() for b, name in enumerate(solution.market.benefits)}
     columns |= {"month": period % YEAR, "plan": np.array(ACTIONS)[action.ravel()]}
     return pd.DataFrame(columns)
 

@@ -197,9 +197,7 @@ def _fixed_point(
     horizon = math.exp(log_beta) / -math.expm1(log_beta)  # beta / (1 - beta)
 
     def look_ahead(value: Tensor, phase: int) -> Tensor:
-        return bellman.masked(
-            bellman.q_from_reward(reward[phase], mdp.expectation(value), mdp.discount), mdp.available
-        )
+        return bellman.masked(bellman.q_from_reward(reward[phase], mdp.expectation(value), mdp.discount), mdp.available)
 
     def sweep(value: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         values, qs = [], []
