@@ -1,0 +1,172 @@
+"""The whole estimation in order: panel -> P -> Q -> R, and the dynamics beside them -> fitted model.
+
+``estimate`` works on a panel in memory; ``train`` is the same with a run folder around it. Each finished step is stored in
+``RUN/steps``, so that a run that was stopped resumes after the last finished step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from irl import runs
+from irl.config import Config, InputError
+from irl.data.panel import Panel
+from irl.estimation.anchor_q import fit_anchor_q
+from irl.estimation.dynamics import fit_dynamics
+from irl.estimation.policy import fit_policy
+from irl.estimation.reward import fit_reward
+from irl.estimation.training import Workbench
+from irl.fitted import FittedModel, new_networks
+
+Metrics = dict[str, Any]
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+class StepStore(Protocol):
+    """Where finished steps are kept."""
+
+    def load(self, name: str, network: nn.Module) -> Metrics | None:
+        """Put the stored weights into ``network`` and return the step's metrics; None if it is not stored."""
+
+    def save(self, name: str, network: nn.Module, metrics: Metrics) -> None:
+        """Store a finished step."""
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """Steps as files of a folder: ``NAME.safetensors``, then ``NAME.json``, whose presence means complete."""
+
+    folder: Path
+
+    def load(self, name: str, network: nn.Module) -> Metrics | None:
+        if not (self.folder / f"{name}.json").is_file():
+            return None
+        metrics: Metrics = runs.read_json(self.folder / f"{name}.json")
+        try:
+            network.load_state_dict(load_tensors((self.folder / f"{name}.safetensors").read_bytes()))
+        except (OSError, RuntimeError, SafetensorError):
+            raise InputError(f"{self.folder}: step {name!r} cannot be read; start again with --overwrite") from None
+        return metrics
+
+    def save(self, name: str, network: nn.Module, metrics: Metrics) -> None:
+        self.folder.mkdir(exist_ok=True)
+        weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+        runs.atomic_write(self.folder / f"{name}.safetensors", save_tensors(weights))
+        runs.write_json(self.folder / f"{name}.json", metrics)
+
+
+@dataclass(frozen=True)
+class NoStore:
+    """Keeps nothing: for estimations in memory."""
+
+    def load(self, name: str, network: nn.Module) -> Metrics | None:
+        return None
+
+    def save(self, name: str, network: nn.Module, metrics: Metrics) -> None:
+        pass
+
+
+def train(
+    config: Config, panel: Panel, run: str | Path, *, device: torch.device, overwrite: bool = False,
+    resume: bool = False, tick: Callable[[str, int, int, float], None] | None = None,
+) -> FittedModel:
+    """Estimate ``config`` on ``panel`` in the run folder ``run``, and leave everything there that design asks for.
+
+    Raises
+    ------
+    InputError
+        If the folder is taken (see :func:`irl.runs.start_run`) or the panel contradicts the configuration.
+    """
+    about = {
+        "seed": config.seed,
+        "data": runs.fingerprint(panel.state, panel.action, panel.member, panel.period),
+        "config": runs.fingerprint(config.model_dump_json()),
+    }
+    with runs.start_run(run, overwrite=overwrite, resume=resume, about=about) as folder:
+        runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        bench = Workbench(device=device, seed=config.seed, tensorboard=folder / "tb")
+        bench = replace(bench, tick=tick) if tick else bench
+        model, metrics = estimate(config, panel, bench=bench, store=FolderStore(folder / "steps"))
+        model.save(folder / "model")
+        runs.write_json(folder / runs.LAST, metrics)
+    return model
+
+
+def estimate(
+    config: Config, panel: Panel, *, bench: Workbench, store: StepStore | None = None
+) -> tuple[FittedModel, Metrics]:
+    """The fitted model and the metrics of every step."""
+    store = store or NoStore()
+    e, gamma, alpha = config.estimation, config.discount, config.temperature
+    panel = panel.to(bench.device)
+    held_out = held_out_rows(panel, e.validation, config.seed)
+    model = new_networks(config, panel.schema).to(bench.device)
+    metrics: Metrics = {}
+
+    def step(name: str, network: NetworkT, fit: Callable[[], tuple[NetworkT, Any]]) -> NetworkT:
+        stored = store.load(name, network)
+        if stored is None:
+            started = time.perf_counter()
+            network, report = fit()
+            stored = {**asdict(report), "step_seconds": time.perf_counter() - started}
+            store.save(name, network, stored)
+        metrics[name] = stored
+        return network.eval()
+
+    policy = step("policy", model.policy_network, lambda: fit_policy(panel, held_out, e.policy, bench=bench))
+    log_pi = _forward(policy, panel.state, panel.menu)
+    anchor_q = step(
+        "anchor_q", model.anchor_network,
+        lambda: fit_anchor_q(panel, log_pi, held_out, e.anchor_q, discount=gamma, temperature=alpha, bench=bench),
+    )
+    q_anchor = _forward(anchor_q, panel.state)
+    reward = step(
+        "reward", model.reward_network,
+        lambda: fit_reward(panel, log_pi, q_anchor, held_out, e.reward, discount=gamma, temperature=alpha, bench=bench),
+    )
+    dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
+    model = replace(
+        model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics
+    )
+    return model, {"panel": panel_metrics(panel), **metrics}
+
+
+def held_out_rows(panel: Panel, share: float, seed: int) -> Tensor:
+    """bool [N]: rows of the members held out, drawn once for all steps; at least one member on each side."""
+    order = torch.randperm(panel.n_members, generator=torch.Generator().manual_seed(seed))
+    chosen = torch.zeros(panel.n_members, dtype=torch.bool)
+    chosen[order[: min(max(round(share * panel.n_members), 1), panel.n_members - 1)]] = True
+    return chosen.to(panel.member.device)[panel.member]
+
+
+def panel_metrics(panel: Panel) -> Mapping[str, Any]:
+    """Sizes of the panel, and how often the anchor was chosen, by segment."""
+    anchor = panel.action == panel.schema.anchor
+    segments = {}
+    for code, name in enumerate(panel.schema.segments):
+        mine = panel.free & (panel.segment == code)
+        segments[name] = {"decisions": int(mine.sum()), "anchor_share": float(anchor[mine].float().mean())}
+    return {
+        "rows": len(panel.state),
+        "members": panel.n_members,
+        "transitions": int((panel.next_row >= 0).sum()),
+        "gaps": panel.gaps,
+        "segments": segments,
+    }
+
+
+def _forward(network: nn.Module, *inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = network(*inputs)
+    return out

@@ -1,0 +1,47 @@
+"""P step: the choice probabilities, by maximum likelihood.
+
+Maximises sum w log pi(a|s) over the rows where a decision was made, the softmax taken over each row's menu (Geng et al.
+2020, section 4.1). Errors of log pi at rarely chosen anchors are amplified by gamma/(1-gamma) in the next step, so the
+held-out likelihood decides when to stop.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from irl.config import Step
+from irl.data.batches import Batches
+from irl.data.panel import Panel
+from irl.estimation.training import Fitting, Trained, Workbench, train
+from irl.networks import PolicyNetwork
+
+
+class PolicyStep(Fitting):
+    """Negative log-likelihood of the chosen action; a batch is (state, menu, action, weight)."""
+
+    def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        state, menu, action, weight = batch
+        return -self.network(state, menu).gather(1, action.unsqueeze(1)).squeeze(1), weight
+
+
+def fit_policy(panel: Panel, held_out: Tensor, options: Step, *, bench: Workbench) -> tuple[PolicyNetwork, Trained]:
+    """The policy network and how it was trained.
+
+    Parameters
+    ----------
+    panel : on the device of ``bench``.
+    held_out : bool [N], rows of the members who stop the training.
+    """
+    torch.manual_seed(bench.seed)
+    network = PolicyNetwork(panel.schema, options.hidden).to(bench.device)
+    columns = (panel.state, panel.menu, panel.action, panel.weight)
+    fit, check = (tuple(c[panel.free & rows] for c in columns) for rows in (~held_out, held_out))
+    trained = train(
+        PolicyStep(network, options),
+        Batches(fit, batch_size=options.batch_size, seed=bench.seed),
+        Batches(check, batch_size=65536, seed=None),
+        name="policy",
+        bench=bench,
+    )
+    return network, trained

@@ -1,0 +1,68 @@
+"""R step: the reward of every action, by regression on the Bellman equation read backwards.
+
+    r(s,a) = Q(s,a) - gamma^k E[V(s')|s,a],   Q(s,a) = Q(s,A) + alpha (log pi(a|s) - log pi(A|s)),
+    V(s) = Q(s,A) - alpha log pi(A|s)
+
+The network regresses Q(s,a) - gamma^k V(s') on the rows where a was chosen (Geng et al. 2020, equation (9)), so the
+expectation over s' is taken by the regression. The anchor's reward is g(s), given, and its rows are left out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from irl import bellman
+from irl.config import Step
+from irl.data.batches import Batches
+from irl.data.panel import Panel
+from irl.estimation.training import Fitting, Trained, Workbench, train
+from irl.networks import RewardNetwork
+
+
+class RewardStep(Fitting):
+    """Squared error in units of each action's spread; a batch is (state, action, target, weight)."""
+
+    def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        state, action, target, weight = batch
+        assert isinstance(self.network, RewardNetwork)
+        prediction = self.network(state, target).gather(1, action.unsqueeze(1)).squeeze(1)
+        return ((prediction - target) / self.network.scale[action]).square(), weight
+
+
+def reward_targets(
+    panel: Panel, log_pi: Tensor, q_anchor: Tensor, *, discount: float, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Rows [K] with a free non-anchor choice and a known successor, and Q(s,a) - gamma^k V(s') [K] of each."""
+    anchor = panel.schema.anchor
+    rows = (panel.free & (panel.action != anchor) & (panel.next_choice >= 0)).nonzero().squeeze(1)
+    following, ends = panel.next_choice[rows], panel.ends[rows]
+    q = bellman.q_from_anchor(q_anchor[rows], log_pi[rows], anchor, temperature)
+    q = q.gather(1, panel.action[rows].unsqueeze(1)).squeeze(1)
+    next_log_pi = log_pi[following, anchor].masked_fill(ends, 0.0)
+    next_value = bellman.value_from_anchor(q_anchor[following], next_log_pi, temperature)
+    return rows, bellman.reward_from_q(q, next_value, discount ** panel.steps[rows] * ~ends)
+
+
+def fit_reward(
+    panel: Panel, log_pi: Tensor, q_anchor: Tensor, held_out: Tensor, options: Step, *, discount: float,
+    temperature: float, bench: Workbench,
+) -> tuple[RewardNetwork, Trained]:
+    """Fit r(s, a) given ``log_pi[N, A]`` of the P step and ``q_anchor[N]`` of the Q step; ``held_out[N]`` stops it."""
+    torch.manual_seed(bench.seed + 2)
+    network = RewardNetwork(panel.schema, options.hidden).to(bench.device)
+    rows, target = reward_targets(panel, log_pi, q_anchor, discount=discount, temperature=temperature)
+    for a in range(len(panel.schema.actions)):
+        mine = target[panel.action[rows] == a]
+        if len(mine) > 1:
+            network.centre[a], network.scale[a] = mine.mean(), mine.std().clamp_min(1e-3)
+    columns = (panel.state[rows], panel.action[rows], target, panel.weight[rows])
+    fit, check = (tuple(c[keep] for c in columns) for keep in (~held_out[rows], held_out[rows]))
+    trained = train(
+        RewardStep(network, options),
+        Batches(fit, batch_size=options.batch_size, seed=bench.seed + 2),
+        Batches(check, batch_size=65536, seed=None),
+        name="reward",
+        bench=bench,
+    )
+    return network, trained

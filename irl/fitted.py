@@ -1,0 +1,189 @@
+"""The fitted model: what a study leaves, and what every later question starts from.
+
+A :class:`FittedModel` holds the study's options, the schema of its state, and the networks of the policy, the anchor's
+value, the reward and the dynamics. It answers for any data frame that has the state columns, in any row order, in the
+units of the panel. ``save`` writes a folder of numbers and names (safetensors and JSON, no pickles), ``load`` reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from irl import bellman, runs
+from irl.config import Config, InputError, nearest, validated
+from irl.data.schema import StateSchema
+from irl.dynamics import TransitionModel
+from irl.networks import AnchorValueNetwork, PolicyNetwork, RewardNetwork
+
+FORMAT = 1
+"""Version of the model folder; a folder of another version is refused."""
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """The recovered rewards of a study, and what is needed to simulate from them.
+
+    Rewards and values are in units of the logit shocks times the temperature. The anchor's reward is the known g(s).
+    """
+
+    config: Config
+    schema: StateSchema
+    policy_network: PolicyNetwork
+    anchor_network: AnchorValueNetwork
+    reward_network: RewardNetwork
+    dynamics: TransitionModel
+
+    def reward(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Reward of every action: index and row order of ``frame``, columns in the order of ``actions``.
+
+        NaN where the action is not available, and where nothing is chosen (one action only, or a terminal state).
+
+        Raises
+        ------
+        InputError
+            If a state column (or the anchor's reward column) is missing or cannot be read.
+        """
+        state, menu = self._state_menu(frame)
+        free = free_rows(self.schema, state)
+        with torch.no_grad():
+            reward = self.reward_network(state, self.anchor_reward(frame))
+        return self._frame(reward.masked_fill(~(menu & free.unsqueeze(1)), torch.nan), frame)
+
+    def policy(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Choice probability of every action, shaped as :meth:`reward`; 0 where not available, rows sum to 1.
+
+        In a terminal state nothing is chosen: all are 0.
+        """
+        state, menu = self._state_menu(frame)
+        menu = menu & ~self.schema.is_terminal(state).unsqueeze(1)
+        with torch.no_grad():
+            return self._frame(self.policy_network(state, menu).exp(), frame)
+
+    def value(self, frame: pd.DataFrame) -> pd.Series:
+        """Soft value V(s) = Q(s,A) - alpha log pi(A|s) of every row; 0 in terminal states, NaN where nothing is chosen.
+
+        Levels of values depend on the anchor's reward and are never identified from behaviour.
+        """
+        state, menu = self._state_menu(frame)
+        with torch.no_grad():
+            log_pi = self.policy_network(state, menu)[:, self.schema.anchor]
+            value = bellman.value_from_anchor(self.anchor_network(state), log_pi, self.config.temperature)
+        value = value.masked_fill(~free_rows(self.schema, state), torch.nan)
+        value = value.masked_fill(self.schema.is_terminal(state), 0.0)
+        return pd.Series(value.double().cpu().numpy(), index=frame.index, name="value")
+
+    def anchor_reward(self, frame: pd.DataFrame) -> Tensor:
+        """g(s)[N] of the rows of ``frame``: the declared number or column."""
+        known = self.schema.anchor_reward
+        if not isinstance(known, str):
+            return torch.full((len(frame),), float(known), device=self.device)
+        if known not in frame.columns:
+            raise InputError(f"the anchor's reward column {known!r} is missing{nearest(known, frame.columns)}")
+        values = pd.to_numeric(frame[known], errors="coerce").to_numpy(dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise InputError(f"the anchor's reward column {known!r} has values that are not finite numbers")
+        return torch.from_numpy(values).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.anchor_network.head.device
+
+    def to(self, device: torch.device | str) -> FittedModel:
+        """The same model with its networks moved to ``device`` (in place)."""
+        for network in self._networks().values():
+            network.to(device)
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to ``folder`` (replaced if it is there): ``weights.safetensors`` and ``model.json``."""
+        weights = {
+            f"{name}.{key}": tensor.detach().cpu().contiguous()
+            for name, network in self._networks().items()
+            for key, tensor in network.state_dict().items()
+        }
+        about = {
+            "format": FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "schema": self.schema.to_json(),
+            "weights": runs.fingerprint(*(weights[key] for key in sorted(weights))),
+        }
+        with runs.atomic_folder(folder, replace=True) as partial:
+            runs.atomic_write(partial / "weights.safetensors", save_tensors(weights))
+            runs.write_json(partial / "model.json", about)
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {
+            "policy": self.policy_network,
+            "anchor_q": self.anchor_network,
+            "reward": self.reward_network,
+            "dynamics": self.dynamics,
+        }
+
+    def _state_menu(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        state = self.schema.encode(frame).to(self.device)
+        return state, self.schema.menu(state)
+
+    def _frame(self, values: Tensor, frame: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame(values.double().cpu().numpy(), index=frame.index, columns=list(self.schema.actions))
+
+
+def free_rows(schema: StateSchema, state: Tensor) -> Tensor:
+    """bool[N]: a choice is made there: two or more actions, not terminal."""
+    return (schema.menu(state).sum(1) > 1) & ~schema.is_terminal(state)
+
+
+def new_networks(config: Config, schema: StateSchema) -> FittedModel:
+    """A model with untrained networks of the configured sizes."""
+    e = config.estimation
+    return FittedModel(
+        config=config,
+        schema=schema,
+        policy_network=PolicyNetwork(schema, e.policy.hidden),
+        anchor_network=AnchorValueNetwork(schema, e.anchor_q.hidden),
+        reward_network=RewardNetwork(schema, e.reward.hidden),
+        dynamics=TransitionModel(schema, e.dynamics.hidden),
+    )
+
+
+def load(run: str | Path, *, device: torch.device | str = "cpu") -> FittedModel:
+    """The fitted model of a finished run folder.
+
+    Raises
+    ------
+    InputError
+        If the run is missing or unfinished, or its model folder is damaged, altered or of another format version.
+    """
+    return load_model(runs.complete_run(run) / "model", device=device)
+
+
+def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> FittedModel:
+    """The model in a model folder; nothing is unpickled. Errors as in :func:`load`."""
+    folder = Path(folder)
+    about = runs.read_json(folder / "model.json")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise InputError(f"{folder}: model format {found!r}; this version reads {FORMAT}: train the study again")
+    try:
+        weights = load_tensors((folder / "weights.safetensors").read_bytes())
+        config = validated(Config, about["config"], str(folder / "model.json"))
+        model = new_networks(config, StateSchema.from_json(about["schema"]))
+        if runs.fingerprint(*(weights[key] for key in sorted(weights))) != about["weights"]:
+            raise InputError(f"{folder}: the weights are not the ones that were saved; restore the folder")
+        for name, network in model._networks().items():
+            own = {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
+            network.load_state_dict(own)
+            network.eval()
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file; the model folder is incomplete") from None
+    except (SafetensorError, KeyError, TypeError, RuntimeError, AssertionError) as error:
+        raise InputError(f"{folder}: the model is damaged ({' '.join(str(error).split())[:200]})") from None
+    return model.to(device)

@@ -1,0 +1,121 @@
+"""The networks of the three steps, and the features ("basis") that they lend to the kernel.
+
+Each network takes the state tensor ``state[N, F]`` of :class:`irl.data.schema.StateSchema` (codes of categories and
+ordinals, values of counts and numbers in declared units); the encoder is part of the network, so an exported network
+takes the same columns. ``features`` of every network has the constant 1 as its first column, as the kernel asks.
+
+    PolicyNetwork       log pi(a|s), a masked softmax                        P step
+    AnchorValueNetwork  Q(s, A), linear in its features                      Q step
+    RewardNetwork       r(s, a), one head per action; the anchor's is g(s)   R step
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from irl import bellman
+from irl.data.schema import StateSchema
+
+
+class Encoder(nn.Module):
+    """State columns -> network inputs x[N, E]: one-hot levels, and standardised scalars.
+
+    A category never seen in training has code ``len(labels)``, which is no slot's code: all its slots are 0.
+    Ordinals enter twice, by level and as a scalar, so that a network can use their order without being bound to it.
+    """
+
+    slot_column: Tensor
+    slot_code: Tensor
+    scalar_column: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, schema: StateSchema) -> None:
+        super().__init__()
+        slots = [(f, code) for f, c in enumerate(schema.columns) if c.discrete for code in range(len(c.labels))]
+        scalars = [(f, *_standard(c.kind, len(c.labels), c.centre, c.scale)) for f, c in enumerate(schema.columns)]
+        scalars = [s for s, c in zip(scalars, schema.columns, strict=True) if c.kind != "category"]
+        self.register_buffer("slot_column", torch.tensor([f for f, _ in slots], dtype=torch.long))
+        self.register_buffer("slot_code", torch.tensor([code for _, code in slots], dtype=torch.float32))
+        self.register_buffer("scalar_column", torch.tensor([f for f, _, _ in scalars], dtype=torch.long))
+        self.register_buffer("centre", torch.tensor([m for _, m, _ in scalars], dtype=torch.float32))
+        self.register_buffer("scale", torch.tensor([s for _, _, s in scalars], dtype=torch.float32))
+        self.width = len(slots) + len(scalars)
+
+    def forward(self, state: Tensor) -> Tensor:
+        levels = (state[:, self.slot_column] == self.slot_code).to(state.dtype)
+        return torch.cat([levels, (state[:, self.scalar_column] - self.centre) / self.scale], dim=1)
+
+
+def _standard(kind: str, levels: int, centre: float, scale: float) -> tuple[float, float]:
+    """Centre and scale of a scalar input; ordinals are spread over [-1, 1]."""
+    return ((levels - 1) / 2, max(levels - 1, 1) / 2) if kind == "ordinal" else (centre, scale)
+
+
+class Trunk(nn.Module):
+    """Encoder and hidden layers (tanh: bounded, smooth features keep the kernel's system well conditioned)."""
+
+    def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.encoder = Encoder(schema)
+        widths = (self.encoder.width, *hidden)
+        layers: list[nn.Module] = []
+        for i, o in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(i, o), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        self.width = widths[-1]
+
+    def forward(self, state: Tensor) -> Tensor:
+        out: Tensor = self.layers(self.encoder(state))
+        return out
+
+    def features(self, state: Tensor) -> Tensor:
+        """phi[N, 1 + width], first column 1."""
+        hidden = self(state)
+        return torch.cat([torch.ones_like(hidden[:, :1]), hidden], dim=1)
+
+
+class PolicyNetwork(nn.Module):
+    """log pi(a|s) over the menu."""
+
+    def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.trunk = Trunk(schema, hidden)
+        self.head = nn.Linear(self.trunk.width, len(schema.actions))
+
+    def forward(self, state: Tensor, menu: Tensor) -> Tensor:
+        """log pi[N, A]; -inf where ``menu[N, A]`` is False."""
+        return bellman.log_policy(self.head(self.trunk(state)), menu, 1.0)
+
+
+class AnchorValueNetwork(nn.Module):
+    """Q(s, A)[N], in reward units: linear in the trunk's features, so that the kernel can solve the last layer."""
+
+    def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.trunk = Trunk(schema, hidden)
+        self.head = nn.Parameter(torch.zeros(1 + self.trunk.width))
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.trunk.features(state) @ self.head
+
+
+class RewardNetwork(nn.Module):
+    """r(s, a)[N, A], in reward units. The anchor's column is g(s), given and not learned."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.anchor = schema.anchor
+        self.trunk = Trunk(schema, hidden)
+        self.head = nn.Linear(self.trunk.width, len(schema.actions))
+        self.register_buffer("centre", torch.zeros(len(schema.actions)))
+        self.register_buffer("scale", torch.ones(len(schema.actions)))
+
+    def forward(self, state: Tensor, anchor_reward: Tensor) -> Tensor:
+        reward = self.centre + self.scale * self.head(self.trunk(state))
+        is_anchor = torch.arange(reward.shape[1], device=reward.device) == self.anchor
+        return torch.where(is_anchor, anchor_reward.unsqueeze(-1), reward)
