@@ -36,12 +36,12 @@ class Finding:
         """The problem as one line; ``locate`` names a row."""
         line = self.what
         if len(self.rows):
-            shown = [
+            first = [
                 locate(int(row)) + (f": {self.values[i]}" if i < len(self.values) else "")
                 for i, row in enumerate(self.rows[:SHOWN])
             ]
             plural = "row" if len(self.rows) == 1 else "rows"
-            line += f" ({len(self.rows)} {plural}; first: {'; '.join(shown)})"
+            line += f" ({len(self.rows)} {plural}; first: {'; '.join(first)})"
         return f"{line}. {self.remedy}" if self.remedy else line
 
 
@@ -50,8 +50,8 @@ def finding(what: str, bad: Bools, *, values: pd.Series | None = None, remedy: s
     rows = np.flatnonzero(bad)
     if not len(rows):
         return []
-    shown = [] if values is None else [_shown(v) for v in values.iloc[rows[:SHOWN]]]
-    return [Finding(what, rows, shown, remedy)]
+    texts = [] if values is None else [shown(v, quoted=True) for v in values.iloc[rows[:SHOWN]]]
+    return [Finding(what, rows, texts, remedy)]
 
 
 def label(value: Any) -> str:
@@ -65,6 +65,13 @@ def label(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     return str(value)
+
+
+def shown(value: Any, *, quoted: bool = False) -> str:
+    """A value as messages show it."""
+    if _is_missing(value):
+        return "missing"
+    return repr(label(value)) if quoted else label(value)
 
 
 def natural_order(labels: Iterable[str]) -> tuple[str, ...]:
@@ -85,8 +92,11 @@ def factorized(values: pd.Series) -> tuple[Ints, list[Any]]:
         codes, uniques = pd.factorize(values)
     except TypeError:
         codes, uniques = pd.factorize(values.map(str))
-    listed = list(uniques)
-    missing = [i for i, value in enumerate(listed) if value is None or value is pd.NA or value != value]
+    listed: list[Any] = list(uniques)
+    if pd.api.types.is_float_dtype(uniques.dtype):  # float32 keeps its own short form: 0.8, not 0.800000011920929
+        kind: Any = getattr(uniques.dtype, "numpy_dtype", uniques.dtype)
+        listed = list(pd.Series(uniques).to_numpy(dtype=kind, na_value=np.nan))
+    missing = [i for i, value in enumerate(listed) if _is_missing(value)]
     codes = np.asarray(codes, dtype=np.int64)
     if missing:  # pyarrow-backed columns hold NaN beside NA, and factorize keeps it
         codes = np.where(np.isin(codes, missing), -1, codes)
@@ -119,5 +129,10 @@ def numbers(values: pd.Series) -> tuple[Floats, Bools]:
     return result, unread
 
 
-def _shown(value: Any) -> str:
-    return "missing" if value is None or value is pd.NA or value != value else repr(label(value))
+def _is_missing(value: Any) -> bool:
+    return (
+        value is None
+        or value is pd.NA
+        or value is pd.NaT
+        or (isinstance(value, (float, np.floating)) and value != value)
+    )

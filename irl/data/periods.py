@@ -60,8 +60,8 @@ def _dates(values: pd.Series) -> pd.Series | None:
     read = [_date(value) for value in uniques]
     if all(date is pd.NaT for date in read):
         return None
-    table = np.array([*read, pd.NaT], dtype="datetime64[us]")
-    return pd.Series(table[codes])
+    table = pd.Series([*read, pd.NaT], dtype="datetime64[us]")
+    return table.iloc[codes].reset_index(drop=True)
 
 
 def _date(value: object) -> pd.Timestamp | NaTType:

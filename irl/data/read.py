@@ -107,6 +107,9 @@ def _column_names(files: list[Path], wanted: Iterable[str] = ()) -> list[str]:
         lost = [name for name in wanted if name not in names and any(name in other for other in per_file)]
         if lost:
             lines.append(f"{file}: there is no column {', '.join(map(repr, lost))}, and other files have it")
+    for file, names in zip(files, per_file, strict=True):
+        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+            raise InputError(f"{file}: one column named {names[0][:60]!r}; columns have to be separated by commas")
     if lines:
         raise InputError("the files differ in their columns:\n  " + _some(lines))
     return [name for name in dict.fromkeys(per_file[0]) if all(name in names for names in per_file)]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from irl.config import Config, Data, InputError, nearest
-from irl.data.encode import Bools, Finding, Floats, Ints, factorized, finding, label, labelled, numbers
+from irl.data.encode import Bools, Finding, Floats, Ints, factorized, finding, labelled, numbers, shown
 from irl.data.periods import period_numbers
 from irl.data.schema import StateSchema, encode_columns, fit_schema, missing_columns, segments_of
 
@@ -89,10 +89,10 @@ def last_of_member(member: Ints) -> Bools:
 
 def _error(findings: list[Finding], frame: pd.DataFrame, config: Config, source: str) -> InputError:
     names = {config.data.member: "member", config.data.period: "period"}
-    shown = [name for name in names if name in frame.columns]
+    known = [name for name in names if name in frame.columns]
 
     def locate(row: int) -> str:
-        return ", ".join([f"row {row + 1}", *(f"{names[name]} {label(frame[name].iloc[row])}" for name in shown)])
+        return ", ".join([f"row {row + 1}", *(f"{names[name]} {shown(frame[name].iloc[row])}" for name in known)])
 
     lines = [f.text(locate) for f in findings]
     count = f"{len(lines)} problems" if len(lines) > 1 else "1 problem"

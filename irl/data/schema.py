@@ -308,10 +308,10 @@ def _fit_column(name: str, feature: Feature, parents: tuple[int, ...], values: p
             known |= {"minimum": float(codes.min()), "maximum": float(codes.max())}
         return Column(name=name, kind=feature.kind, **known)
     usable = _values(empty, values)[0]
-    usable = usable[np.isfinite(usable)]
+    usable = np.sort(usable[np.isfinite(usable)])  # sums then do not depend on the order of the rows
     if len(usable):
         spread = float(usable.std())
-        known |= {"centre": float(usable.mean()), "minimum": float(usable.min()), "maximum": float(usable.max())}
+        known |= {"centre": float(usable.mean()), "minimum": float(usable[0]), "maximum": float(usable[-1])}
         known["scale"] = spread if spread > TOLERANCE * max(abs(known["centre"]), 1e-30) else 1.0
     return Column(name=name, kind=feature.kind, **known)
 
