@@ -33,6 +33,9 @@ from irl import bellman
 Expectation = Callable[[Tensor], Tensor]
 """value[S] -> E[value(s')|s,a], shape [S, A]; linear and differentiable in ``value``."""
 
+ROUNDING = 1e-14
+"""Rows whose probabilities sum to one up to this count as losing nothing."""
+
 
 @dataclass(frozen=True)
 class FiniteMDP:
@@ -91,7 +94,8 @@ class Solution:
     """Values and choices of a soft MDP; the phase axis is there if the problem has it.
 
     value[(P,) S]; q and log_policy[(P,) S, A], -inf where not available. ``error`` bounds the sup-norm distance of
-    ``value`` to the exact one; ``residual`` is the largest violation of the Bellman equation.
+    ``value`` to the exact one (beside rounding: some 1e-16 / (1 - gamma) of the value); ``residual`` is the largest
+    violation of the Bellman equation.
     """
 
     value: Tensor
@@ -192,7 +196,7 @@ def _fixed_point(
     """
     reward, terminal = mdp.phased(mdp.reward), ~mdp.available.any(-1)
     staying = mdp.expectation((~terminal).to(torch.float64))
-    conserving = bool((staying >= 1 - 1e-12)[mdp.available].all())
+    conserving = bool(((staying - 1).abs() <= ROUNDING)[mdp.available].all())
     log_beta = mdp.phases * math.log(mdp.discount) if mdp.discount > 0 else -math.inf
     horizon = math.exp(log_beta) / -math.expm1(log_beta)  # beta / (1 - beta)
 

@@ -1,0 +1,138 @@
+"""The market's exact answers to scenarios: against simulation, against markets changed by hand, and one identity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from irl import membership
+from irl.config import InputError
+from irl.membership import ACTIONS, ANNUAL, MONTHLY, Market, MarketSolution
+from irl.membership_scenarios import exact_outcomes, exact_surplus, scenario_edit
+
+
+def small_market(discount: float = 0.95) -> Market:
+    full = Market(discount=discount, price_factors=(0.8, 1.2), contract_months=4)
+    return replace(
+        full,
+        segments={name: full.segments[name] for name in ("gen_z", "rural_india")},
+        seasons={name: full.seasons[name] for name in ("video", "gaming")},
+    )
+
+
+@pytest.fixture(scope="module")
+def baseline() -> MarketSolution:
+    return membership.solve(small_market())
+
+
+@pytest.fixture(scope="module")
+def start(baseline: MarketSolution) -> pd.DataFrame:
+    return membership.simulate(baseline, members=200, periods=1, seed=2)
+
+
+def changed(market: Market, *changes: dict[str, Any]) -> MarketSolution:
+    edit = scenario_edit(market, {"name": "test", "changes": changes})
+    return membership.solve(market, edit=edit)
+
+
+def test_outcomes_agree_with_a_large_simulation(baseline: MarketSolution):
+    panel = membership.simulate(baseline, members=20_000, periods=15, seed=4)
+    exact = exact_outcomes(baseline, panel[panel["period"] == 0], periods=15).set_index(["segment", "period"])
+    assert list(exact) == ["share_none", "share_monthly", "share_annual", "join", "renewal", "cancel"]
+    groups = [panel["segment"], panel["period"]]
+    was = panel.groupby("member_id")["plan"].shift().fillna(panel["status"].replace("out", "none"))
+    plan, everyone = panel["plan"], panel["plan"].notna()
+    seen = {f"share_{a}": (plan == a, everyone) for a in ACTIONS}
+    seen |= {"join": (plan != "none", was == "none"), "renewal": (plan != "none", was != "none")}
+    for name, (event, among) in seen.items():
+        rate = event[among].groupby(groups).agg(["mean", "size"])
+        z = (rate["mean"] - exact[name]).abs() / np.sqrt(exact[name] * (1 - exact[name]) / rate["size"])
+        assert len(z) == 30 and z.max() < 4 and z.mean() < 1.3, name
+    np.testing.assert_allclose(exact["cancel"], 1 - exact["renewal"])
+
+
+def test_a_price_change_is_a_market_with_that_price(baseline: MarketSolution, start: pd.DataFrame):
+    scenario = changed(baseline.market, {"feature": {"name": "price_annual", "scale": 1.25}})
+    dearer = membership.solve(replace(baseline.market, list_annual=105.0))
+    torch.testing.assert_close(scenario.reward, dearer.reward, equal_nan=True)
+    torch.testing.assert_close(scenario.value, dearer.value)
+    moved = start.assign(price_annual=start["price_annual"] * 1.25)
+    pd.testing.assert_frame_equal(
+        exact_outcomes(scenario, start, periods=4), exact_outcomes(dearer, moved, periods=4), rtol=1e-9
+    )
+
+
+def test_prices_that_no_member_of_the_panel_faced(baseline: MarketSolution, start: pd.DataFrame):
+    frame = start.assign(price_annual=91.5)
+    with pytest.raises(InputError, match="not solved for"):
+        baseline.locate(frame)
+    solution = membership.solve(baseline.market, cells=membership.cells_of(frame))
+    assert len(solution.cells) == 4  # two segments, two monthly prices
+    scenario = changed(baseline.market, {"feature": {"name": "price_annual", "set": 91.5}})
+    np.testing.assert_allclose(
+        membership.true_value(solution, frame), membership.true_value(scenario, start), atol=1e-9, rtol=0
+    )
+
+
+def test_changes_hold_only_where_they_should(baseline: MarketSolution):
+    free = {"segment": "gen_z", "status": ["out", "monthly"], "months_left": 0, "month": {"min": 2, "max": 4}}
+    scenario = changed(
+        baseline.market,
+        {"reward": {"action": "annual", "scale": 2, "add": -1.08, "where": free}},
+        {"reward": {"action": "monthly", "add": 0.5, "where": {"price_annual": 100.8}}},
+        {"feature": {"name": "price_annual", "add": 33.6, "where": {"segment": "rural_india", "price_annual": 67.2}}},
+        {"remove": {"action": "monthly", "where": {"segment": ["rural_india"]}}},
+    )
+    for number, cell in enumerate(scenario.cells):
+        table, old, new = baseline.market.state_table(cell), baseline.reward[number], scenario.reward[number]
+        here = ((cell.segment == "gen_z") & (table["status"] != "annual") & table["month"].between(2, 4)).to_numpy()
+        annual = old[..., ANNUAL].flatten().numpy()
+        expected = np.where(here, 2 * annual - 1.08, annual)
+        if cell.segment == "rural_india" and cell.price_annual == 67.2:
+            expected = expected - np.where(table["status"] != "annual", 0.036 * 33.6, 0)
+        np.testing.assert_allclose(new[..., ANNUAL].flatten().numpy(), expected)
+        bonus = 0.5 if cell.price_annual == 100.8 or cell.segment == "rural_india" else 0.0  # at the new price
+        torch.testing.assert_close(new[..., MONTHLY], old[..., MONTHLY] + bonus, equal_nan=True)
+        removed = cell.segment == "rural_india"
+        assert bool((scenario.policy[number, ..., MONTHLY] == 0).all()) == removed
+    frame = baseline.market.state_table(scenario.cells[-1])
+    assert membership.true_reward(scenario, frame)["monthly"].isna().all()
+    assert (exact_outcomes(scenario, frame, periods=3)["share_monthly"] == 0).all()
+
+
+def test_surplus_is_what_a_lower_price_saves():
+    """Envelope: the surplus per month of a cent off is a cent times the discounted share of those who pay."""
+    market = small_market(discount=0.9)
+    baseline = membership.solve(market)
+    start = membership.simulate(baseline, members=200, periods=1, seed=2)
+    cheaper = changed(market, {"feature": {"name": "price_monthly", "add": -0.01}})
+    outcomes = exact_outcomes(baseline, start, periods=200)
+    discounted = 0.1 * 0.9 ** outcomes["period"] * outcomes["share_monthly"]
+    paying = discounted.groupby(outcomes["segment"]).sum()
+    np.testing.assert_allclose(exact_surplus(baseline, cheaper, start), 0.01 * paying, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"reward": {"action": "anual", "add": 1}},
+            "unknown action other than the anchor 'anual'; did you mean 'annual'",
+        ),
+        ({"reward": {"action": "none", "add": 1}}, "unknown action other than the anchor 'none'"),
+        ({"remove": {"action": "none"}}, "unknown action other than the anchor 'none'"),
+        ({"feature": {"name": "video", "set": 2}}, "unknown price 'video'"),
+        ({"remove": {"action": "monthly", "where": {"month": 3}}}, "cannot depend on the month"),
+        ({"remove": {"action": "monthly", "where": {"segmnt": "gen_z"}}}, "did you mean 'segment'"),
+        ({"remove": {"action": "monthly", "where": {"segment": "gen_x"}}}, "did you mean 'gen_z'"),
+        ({"feature": {"name": "price_annual", "scale": [1.1, 1.2]}}, "sweep"),
+    ],
+)
+def test_what_the_market_cannot_answer_is_refused(change: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        scenario_edit(small_market(), {"name": "test", "changes": [change]})
