@@ -8,6 +8,7 @@ is, so ``"3.0"`` and ``"true"`` in a text column stay what they are.
 from __future__ import annotations
 
 import datetime
+import decimal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,8 @@ def label(value: Any) -> str:
     """The label of one value."""
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value))
+    if isinstance(value, decimal.Decimal):
+        value = float(value)
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     if isinstance(value, datetime.datetime) and value.time() == datetime.time():

@@ -2,9 +2,9 @@
 
 CSV columns are read as text and typed as a whole over all files: integers, then numbers, then booleans, else text.
 Digits with leading zeros (``007``) and integers beyond 64 bits stay text, so identifiers survive. Empty cells and the
-usual marks (``NA``, ``NaN``, ``null`` …) are missing. Relative paths start at the current directory. In a folder, names
-that start with ``.`` or ``_`` and other kinds of files are passed over. Limits: UTF-8 and commas only; partition
-folders (``year=2024/``) do not become columns.
+usual marks (``NA``, ``NaN``, ``null`` …; not ``None``) are missing. Relative paths start at the current directory. In a
+folder, also one that a glob matches, names that start with ``.`` or ``_`` and other kinds of files are passed over.
+Limits: UTF-8 and commas only; partition folders (``year=2024/``) do not become columns.
 """
 
 from __future__ import annotations
@@ -77,9 +77,10 @@ def _files(path: str) -> list[Path]:
             raise InputError(f"{path}: neither Parquet nor CSV by its name; call it .parquet, .csv or .csv.gz")
         return [place]
     if place.is_dir():
-        found = [p for p in place.rglob("*") if not any(x[0] in "._" for x in p.relative_to(place).parts)]
+        found = _inside(place)
     elif glob.has_magic(path):
-        found = [Path(p) for p in glob.glob(str(place), recursive=True)]
+        matched = [Path(p) for p in glob.glob(str(place), recursive=True)]
+        found = list({p for m in matched for p in ([m] if m.is_file() else _inside(m))})
     else:
         siblings = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
         hint = nearest(place.name, siblings) if siblings else ""
@@ -94,24 +95,31 @@ def _files(path: str) -> list[Path]:
     return files
 
 
+def _inside(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if not any(x[0] in "._" for x in p.relative_to(folder).parts)]
+
+
 def _format(file: Path) -> str | None:
     name = file.name.lower()
     return "parquet" if name.endswith(PARQUET) else "csv" if name.endswith(CSV) else None
 
 
 def _column_names(files: list[Path], wanted: Iterable[str] = ()) -> list[str]:
-    """The columns that all files have; InputError naming the unreadable files and those that lack a wanted column."""
+    """The columns that all files have; InputError naming the files in which a wanted one cannot be found."""
     per_file = _of_each(files, _names)
     lines = []
     for file, names in zip(files, per_file, strict=True):
         lost = [name for name in wanted if name not in names and any(name in other for other in per_file)]
+        twice = [name for name in wanted if names.count(name) > 1]
         if lost:
             lines.append(f"{file}: there is no column {', '.join(map(repr, lost))}, and other files have it")
+        if twice:
+            lines.append(f"{file}: column {', '.join(map(repr, twice))} appears twice")
     for file, names in zip(files, per_file, strict=True):
         if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
             raise InputError(f"{file}: one column named {names[0][:60]!r}; columns have to be separated by commas")
     if lines:
-        raise InputError("the files differ in their columns:\n  " + _some(lines))
+        raise InputError("the columns of the files cannot be told apart or put together:\n  " + _some(lines))
     return [name for name in dict.fromkeys(per_file[0]) if all(name in names for names in per_file)]
 
 

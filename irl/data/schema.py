@@ -354,9 +354,13 @@ def _value_problems(column: Column, values: Values, place: str) -> list[str]:
         return []
     if not column.discrete:
         return [f"{place}: {v!r} is not a number, and {column.name!r} is {column.kind}" for v in values if _text(v)]
-    strange = [label(v) for v in values if label(v) not in column.labels]
+    strange = [v for v in values if label(v) not in column.labels]
     why = "never occurs in the data" if column.kind == "category" else "is not one of the levels"
-    return [f"{place}: {v!r} {why}{nearest(v, column.labels)}" for v in strange]
+    yaml = " (YAML reads yes and no as true and false: quote them)"
+    return [
+        f"{place}: {label(v)!r} {why}{yaml if isinstance(v, bool) else ''}{nearest(label(v), column.labels)}"
+        for v in strange
+    ]
 
 
 def _text(value: Any) -> bool:

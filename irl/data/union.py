@@ -50,7 +50,7 @@ def union_membership() -> pd.DataFrame:
             "last_year": before.map(dict(enumerate(ACTIONS))),
             "exper": raw["exper"],
             "educ": raw["educ"],
-            "married": raw["married"].map({0: "no", 1: "yes"}),
+            "married": raw["married"].map({0: "single", 1: "married"}),
             "occupation": pd.Series(occupation).map(OCCUPATIONS),
             "rur": raw["rur"].map({0: "urban", 1: "rural"}),
         }

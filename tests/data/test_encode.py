@@ -7,6 +7,7 @@ import decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from irl.data.encode import label, labelled, natural_order, numbers
@@ -25,6 +26,8 @@ from irl.data.encode import label, labelled, natural_order, numbers
         (np.False_, "False"),
         ("3.0", "3.0"),
         (b"in", "in"),
+        (decimal.Decimal("1.50"), "1.5"),
+        (decimal.Decimal("2.00"), "2"),
         (pd.Timestamp("2024-01-31"), "2024-01-31"),
         (datetime.date(2024, 1, 31), "2024-01-31"),
         (float("inf"), "inf"),
@@ -49,9 +52,8 @@ def test_labels_of_unused_categories_are_left_out():
 
 
 def test_arrow_nan_is_missing():
-    values = pd.Series(pd.array([1.0, None], dtype="float64[pyarrow]"))
-    assert labelled(values / values)[0].tolist() == [0, -1]
-    assert labelled(pd.Series(np.array([0.0, 1.0])).astype("float64[pyarrow]").map(lambda x: x))[1] == ["0", "1"]
+    values = pd.Series(pd.arrays.ArrowExtensionArray(pa.array([1.0, float("nan"), None])))
+    assert labelled(values)[0].tolist() == [0, -1, -1]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,13 @@ def test_rows_after_the_first_terminal_row_may_stay_terminal(study, frame):
     more = pd.concat([frame, frame.iloc[[4]].assign(month=6)])
     panel = panel_from_frame(more, study())
     assert panel.next_row.tolist()[3:6] == [4, -1, -1]
-    assert panel.gaps == 1
+    assert panel.gaps == panel.take_members(torch.tensor([True, True])).gaps == 1
+
+
+def test_nothing_is_chosen_in_a_terminal_row_with_a_menu(study, frame):
+    panel = panel_from_frame(frame, study(available={}))
+    assert panel.menu[4].all() and not panel.free[4]
+    assert panel.next_choice.tolist() == [1, 2, 3, 4, -1, -1, 7, -1]
 
 
 def test_durations_set_where_the_next_row_is_expected(study, frame):

@@ -32,7 +32,15 @@ def test_file_folder_and_glob_agree(here, study, frame, suffix):
     (here / "many" / "README").write_text("not data")
     write(frame.iloc[:1], here / "many" / f".hidden.{suffix}")
     expected = panel_from_frame(frame, study())
-    for path in (f"one.{suffix}", "many", f"many/**/*.{suffix}", f"many/deep?/part.{suffix}", str(here / "many")):
+    for path in (
+        f"one.{suffix}",
+        "many",
+        f"many/**/*.{suffix}",
+        f"many/deep?/part.{suffix}",
+        "man?",
+        "many/*",
+        str(here / "many"),
+    ):
         panel = read_panel(study(path=path))
         assert panel.schema == expected.schema
         for name, values in tensors_of(panel).items():
@@ -97,6 +105,7 @@ def damaged(here, frame):
     write(frame, here / "mixed" / "b.parquet")
     write(frame, here / "uneven" / "a.csv")
     write(frame.drop(columns="price"), here / "uneven" / "b.csv")
+    (here / "twice.csv").write_text("id,plan,id\n1,none,2\n")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +122,7 @@ def damaged(here, frame):
         ("empty", "the folder holds no .parquet or .csv"),
         ("nothing*.csv", "the pattern matches no"),
         ("mixed", r"mixed \(a.csv, b.parquet\)"),
+        ("twice.csv", "twice.csv: column 'id' appears twice"),
         ("uneven", "uneven/b.csv: there is no column 'price', and other files have it"),
     ],
 )

@@ -152,6 +152,13 @@ def test_everything_at_once(study, frame):
         assert part in line, (line, part)
 
 
+def test_a_problem_of_a_row_makes_no_second_one_elsewhere(study, frame):
+    lost = problems(frame.astype({"month": float}).assign(month=[np.nan, np.nan, 3, 4, 5, 1, 3, 4]), study())
+    assert len(lost) == 1 and "period column 'month': missing values (2 rows" in lost[0]
+    twice = problems(frame.assign(month=[1, 2, 2, 4, 5, 1, 3, 4], lasts=1), study(duration="lasts"))
+    assert len(twice) == 1 and "several rows for one member and period" in twice[0]
+
+
 def test_a_missing_action_is_allowed_only_where_no_decision_is_made(study, frame):
     panel_from_frame(frame, study())  # row 5, terminal
     found = problems(frame, study(terminal={}, available={}))

@@ -113,6 +113,9 @@ def test_matches(schema, frame):
     assert held({"price": Between(min=1.2, max=2)}) == [0, 0, 0, 0, 0, 1, 1, 1]
     assert held({"uses": Between(min=4)}) == [0, 1, 1, 0, 0, 0, 0, 1]
     assert held({"left": Between(min=1)}) == [0, 1, 1, 0, 0, 0, 0, 0]
+    tenths = schema.encode(frame.assign(price=0.1))
+    assert schema.matches(sum([tenths] * 10), {"price": (1.0,)}).all()  # sums to 1.0000001
+    assert schema.matches(sum([tenths] * 10), {"price": Between(max=1)}).all()
     assert schema.matches(state.view(2, 4, 4), {"left": (0,)}).shape == (2, 4)
 
 
@@ -138,6 +141,7 @@ def test_levels_may_be_listed_in_their_own_order(study, frame):
     [
         ({"statsu": ("in",)}, "unknown state column 'statsu'; did you mean 'status'"),
         ({"status": ("locekd",)}, "'locekd' never occurs in the data; did you mean 'locked'"),
+        ({"status": (True,)}, "'True' never occurs in the data .YAML reads yes"),
         ({"left": (3,)}, "'3' is not one of the levels"),
         ({"price": ("dear",)}, "'dear' is not a number"),
         ({"status": Between(min=1)}, "a range needs numbers"),
