@@ -17,7 +17,7 @@ import re
 
 import numpy as np
 import pandas as pd
-from pandas._libs.tslibs.nattype import NaTType
+from pandas.api.typing import NaTType
 
 from irl.data.encode import Bools, Finding, Ints, factorized, finding, numbers
 
