@@ -135,6 +135,18 @@ def test_members_follow_the_exact_policy(small: MarketSolution, panel: pd.DataFr
     assert cells > 60 and 0.6 < statistic / cells < 1.4  # a mean of chi-squares with one degree of freedom each
 
 
+def test_members_follow_the_season():
+    market = replace(small_market(), seasons={"video": (-1.0,) * 6 + (3.0,) * 6, "gaming": (0.0,) * 12})
+    solution = membership.solve(market)
+    panel = membership.simulate(solution, members=4000, periods=14, seed=1)
+    policy, january = (membership.true_policy(solution, f)["monthly"] for f in (panel, panel.assign(month=0)))
+    shift = policy - january
+    score = (((panel["plan"] == "monthly") - policy) * shift).sum()
+    spread = np.sqrt((policy * (1 - policy) * shift**2).sum())
+    power = (shift**2).sum() / spread  # about where |score / spread| would be if members always behaved as in January
+    assert power > 8 and abs(score / spread) < 3
+
+
 def test_engagement_moves_by_its_kernels(small: MarketSolution, panel: pd.DataFrame):
     following = panel.groupby("member_id").shift(-1)
     for (segment, member), rows in panel.groupby(["segment", panel["plan"] != "none"]):
@@ -203,7 +215,7 @@ def test_locating_rows(small: MarketSolution, panel: pd.DataFrame):
         ("price_annual", 84.0, "not solved for.*84"),
         ("price_annual", np.nan, "not solved for.*nan"),
         ("status", "lapsed", "1 rows are not states.*first: 5"),
-        ("months_left", 4, "1 rows are not states"),
+        ("months_left", 1, "1 rows are not states"),  # but not on the annual plan
         ("video", 3, "1 rows are not states"),
         ("month", 12, "1 rows are not states"),
     ],
@@ -215,6 +227,9 @@ def test_rows_outside_the_market_are_refused(
     assert frame.loc[5, column] != wrong
     frame.loc[5, column] = wrong
     with pytest.raises(InputError, match=message):
+        small.locate(frame)
+    frame = panel[panel["status"] == "annual"].head(5).assign(months_left=4)
+    with pytest.raises(InputError, match="5 rows are not states"):
         small.locate(frame)
     with pytest.raises(InputError, match=f"lacks the state columns {column}"):
         small.locate(panel.drop(columns=column))
@@ -247,6 +262,11 @@ def test_script_writes_the_panel_and_its_truth(tmp_path: Path):
     assert len(panel) == 40 * 36 and set(panel) == columns
     assert truth[["member_id", "period"]].equals(panel[["member_id", "period"]])
     assert list(truth)[2:] == [f"{kind}_{a}" for kind in ("reward", "policy") for a in ACTIONS] + ["value"]
+    drawn = np.random.default_rng(3).choice(
+        36, size=40, p=[s.share / 9 for s in Market().segments.values() for _ in range(9)]
+    )
+    cells = panel.drop_duplicates("member_id")[list(Cell._fields)].itertuples(index=False)
+    assert [Cell(*cell) for cell in cells] == [Market().cells()[number] for number in drawn]
     log_odds = np.log(truth["policy_annual"] / truth["policy_none"])
     assert log_odds.corr(truth["value"]) > 0.3  # value and policy of the same rows
 

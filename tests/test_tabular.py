@@ -78,6 +78,17 @@ def test_patience_costs_no_sweeps_where_the_process_mixes():
     assert sweeps[1] < 2 * sweeps[0] + 20  # plain value iteration: 220 and 30,000
 
 
+def test_a_high_level_of_values_does_not_cost_precision():
+    # Two sticky states with rewards 100.5 and 100: values near 100,000, whose rounding alone is 1e-11 per sweep and
+    # would be multiplied by gamma / (1 - gamma) = 999 in the bound. They differ by .5 / (1 - gamma (1 - 2 p)).
+    transition = tensor([[[0.99, 0.01]], [[0.01, 0.99]]])
+    available = torch.ones(2, 1, dtype=torch.bool)
+    solution = tabular.solve(FiniteMDP(tensor([[100.5], [100]]), available, dense_expectation(transition), 0.999))
+    assert solution.converged and solution.iterations < 2000
+    assert float(solution.value.mean()) == pytest.approx(100_250, abs=2e-10, rel=0)
+    assert float(solution.value[0] - solution.value[1]) == pytest.approx(0.5 / (1 - 0.999 * 0.98), abs=2e-10, rel=0)
+
+
 def test_parts_that_do_not_communicate():
     parts = [random_problem(0.95, seed=seed) for seed in (3, 4)]
     transition = torch.zeros(14, 3, 14, dtype=torch.float64)
