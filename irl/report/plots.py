@@ -1,0 +1,243 @@
+"""The report's figures as inline SVG: small panels that a page can lay out for any width and colour for any theme.
+
+Text stays text. Colours are drawn as marker values and then replaced by ``currentColor`` and the style sheet's
+``var(--c0)``, ``var(--c1)`` ..., so that one figure serves light and dark. Nothing refers to the outside.
+
+Limits: text is measured in matplotlib's own font and shown in the reader's; margins leave room for the difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from irl.report.record import ScenarioRecord, at
+from irl.report.tables import LEAST_ANCHOR_SHARE, AnchorShare, percent
+
+COLOURS = 8
+"""Series colours of the style sheet; 0 is the anchor's grey. More actions than that repeat the others."""
+WARNING = "#0a0b5f"
+INK = "#0a0b5e"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "irl",
+    "text.parse_math": False,  # names are data: a $ in them is a dollar
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.facecolor": "none",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small figure: a caption, what it shows in words, and its SVG."""
+
+    caption: str
+    description: str
+    svg: str
+
+
+def series(number: int) -> int:
+    """The style sheet's colour for an action: 0 is the anchor, others count from 1 and repeat when colours run out."""
+    return number if number < COLOURS else 1 + (number - 1) % (COLOURS - 1)
+
+
+def colour(number: int) -> str:
+    """The marker value of :func:`series`, to draw with."""
+    return f"#0a0b0{series(number)}"
+
+
+def anchor_panel(shares: Sequence[AnchorShare], anchor: str) -> Panel:
+    """Bars of the anchor's share by segment, thin ones in the warning colour, and the threshold."""
+
+    def draw(axes: Axes) -> None:
+        y = np.arange(len(shares))
+        values = [100 * s.share for s in shares]
+        axes.barh(y, values, height=0.62, color=[WARNING if s.thin else colour(0) for s in shares])
+        for i, value in enumerate(values):
+            if np.isfinite(value):
+                axes.text(value + 1, i, f"{value:.1f} %", va="center", fontsize=9)
+        axes.axvline(100 * LEAST_ANCHOR_SHARE, color=WARNING, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_yticks(y, [short(s.segment) for s in shares])
+        axes.set_ylim(len(shares) - 0.5, -0.5)
+        axes.set_xlim(0, 1.22 * max([10.0, *(v for v in values if np.isfinite(v))]))
+        axes.set_xlabel("% of decisions")
+
+    said = ", ".join(f"{s.segment} {percent(s.share)}" for s in shares)
+    text = f"Share of decisions at {anchor} by segment: {said}."
+    return _panel("", text, draw, height=0.9 + 0.3 * len(shares), width=4.6)
+
+
+def reward_panels(summary: pd.DataFrame, actions: Sequence[str], numbers: Sequence[int]) -> list[Panel]:
+    """One panel per action: mean, and the 10th to 90th percentile over visited states, by segment.
+
+    ``summary`` has columns action, segment, mean, p10, p90 in reward units; ``numbers`` are the actions' colours.
+    """
+    panels = []
+    bounds = summary[["p10", "p90", "mean"]].to_numpy(float)
+    low, high = float(np.nanmin(bounds)), float(np.nanmax(bounds))
+    margin = 0.06 * max(high - low, 0.1)
+    for action, n in zip(actions, numbers, strict=True):
+        rows = summary[summary["action"] == action]
+        if rows.empty:
+            continue
+
+        def draw(axes: Axes, rows: pd.DataFrame = rows, n: int = n) -> None:
+            y = np.arange(len(rows))
+            axes.axvline(0, color=INK, linewidth=0.6, alpha=0.5)
+            axes.hlines(y, rows["p10"], rows["p90"], color=colour(n), linewidth=5, alpha=0.35)
+            axes.plot(rows["mean"], y, "o", color=colour(n), markersize=6)
+            axes.set_yticks(y, [short(s) for s in rows["segment"]])
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+            axes.set_xlim(low - margin, high + margin)
+            axes.set_xlabel("reward units per choice")
+            axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
+
+        said = ", ".join(f"{r.segment} {r.mean:.2f}" for r in rows.itertuples())
+        text = f"Mean recovered reward of {action} by segment, reward units: {said}."
+        panels.append(_panel(action, text, draw, height=0.85 + 0.3 * len(rows), width=3.9))
+    return panels
+
+
+def share_panels(
+    scenario: ScenarioRecord, case: str, segments: Sequence[str], actions: Sequence[str], numbers: Sequence[int]
+) -> list[Panel]:
+    """One panel per segment: paths of the plan shares, baseline dashed, the case solid, one colour per action."""
+    found = {(s, a): scenario.outcome(case=case, segment=s, name=f"share_{a}") for s in segments for a in actions}
+    found = {key: rows for key, rows in found.items() if len(rows)}
+    if not found:
+        return []
+    highest = max(float(rows[["baseline", "scenario"]].max().max()) for rows in found.values())
+    panels = []
+    for segment in segments:
+        lines = [(a, n, found[segment, a]) for a, n in zip(actions, numbers, strict=True) if (segment, a) in found]
+        if not lines:
+            continue
+
+        def draw(axes: Axes, lines: list[tuple[str, int, pd.DataFrame]] = lines) -> None:
+            for _, n, rows in lines:
+                x, base, new = (rows[c].to_numpy(float) for c in ("period", "baseline", "scenario"))
+                low, high = (100 * (base + rows[c].to_numpy(float)) for c in ("low", "high"))
+                if np.isfinite(low).any():
+                    axes.fill_between(x, low, high, color=colour(n), alpha=0.2, linewidth=0)
+                one = "o" if len(x) == 1 else ""
+                axes.plot(x, 100 * base, linestyle=(0, (4, 3)), marker=one, color=colour(n), linewidth=1.3, alpha=0.8)
+                axes.plot(x, 100 * new, marker=one, color=colour(n), linewidth=2)
+            axes.set_ylim(0, min(105.0, 108 * highest))
+            axes.set_xlabel("period")
+            axes.set_ylabel("% of members")
+            axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+
+        ends = ", ".join(f"{a} {percent(r.baseline.iloc[-1])} to {percent(r.scenario.iloc[-1])}" for a, _, r in lines)
+        text = f"Plan shares in segment {segment}, baseline to scenario at the last period: {ends}."
+        panels.append(_panel(segment, text, draw))
+    return panels
+
+
+def truth_panels(
+    estimated: pd.DataFrame, truth: pd.DataFrame, actions: Sequence[str], numbers: Sequence[int]
+) -> list[Panel]:
+    """One panel per action: how often each pair of true and recovered reward occurs, and the line where they agree."""
+    panels = []
+    for action, n in zip(actions, numbers, strict=True):
+        pairs = pd.DataFrame({"x": truth[action], "y": estimated[action]}).dropna()
+        if pairs.empty:
+            continue
+
+        def draw(axes: Axes, pairs: pd.DataFrame = pairs, n: int = n) -> None:
+            red, green, blue, _ = to_rgba(colour(n))
+            shades = ListedColormap([(red, green, blue, a) for a in np.linspace(0.12, 1, 9)])
+            low, high = float(pairs.min().min()), float(pairs.max().max())
+            extent = (low, high, low, high) if high > low else (low - 1, low + 1, low - 1, low + 1)
+            axes.hexbin(
+                pairs["x"], pairs["y"], gridsize=36, bins="log", mincnt=1, cmap=shades, linewidths=0, extent=extent
+            )
+            axes.plot(extent[:2], extent[:2], color=INK, linewidth=0.8, alpha=0.7)
+            axes.set_xlabel("true reward, reward units")
+            axes.set_ylabel("recovered, reward units")
+            axes.set_aspect("equal")
+
+        related = float(np.corrcoef(pairs["x"], pairs["y"])[0, 1]) if pairs.std().min() > 0 else float("nan")
+        text = f"Recovered against true reward of {action}: correlation {related:.3f} over {len(pairs):,} rows."
+        panels.append(_panel(action, text, draw, width=3.9, height=3.6))
+    return panels
+
+
+def loss_panels(metrics: object, steps: Sequence[tuple[str, str]]) -> list[Panel]:
+    """The held-out loss by epoch of every step that has a history; ``steps`` are (key of the metrics, caption)."""
+    panels = []
+    for key, caption in steps:
+        history = at(metrics, key, "history", default=at(metrics, key, "trained", "history", default=[]))
+        losses = [float(x) for x in history if isinstance(x, (int, float))]
+        if len(losses) < 2:
+            continue
+
+        def draw(axes: Axes, losses: list[float] = losses) -> None:
+            axes.plot(np.arange(1, len(losses) + 1), losses, color=colour(1), linewidth=1.6)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel("held-out loss")
+            axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+
+        text = f"Held-out loss of {caption} by epoch: from {losses[0]:.3g} to {losses[-1]:.3g}."
+        panels.append(_panel(caption, text, draw, height=2.4))
+    return panels
+
+
+def short(name: str, longest: int = 22) -> str:
+    """A name that fits beside an axis."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _panel(
+    caption: str, description: str, draw: Callable[[Axes], None], *, width: float = 3.9, height: float = 2.6
+) -> Panel:
+    """Draw on fresh axes (inches) and give the figure as an SVG that can stand in a page beside others."""
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # the reader's font has it
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.tick_params(length=3)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return Panel(caption, description, _inline(buffer.getvalue()))
+
+
+def _inline(svg: str) -> str:
+    """A stand-alone SVG made fit for a page: no prolog, metadata, style or names shared with other figures."""
+    svg = svg[svg.index("<svg") :]
+    for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->", r'\sxmlns(:\w+)?="[^"]*"'):
+        svg = re.sub(part, "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the figure's own background
+    mine = f"f{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
+    for before, after in ((' id="', f' id="{mine}'), ("url(#", f"url(#{mine}"), ('xlink:href="#', f'href="#{mine}')):
+        svg = svg.replace(before, after)
+    svg = re.sub(r"font-family: [^;\"]*; ", "", svg)  # the page's
+    svg = svg.replace(INK, "currentColor").replace(WARNING, "var(--warn)")
+    svg = re.sub(r"#0a0b0(\d)", r"var(--c\1)", svg)
+    return re.sub(r"<svg", '<svg role="presentation" aria-hidden="true"', svg, count=1).strip()

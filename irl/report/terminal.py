@@ -1,0 +1,49 @@
+"""The report's segment tables for a terminal. Names are shown as they are, never read as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from irl.report import tables, words
+from irl.report.record import Record
+from irl.report.tables import Table
+from irl.report.truth import Truth, truth_table
+
+
+def print_report(record: Record, truth: Truth | str, *, console: Console) -> None:
+    """Rewards, every scenario's shares and surplus by segment, and what to be careful about."""
+    for heading, table in _tables(record, truth):
+        if heading:
+            console.print(Text(heading, style="bold"))
+        if table is not None:
+            console.print(_rich(table))
+    for caution in words.cautions(record):
+        console.print(Text(f"warning: {caution}", style="yellow"))
+
+
+def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | None]]:
+    """(heading, table) in reading order; either may be empty."""
+    yield "", tables.reward_table(record)
+    if record.config.market is not None:
+        yield (truth, None) if isinstance(truth, str) else ("", truth_table(truth))
+    for scenario in record.scenarios:
+        yield f"Scenario: {scenario.name}", None
+        for sentence in words.changes_in_words(scenario):
+            yield f"  {sentence}", None
+        for period in tables.last_periods(scenario):
+            yield "", tables.share_table(record, scenario, period)
+        yield "", tables.welfare_table(record, scenario)
+
+
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(table.header):
+        shown.add_column(Text(heading), justify="left" if i < table.labels else "right", overflow="fold")
+    for i, row in enumerate(table.rows):
+        shown.add_row(*(Text(cell) for cell in row), style="red" if i in table.flagged else None)
+    return shown

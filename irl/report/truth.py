@@ -1,0 +1,78 @@
+"""Recovered rewards against the known ones of a simulated market, over the rows of the panel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from irl.config import InputError
+from irl.data.read import read_table
+from irl.fitted import load_model
+from irl.report.record import Record
+from irl.report.tables import Table, number, recovery
+
+STATUS = "status"
+"""The state column that, with the segment, makes the cells of ``within``, if the study has one of this name."""
+KEYS = ("member_id", "period")
+"""The columns of the truth file that say which row it is."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """``scores`` as :func:`irl.report.tables.recovery` gives them; rewards of the visited rows by paid action [N]."""
+
+    scores: pd.DataFrame
+    estimated: pd.DataFrame
+    truth: pd.DataFrame
+    cells: str
+
+
+def truth_file(record: Record) -> Path:
+    """Where ``scripts/simulate.py`` puts the true rewards: next to the panel."""
+    data = Path(record.config.data.path).expanduser()
+    return data.with_name(f"{data.stem}_truth.parquet")
+
+
+def against_truth(record: Record) -> Truth | str:
+    """The comparison, or a sentence that says why there is none."""
+    config, file = record.config, truth_file(record)
+    data = config.data
+    if config.market is None:
+        return "The study is not on the simulated market, so there is no known reward to compare with."
+    if not file.is_file():
+        return f"The true rewards are not there any more ({file.name} next to the panel), so there is no comparison."
+    columns = [f"reward_{a}" for a in record.paid]
+    known = [c for c in (config.anchor.reward,) if isinstance(c, str)]
+    needed = list(dict.fromkeys([data.member, data.period, *data.segment, *data.state, *known]))
+    try:
+        panel = read_table(data.path, columns=needed)
+        true = read_table(str(file), columns=[*KEYS, *columns])
+        keys = dict(zip(KEYS, (data.member, data.period), strict=True))
+        merged = panel.merge(true.rename(columns=keys), on=[data.member, data.period], validate="one_to_one")
+        if merged.empty:
+            return "The panel and the true rewards have no row in common, so there is no comparison."
+        estimated = load_model(record.folder / "model").reward(merged)[list(record.paid)]
+    except (InputError, ValueError) as error:  # pandas' MergeError is a ValueError
+        return f"The comparison with the true rewards is left out: {' '.join(str(error).split())}"
+    grouping = [*data.segment, *([STATUS] if STATUS in data.state and STATUS not in data.segment else [])]
+    cells = merged.groupby(grouping).ngroup() if grouping else pd.Series(0, index=merged.index)
+    truth = merged[columns].set_axis(list(record.paid), axis=1)
+    scores = recovery(estimated, truth, cells)
+    return Truth(scores, estimated, truth, " × ".join(grouping) or "the whole panel")
+
+
+def truth_table(truth: Truth) -> Table:
+    """The scores as a table of the report."""
+    rows = [
+        (str(name), f"{int(s.pairs):,}", number(s.rmse, 3), number(s.sd, 3), number(s.r2, 3), number(s.within, 3))
+        for name, s in truth.scores.iterrows()
+    ]
+    return Table(
+        title="Recovered against true reward, over visited states",
+        header=("action", "rows", "RMSE, reward units", "sd of truth, reward units", "R²", f"R² within {truth.cells}"),
+        rows=tuple(rows),
+        note=f"R² within {truth.cells} measures against each cell's own mean: what is recovered beyond differences "
+        "between the cells, and errors of the cells' means count. It can be negative.",
+    )

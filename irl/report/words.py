@@ -1,0 +1,198 @@
+"""The report's sentences: what was estimated, what identifies it, what a scenario changes, what to be careful about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from irl.config import Between, Condition
+from irl.report.record import ALL, Record, ScenarioRecord, at
+from irl.report.tables import anchor_shares, number, percent, signed, trained
+from irl.scenario import Change, FeatureChange, RewardChange
+
+LARGEST_CONDITION = 1e14
+"""Above this condition number float64 has about two digits left, and the solution rests on the ridge."""
+STEPS = {"policy": "P", "anchor_q": "Q", "reward": "R", "dynamics": "dynamics"}
+
+
+def estimated(record: Record) -> str:
+    """One sentence: what was learned from how much."""
+    rows, members = (at(record.metrics, "panel", key) for key in ("rows", "members"))
+    counted = f" from {rows:,} rows of {members:,} members" if rows is not None and members is not None else ""
+    paid = " and ".join(f"“{a}”" for a in record.paid)
+    return f"What {paid} are worth, relative to “{record.config.anchor.action}”, was recovered{counted}."
+
+
+def headlines(scenario: ScenarioRecord) -> list[str]:
+    """One sentence per case: what happens to membership, and where most."""
+    found = [f"{scenario.name}: {scenario.problem}"] if scenario.problem else []
+    members = scenario.outcomes[(scenario.outcomes["outcome"] == "membership") & scenario.outcomes["period"].notna()]
+    for case in scenario.cases:
+        rows = members[members["case"] == case]
+        last = rows[rows["period"] == rows["period"].max()].set_index("segment")
+        if last.empty:
+            continue
+        parts = last.drop(index=ALL, errors="ignore")
+        most = str(parts["change"].abs().idxmax()) if len(parts) else ALL
+        whole: Any = last.loc[ALL if ALL in last.index else most]
+        said = f"{percent(whole.baseline)} → {percent(whole.scenario)} ({signed(100 * whole.change, 1)} points)"
+        where = f", most in {most} ({signed(100 * parts['change'][most], 1)} points)" if len(parts) > 1 else ""
+        named = scenario.name if case == scenario.name else f"{scenario.name}, {case}"
+        found.append(f"{named}: members at period {int(rows['period'].max())} {said}{where}.")
+    return found
+
+
+def facts(record: Record) -> list[tuple[str, str]]:
+    """(what and its unit, value) of the study."""
+    config, panel = record.config, at(record.metrics, "panel", default={})
+    counted = {
+        "rows": "rows, one per member and period",
+        "members": "members",
+        "transitions": "transitions",
+        "gaps": "transitions dropped at gaps",
+    }
+    found = [(label, f"{at(panel, name):,}") for name, label in counted.items() if at(panel, name) is not None]
+    rows, members = at(panel, "rows"), at(panel, "members")
+    if rows and members:
+        found.insert(2, ("periods per member, on average", f"{rows / members:,.1f}"))
+    decisions = sum(int(at(s, "decisions", default=0)) for s in at(panel, "segments", default={}).values())
+    if decisions:
+        found.append(("decisions, rows with a choice", f"{decisions:,}"))
+    known = config.anchor.reward
+    return [
+        *found,
+        ("actions", ", ".join(config.data.actions)),
+        ("segments", ", ".join(at(panel, "segments", default={})) or "–"),
+        ("anchor, its reward is known", config.anchor.action),
+        ("anchor's reward, reward units", f"column {known}" if isinstance(known, str) else number(known)),
+        ("discount γ, per period", f"{config.discount:g}"),
+        ("temperature α, reward units", f"{config.temperature:g}"),
+        ("seed", str(config.seed)),
+    ]
+
+
+def identification(record: Record) -> str:
+    """Why the rewards are what they are, and what they are not, in plain words."""
+    config = record.config
+    known = config.anchor.reward
+    worth = f"given by the column “{known}”" if isinstance(known, str) else f"known to be {number(known)}"
+    return (
+        f"Choices alone fit many rewards. They become unique once it is given that the reward of “{config.anchor.action}” "
+        f"is {worth}, that members discount the next period by {config.discount:g}, that their changing tastes are "
+        "independent logit shocks, and that nothing unobserved drives both what members choose now and later (no hidden "
+        "state). If one of these is wrong, so are the rewards. Only the reward divided by the temperature α is "
+        "identified, and α may differ between segments: compare actions within a segment, not raw numbers across "
+        "segments."
+    )
+
+
+def limits(record: Record) -> list[str]:
+    """What the numbers do not say."""
+    found = [
+        "Lasting differences in taste that no column shows are not modelled: they appear as habit, as the price "
+        "of switching, or as the value of whatever loyal members use.",
+        "The discount factor and the temperature are assumed, not estimated.",
+        "Rewards at states that few members visit are extrapolated by the networks; so are scenarios far from the data.",
+        "Lump-sum changes of rewards and removed actions give an answer that does not depend on the anchor's value. "
+        "Scaled rewards and changed dynamics do depend on it. Levels of values are never identified.",
+        "A removed action's members spread over the others in proportion (independence of irrelevant alternatives).",
+        "Price effects are as good as the price test: they need prices that vary for reasons unrelated to taste.",
+    ]
+    if not any(_bounded(s) for s in record.scenarios):
+        noise = "small differences may be noise of estimation or simulation"
+        found.insert(0, f"There are no confidence intervals yet: {noise}.")
+    if record.config.market is not None:
+        found.insert(0, "The members are simulated: segments, tastes and prices are invented, and describe no market.")
+    return found
+
+
+def cautions(record: Record) -> list[str]:
+    """Everything that went wrong or rests on little, one sentence each; empty if nothing did."""
+    found = [f"Segment {s.segment}: {s.thin}." for s in anchor_shares(record) if s.thin]
+    for step, label in STEPS.items():
+        metrics = at(record.metrics, step, default={})
+        if at(metrics, "converged") is False:
+            found.append(f"The {label} step's equations were not solved to accuracy (`converged` is false).")
+        condition = at(metrics, "condition")
+        if condition is not None and not condition < LARGEST_CONDITION:
+            found.append(f"The {label} step's equations are nearly singular (condition number {condition:.0e}).")
+        losses = [x for x in at(trained(metrics), "history", default=[]) if isinstance(x, (int, float))]
+        if any(not math.isfinite(x) for x in losses):
+            found.append(f"The {label} step's held-out loss was not finite in some epoch.")
+    for scenario in record.scenarios:
+        found += [f"Scenario “{scenario.name}”: {text}" for text in scenario_cautions(scenario)]
+    return found
+
+
+def scenario_cautions(scenario: ScenarioRecord) -> list[str]:
+    """The warnings of one scenario, and its solves that did not converge."""
+    found = [scenario.problem] if scenario.problem else []
+    for label, how in at(scenario.metrics, "solved", default={}).items():
+        if at(how, "converged") is False:
+            found.append(
+                f"the policy of {label} did not converge: its probabilities still changed by "
+                f"{at(how, 'policy_change', default=math.nan):.1e} on average after {at(how, 'rounds')} rounds."
+            )
+        found += [str(text) for text in at(how, "warnings", default=[])]
+    return list(dict.fromkeys(found))
+
+
+def changes_in_words(scenario: ScenarioRecord) -> list[str]:
+    """One sentence per change of a scenario."""
+    return [_change(change) for change in scenario.scenario.changes] if scenario.scenario else []
+
+
+def _change(change: Change) -> str:
+    if change.reward is not None:
+        part: Any = change.reward
+        words = f"The reward of “{part.action}” is {_amounts(part, ' reward units')}"
+    elif change.feature is not None:
+        part = change.feature
+        words = f"“{part.name}” is {_amounts(part, '')}"
+    else:
+        assert change.remove is not None, "a change is one of the three"
+        part = change.remove
+        words = f"“{part.action}” is taken off the menu"
+    return f"{words}{_where(part.where)}."
+
+
+def _amounts(part: RewardChange | FeatureChange, unit: str) -> str:
+    said = []
+    set_to = part.set if isinstance(part, FeatureChange) else None
+    if set_to is not None:
+        said.append(f"set to {_listed(set_to)}")
+    if part.scale is not None:
+        said.append(f"multiplied by {_listed(part.scale)}")
+    if isinstance(part.add, tuple):
+        said.append(f"changed by {_listed(part.add)}{unit}")
+    elif part.add is not None:
+        said.append(f"{'lowered' if part.add < 0 else 'raised'} by {_listed(abs(part.add))}{unit}")
+    sweep = any(isinstance(amount, tuple) for amount in (set_to, part.scale, part.add))
+    return " and then ".join(said) + (" (a sweep: one case each)" if sweep else "")
+
+
+def _where(condition: Condition) -> str:
+    if not condition:
+        return " for everyone, always"
+    parts = []
+    for column, values in condition.items():
+        if isinstance(values, Between):
+            sides = [f"at least {values.min:g}"] if values.min is not None else []
+            sides += [f"at most {values.max:g}"] if values.max is not None else []
+            parts.append(f"{column} is {' and '.join(sides) or 'anything'}")
+        else:
+            parts.append(f"{column} is {_listed(values)}")
+    return " where " + " and ".join(parts)
+
+
+def _listed(values: Any) -> str:
+    """``a``, ``a or b``, ``a, b or c``."""
+    many: Sequence[Any] = values if isinstance(values, tuple) else (values,)
+    numeric = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in many]
+    texts = [f"{v:g}".replace("-", "−") if n else str(v) for v, n in zip(many, numeric, strict=True)]
+    return " or ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def _bounded(scenario: ScenarioRecord) -> bool:
+    return bool(scenario.outcomes["low"].notna().any())

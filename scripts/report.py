@@ -1,0 +1,34 @@
+"""Write RUN/report.html from a finished run and its scenarios, and print its tables.
+
+python scripts/report.py --run RUN
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from irl.report import against_truth, load_record, print_report, write_report
+from irl.runs import user_errors
+
+WIDTH = 120
+"""Columns when the output is not a terminal."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
+    record = load_record(parser.parse_args().run)
+    truth = against_truth(record)
+    path = write_report(record, truth)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    print_report(record, truth, console=console)
+    print(f"report: {path}")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()
