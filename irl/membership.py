@@ -166,8 +166,7 @@ class Market:
         return self.contract_months + 1
 
     @property
-    def levels(self) -> int:
-        """Number of combinations of engagement levels."""
+    def levels(self) -> int:  # combinations of engagement levels
         return int(LEVELS ** len(self.seasons))
 
     @property
@@ -279,7 +278,7 @@ class MarketSolution:
 
 
 Edit = Callable[[pd.DataFrame, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Changes a market: (state table of a cell, reward[YEAR, states, actions], menu[states, actions]) -> the last two."""
+"""A change: (state table of a cell, reward[YEAR, states, actions], menu[states, actions]) -> the last two, changed."""
 
 
 def _cells_of(frame: pd.DataFrame) -> tuple[list[Cell], np.ndarray]:
@@ -308,14 +307,14 @@ def solve(
 
     ``edit`` changes rewards and menu before solving (a scenario); rows are still found by their unchanged state.
     """
-    cells = tuple(market.cells() if cells is None else cells)
+    cells, error = tuple(market.cells() if cells is None else cells), 0.0
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    error = 0.0
     for cell in track(cells):
-        reward, available = market.reward(cell), market.available()
-        if edit is not None:
-            reward, available = edit(market.state_table(cell), reward, available)
-        solved = tabular.solve(market.problem(cell, reward, available), tolerance=tolerance)
+        with tabular.one_thread():
+            reward, available = market.reward(cell), market.available()
+            if edit is not None:
+                reward, available = edit(market.state_table(cell), reward, available)
+            solved = tabular.solve(market.problem(cell, reward, available), tolerance=tolerance)
         assert solved.converged, f"{cell}: error {solved.error} after {solved.iterations} sweeps"
         error = max(error, solved.error)
         parts.append((reward, solved.policy, solved.value, available))

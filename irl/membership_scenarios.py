@@ -125,17 +125,18 @@ def exact_outcomes(solution: MarketSolution, start: pd.DataFrame, *, periods: in
     segments = sorted({solution.cells[c].segment for c in np.unique(cell)})
     # of members, by the status they come with and the action they take
     flow = torch.zeros(len(segments), periods, len(STATUSES), len(ACTIONS), dtype=torch.float64)
-    for number in np.unique(cell):
-        here, segment = cell == number, segments.index(solution.cells[number].segment)
-        mass = torch.zeros(YEAR * market.states, dtype=torch.float64)
-        mass += torch.from_numpy(np.bincount(month[here] * market.states + state[here], minlength=len(mass)))
-        problem = market.problem(solution.cells[number], solution.reward[number], solution.available[number])
-        policy = solution.policy[number]
-        paths = tabular.propagate(problem, policy, mass.reshape(YEAR, -1), periods=periods)
-        for period, present in enumerate(paths):
-            chosen = (present.unsqueeze(-1) * policy).sum(0).reshape(market.contracts, -1, len(ACTIONS)).sum(1)
-            flow[segment, period, :2] += chosen[:2]
-            flow[segment, period, 2] += chosen[2:].sum(0)
+    with tabular.one_thread():
+        for number in np.unique(cell):
+            here, segment = cell == number, segments.index(solution.cells[number].segment)
+            mass = torch.zeros(YEAR * market.states, dtype=torch.float64)
+            mass += torch.from_numpy(np.bincount(month[here] * market.states + state[here], minlength=len(mass)))
+            problem = market.problem(solution.cells[number], solution.reward[number], solution.available[number])
+            policy = solution.policy[number]
+            paths = tabular.propagate(problem, policy, mass.reshape(YEAR, -1), periods=periods)
+            for period, present in enumerate(paths):
+                chosen = (present.unsqueeze(-1) * policy).sum(0).reshape(market.contracts, -1, len(ACTIONS)).sum(1)
+                flow[segment, period, :2] += chosen[:2]
+                flow[segment, period, 2] += chosen[2:].sum(0)
     return _tidy(flow, segments)
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,9 @@ Expectation = Callable[[Tensor], Tensor]
 
 ROUNDING = 1e-14
 """Rows whose probabilities sum to one up to this count as losing nothing."""
+
+WORTH_SHARING = 1_000_000
+"""Numbers in a table of states and actions from which several threads are used."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,19 @@ class Solution:
         return self.log_policy.exp()
 
 
+@contextmanager
+def one_thread(when: bool = True) -> Iterator[None]:
+    """Work on small tensors without sharing it out, which would cost more than it saves: fifty times more than the work
+    itself on a machine whose cores are busy."""
+    threads = torch.get_num_threads()
+    if when:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def dense_expectation(transition: Tensor) -> Expectation:
     """The operator of transition[S, A, S'], for small problems."""
     return lambda value: transition @ value
@@ -141,7 +158,8 @@ def solve(mdp: FiniteMDP, *, tolerance: float = 1e-10, max_sweeps: int = 100_000
     def backup(q: Tensor, phase: int) -> Tensor:
         return bellman.soft_value(q, mdp.available, mdp.temperature)
 
-    value, q, report = _fixed_point(mdp, backup, tolerance, max_sweeps)
+    with one_thread(when=mdp.available.numel() < WORTH_SHARING):
+        value, q, report = _fixed_point(mdp, backup, tolerance, max_sweeps)
     log_policy = bellman.log_policy(q, mdp.available, mdp.temperature)
     return Solution(mdp.unphased(value), mdp.unphased(q), mdp.unphased(log_policy), *report)
 
@@ -158,7 +176,8 @@ def evaluate(
         chosen = torch.where(probability[phase] > 0, probability[phase] * q, 0.0).sum(-1)
         return chosen + shocks[phase] if entropy else chosen
 
-    value, q, report = _fixed_point(mdp, backup, tolerance, max_sweeps)
+    with one_thread(when=mdp.available.numel() < WORTH_SHARING):
+        value, q, report = _fixed_point(mdp, backup, tolerance, max_sweeps)
     return Solution(mdp.unphased(value), mdp.unphased(q), policy.log(), *report)
 
 

@@ -6,8 +6,6 @@ python scripts/simulate.py --config configs/membership.yaml --out data/ [key.pat
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +15,7 @@ from rich.table import Table
 
 from irl import membership
 from irl.config import InputError, load_config
+from irl.runs import atomic_write, user_errors
 
 
 def main() -> None:
@@ -28,8 +27,10 @@ def main() -> None:
     config = load_config(arguments.config, arguments.overrides)
     if config.market is None:
         raise InputError(f"{arguments.config}: no `market` section; add e.g. market: {{members: 4000, periods: 36}}")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise InputError(f"--out {arguments.out}: is a file, not a folder")
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {arguments.out}: cannot be used as a folder ({error.strerror})") from None
 
     console = Console(stderr=True)
     market = membership.Market(discount=config.discount, temperature=config.temperature)
@@ -48,18 +49,11 @@ def main() -> None:
         ],
         axis=1,
     )
-    name = Path(config.data.path).with_suffix(".parquet").name
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for frame, file in ((panel, name), (truth, name.replace(".parquet", "_truth.parquet"))):
-        _write(frame, arguments.out / file)
-        console.print(f"wrote {arguments.out / file}: {len(frame):,} rows")
+    path = arguments.out / Path(config.data.path).with_suffix(".parquet").name
+    for frame, file in ((panel, path), (truth, path.with_stem(f"{path.stem}_truth"))):
+        atomic_write(file, frame.to_parquet(index=False))
+        console.print(f"wrote {file}: {len(frame):,} rows")
     _print_shares(panel)
-
-
-def _write(frame: pd.DataFrame, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    frame.to_parquet(partial, index=False)
-    os.replace(partial, path)
 
 
 def _print_shares(panel: pd.DataFrame) -> None:
@@ -72,8 +66,5 @@ def _print_shares(panel: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors():
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

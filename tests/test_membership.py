@@ -277,3 +277,6 @@ def test_script_refuses_in_one_message(tmp_path: Path):
     assert result.returncode == 2
     assert "no `market` section" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    result = simulate_script("--config", str(config), "--out", str(tmp_path / "file"))
+    assert result.returncode == 2 and "cannot be used as a folder" in result.stderr
