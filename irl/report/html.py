@@ -72,7 +72,7 @@ def _header(record: Record, name: str) -> str:
     return (
         f'<header>\n<p class="eyebrow">Run {escape(name)}</p>\n'
         "<h1>What members value, and what they would choose</h1>\n"
-        f'<p class="lead">Rewards recovered from {escape(record.config.data.path)}.</p>\n'
+        f'<p class="lead">Rewards recovered from {escape(Path(record.config.data.path).name)}.</p>\n'
         f'<nav aria-label="Contents"><ul>{items}</ul></nav>\n</header>\n'
     )
 

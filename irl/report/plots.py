@@ -154,7 +154,7 @@ def share_panels(
             axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
 
         ends = ", ".join(f"{a} {percent(r.baseline.iloc[-1])} to {percent(r.scenario.iloc[-1])}" for a, _, r in lines)
-        text = f"Plan shares in segment {segment}, baseline to scenario at the last period: {ends}."
+        text = f"Plan shares in segment {segment}, baseline to {case} at the last period: {ends}."
         panels.append(_panel(segment, text, draw))
     return panels
 
@@ -225,16 +225,16 @@ def _panel(
         axes.tick_params(length=3)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return Panel(caption, description, _inline(buffer.getvalue()))
+    return Panel(caption, description, _inline(buffer.getvalue(), f"{caption}|{description}"))
 
 
-def _inline(svg: str) -> str:
-    """A stand-alone SVG made fit for a page: no prolog, metadata, style or names shared with other figures."""
+def _inline(svg: str, key: str) -> str:
+    """A stand-alone SVG made fit for a page: no prolog, metadata, style; names made its own by ``key``."""
     svg = svg[svg.index("<svg") :]
     for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->", r'\sxmlns(:\w+)?="[^"]*"'):
         svg = re.sub(part, "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the figure's own background
-    mine = f"f{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
+    mine = f"f{hashlib.sha256(key.encode()).hexdigest()[:8]}-"
     for before, after in ((' id="', f' id="{mine}'), ("url(#", f"url(#{mine}"), ('xlink:href="#', f'href="#{mine}')):
         svg = svg.replace(before, after)
     svg = re.sub(r"font-family: [^;\"]*; ", "", svg)  # the page's

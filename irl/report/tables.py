@@ -99,8 +99,8 @@ def reward_table(record: Record) -> Table | None:
         rows=tuple(rows),
         labels=2,
         note="Per choice, over the visited states where the action is available. The sd and the percentiles are the "
-        "spread over states, not a confidence interval. Only the reward divided by the temperature is identified, and the "
-        "scale of the shocks may differ between segments: compare actions within a segment.",
+        "spread over states, not a confidence interval. Only the reward divided by the temperature is identified, and "
+        "the scale of the shocks may differ between segments: compare actions within a segment.",
     )
 
 

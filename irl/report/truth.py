@@ -50,11 +50,14 @@ def against_truth(record: Record) -> Truth | str:
         panel = read_table(data.path, columns=needed)
         true = read_table(str(file), columns=[*KEYS, *columns])
         keys = dict(zip(KEYS, (data.member, data.period), strict=True))
-        merged = panel.merge(true.rename(columns=keys), on=[data.member, data.period], validate="one_to_one")
+        true, on = true.rename(columns=keys), [data.member, data.period]
+        if panel.duplicated(on).any() or true.duplicated(on).any():  # pandas' own message would name members
+            return "A member has two rows in one period in the panel or its truth, so there is no comparison."
+        merged = panel.merge(true, on=on)
         if merged.empty:
             return "The panel and the true rewards have no row in common, so there is no comparison."
         estimated = load_model(record.folder / "model").reward(merged)[list(record.paid)]
-    except (InputError, ValueError) as error:  # pandas' MergeError is a ValueError
+    except (InputError, ValueError) as error:  # keys of different types do not merge
         return f"The comparison with the true rewards is left out: {' '.join(str(error).split())}"
     grouping = [*data.segment, *([STATUS] if STATUS in data.state and STATUS not in data.segment else [])]
     cells = merged.groupby(grouping).ngroup() if grouping else pd.Series(0, index=merged.index)

@@ -78,12 +78,12 @@ def identification(record: Record) -> str:
     known = config.anchor.reward
     worth = f"given by the column “{known}”" if isinstance(known, str) else f"known to be {number(known)}"
     return (
-        f"Choices alone fit many rewards. They become unique once it is given that the reward of “{config.anchor.action}” "
-        f"is {worth}, that members discount the next period by {config.discount:g}, that their changing tastes are "
-        "independent logit shocks, and that nothing unobserved drives both what members choose now and later (no hidden "
-        "state). If one of these is wrong, so are the rewards. Only the reward divided by the temperature α is "
-        "identified, and α may differ between segments: compare actions within a segment, not raw numbers across "
-        "segments."
+        "Choices alone fit many rewards. They become unique once it is given that the reward of "
+        f"“{config.anchor.action}” is {worth}, that members discount the next period by {config.discount:g}, "
+        "that their changing tastes are independent logit shocks, and that nothing unobserved drives both what "
+        "members choose now and later (no hidden state). If one of these is wrong, so are the rewards. Only the reward "
+        "divided by the temperature α is identified, and α may differ between segments: compare actions within a "
+        "segment, not raw numbers across segments."
     )
 
 
@@ -93,7 +93,7 @@ def limits(record: Record) -> list[str]:
         "Lasting differences in taste that no column shows are not modelled: they appear as habit, as the price "
         "of switching, or as the value of whatever loyal members use.",
         "The discount factor and the temperature are assumed, not estimated.",
-        "Rewards at states that few members visit are extrapolated by the networks; so are scenarios far from the data.",
+        "Rewards at states that few members visit are extrapolated by the networks, and so is a far-off scenario.",
         "Lump-sum changes of rewards and removed actions give an answer that does not depend on the anchor's value. "
         "Scaled rewards and changed dynamics do depend on it. Levels of values are never identified.",
         "A removed action's members spread over the others in proportion (independence of irrelevant alternatives).",

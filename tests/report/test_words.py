@@ -1,0 +1,79 @@
+"""Sentences: changes in words, cautions that fire and that stay silent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from irl.report.record import ScenarioRecord, load_record
+from irl.report.words import cautions, changes_in_words, headlines, identification, limits
+from irl.scenario import scenario_from
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"reward": {"action": "annual", "add": -1.08, "where": {"segment": "north", "status": ["out", "in"]}}},
+            "The reward of “annual” is lowered by 1.08 reward units where segment is north and status is out or in.",
+        ),
+        (
+            {"reward": {"action": "annual", "add": 2, "scale": 0.5}},
+            "The reward of “annual” is multiplied by 0.5 and then raised by 2 reward units for everyone, always.",
+        ),
+        (
+            {"feature": {"name": "price", "set": [84, 92.5, -1]}},
+            "“price” is set to 84, 92.5 or −1 (a sweep: one case each) for everyone, always.",
+        ),
+        (
+            {"reward": {"action": "annual", "add": [-1, 1]}},
+            "The reward of “annual” is changed by −1 or 1 reward units (a sweep: one case each) for everyone, always.",
+        ),
+        (
+            {"remove": {"action": "monthly", "where": {"price": {"min": 3}}}},
+            "“monthly” is taken off the menu where price is at least 3.",
+        ),
+        (
+            {"remove": {"action": "monthly", "where": {"price": {"min": 3, "max": 4}}}},
+            "“monthly” is taken off the menu where price is at least 3 and at most 4.",
+        ),
+    ],
+)
+def test_changes_in_words(change, words):
+    record = ScenarioRecord("folder", scenario_from({"name": "x", "changes": [change]}))
+    assert changes_in_words(record) == [words]
+
+
+def test_nothing_to_be_careful_about(run, scenario, add_scenario, make_outcomes):
+    add_scenario(run, scenario, make_outcomes(("Dearer annual plan",)))
+    assert cautions(load_record(run)) == []
+
+
+def test_a_singular_solve_and_a_loss_that_broke_are_said(make_run, config, metrics):
+    metrics["anchor_q"]["condition"] = 2e15
+    metrics["policy"]["history"] = [0.7, float("inf")]
+    folder = make_run(config, {})
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")  # with its Infinity
+    first, second = cautions(load_record(folder))
+    assert "P step's held-out loss was not finite" in first and "nearly singular" in second
+
+
+def test_the_headline_names_the_segment_that_moves_most(run, scenario, add_scenario, make_outcomes):
+    table = make_outcomes(("low", "high"))
+    here = (table["segment"] == "south") & (table["outcome"] == "membership") & (table["case"] == "high")
+    table.loc[here, ["scenario", "change"]] = [0.6, -0.2]
+    add_scenario(run, scenario, table, solved={"low": {}, "high": {}})
+    low, high = headlines(load_record(run).scenarios[0])
+    assert low.startswith("Dearer annual plan, low: members at period 1 80.0 % → 75.0 % (−5.0 points)")
+    assert high.endswith("most in south (−20.0 points).")
+
+
+def test_what_is_assumed_and_what_is_not_known_is_said(make_run, config, metrics):
+    config["anchor"]["reward"] = "price"
+    record = load_record(make_run(config, metrics))
+    said = identification(record)
+    for part in ("“none” is given by the column “price”", "0.9", "logit", "no hidden state", "within a segment"):
+        assert part in said
+    assert any("no confidence intervals" in text for text in limits(record))
+    assert not any("invented" in text for text in limits(record))
