@@ -74,7 +74,7 @@ thead th { border-top: 0; background: var(--head); font-size: 0.8rem; vertical-a
 tbody th { font-weight: 600; white-space: nowrap; }
 tbody th:first-child { position: sticky; left: 0; background: var(--card); }
 tbody .flag th:first-child { background: var(--warn-card); }
-.n { text-align: right; white-space: nowrap; }
+.n { text-align: right; white-space: pre; }
 thead .n { white-space: normal; }
 .flag th, .flag td { background: var(--warn-card); color: var(--warn); }
 details { margin: 0.9rem 0 0; }

@@ -297,8 +297,9 @@ def _row_labels(scenario: ScenarioRecord, case: str, segment: str) -> tuple[str,
 def _pair(row: Any, scale: float, digits: int) -> str:
     if row is None:
         return DASH
-    change = signed(row.change * scale, digits) + _interval(row, scale, digits)
-    return f"{number(row.baseline * scale, digits)} → {number(row.scenario * scale, digits)} ({change})"
+    interval = _interval(row, scale, digits)
+    both = f"{number(row.baseline * scale, digits)} → {number(row.scenario * scale, digits)}"
+    return f"{both}{chr(10) if interval else ' '}({signed(row.change * scale, digits)}{interval})"
 
 
 def _single(row: Any, scale: float, digits: int) -> str:

@@ -146,7 +146,8 @@ def changes_in_words(scenario: ScenarioRecord) -> list[str]:
 def _change(change: Change) -> str:
     if change.reward is not None:
         part: Any = change.reward
-        words = f"The reward of “{part.action}” is {_amounts(part, ' reward units')}"
+        unit = " reward unit" if part.add in (1, -1) else " reward units"
+        words = f"The reward of “{part.action}” is {_amounts(part, unit)}"
     elif change.feature is not None:
         part = change.feature
         words = f"“{part.name}” is {_amounts(part, '')}"

@@ -97,7 +97,7 @@ def test_colours_are_left_to_the_style_sheet(answered):
     assert {"var(--c0)", "var(--c1)", "var(--c2)"} <= set(re.findall(r"var\(--c\d\)", figures))
 
 
-HOSTILE = '<script>alert("x")</script>$\\frac{'
+HOSTILE = '$\\frac{$<script>alert("x")</script>'
 
 
 def test_hostile_names_are_text(make_run, config, metrics, scenario, add_scenario, make_outcomes):

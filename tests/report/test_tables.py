@@ -130,7 +130,7 @@ def test_intervals_are_shown_where_there_are_any(run, scenario, add_scenario, ma
     add_scenario(run, scenario, table)
     record = load_record(run)
     shown = share_table(record, record.scenarios[0], 1)
-    assert shown.rows[0][1] == "20.0 → 25.0 (+5.0 [+3.4, +6.6])"
+    assert shown.rows[0][1] == "20.0 → 25.0\n(+5.0 [+3.4, +6.6])"
     assert shown.rows[1][1] == "20.0 → 25.0 (+5.0)"
     assert "interval" in shown.note
 

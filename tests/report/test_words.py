@@ -19,8 +19,8 @@ from irl.scenario import scenario_from
             "The reward of “annual” is lowered by 1.08 reward units where segment is north and status is out or in.",
         ),
         (
-            {"reward": {"action": "annual", "add": 2, "scale": 0.5}},
-            "The reward of “annual” is multiplied by 0.5 and then raised by 2 reward units for everyone, always.",
+            {"reward": {"action": "annual", "add": 1, "scale": 0.5}},
+            "The reward of “annual” is multiplied by 0.5 and then raised by 1 reward unit for everyone, always.",
         ),
         (
             {"feature": {"name": "price", "set": [84, 92.5, -1]}},
