@@ -63,7 +63,11 @@ def q_from_anchor(q_anchor: Tensor, log_pi: Tensor, anchor: int, temperature: fl
 
 
 def anchor_target(
-    anchor_reward: Tensor, next_q_anchor: Tensor | float, next_log_pi_anchor: Tensor, discount: Tensor, temperature: float
+    anchor_reward: Tensor,
+    next_q_anchor: Tensor | float,
+    next_log_pi_anchor: Tensor,
+    discount: Tensor,
+    temperature: float,
 ) -> Tensor:
     """g(s) + gamma^k (Q(s',A') - alpha log pi(A'|s')), shape [N]: the anchor's fixed point, one sampled s'.
 

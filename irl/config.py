@@ -135,10 +135,10 @@ class Step(Section):
     """How one network is trained."""
 
     hidden: tuple[int, ...] = (64, 64)
-    learning_rate: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
+    learning_rate: float = Field(5e-3, gt=0)
+    weight_decay: float = Field(0.3, ge=0, description="decoupled (AdamW): a share of learning_rate per step")
     batch_size: int = Field(2048, gt=0)
-    max_epochs: int = Field(60, gt=0)
+    max_epochs: int = Field(30, gt=0)
     patience: int = Field(8, gt=0, description="epochs without a better held-out loss before stopping")
 
 

@@ -39,7 +39,10 @@ class TransitionModel(nn.Module):
     def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
         super().__init__()
         self.schema = schema
-        at = {kind: [f for f, c in enumerate(schema.columns) if c.dynamics == kind] for kind in ("clock", "table", "learned")}
+        at = {
+            kind: [f for f, c in enumerate(schema.columns) if c.dynamics == kind]
+            for kind in ("clock", "table", "learned")
+        }
         self.clock, self.table, self.learned = at["clock"], at["table"], at["learned"]
         self.n_random = len(self.table) + len(self.learned)
         self._build_mechanics()

@@ -139,7 +139,9 @@ def _condition_problems(condition: Condition, schema: StateSchema, place: str) -
         else:
             labels = sorted({label.split(" | ")[schema.segment_columns.index(name)] for label in schema.segments})
             problems += [
-                f"{place}.where.{name}: no segment {str(v)!r}{nearest(str(v), labels)}" for v in values if str(v) not in labels
+                f"{place}.where.{name}: no segment {str(v)!r}{nearest(str(v), labels)}"
+                for v in values
+                if str(v) not in labels
             ]
     return problems
 

@@ -50,7 +50,9 @@ class Answer:
     members: int
 
 
-def simulate(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path, frame: pd.DataFrame) -> pd.DataFrame:
+def simulate(
+    model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path, frame: pd.DataFrame
+) -> pd.DataFrame:
     """The outcomes table of a scenario, starting from the members in ``frame``.
 
     ``frame`` is a panel (member, period, action and state columns). With state and segment columns only, each row is taken
@@ -65,8 +67,11 @@ def simulate(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | 
 
 
 def answer(
-    model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path, frame: pd.DataFrame,
-    *, tick: Callable[[str, int, int], None] = lambda stage, done, of: None,
+    model: FittedModel,
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    frame: pd.DataFrame,
+    *,
+    tick: Callable[[str, int, int], None] = lambda stage, done, of: None,
 ) -> Answer:
     """As :func:`simulate`, with the record of how it was computed; ``tick`` reports progress."""
     scenario = scenario_from(scenario)
@@ -87,7 +92,12 @@ def answer(
     starts = draw_starts(states, _first_or_last(panel, states, scenario), scenario)
     used = used_columns(model)
     counts = rollout(
-        model, policies, starts, periods=scenario.periods, seed=scenario.seed, used=used,
+        model,
+        policies,
+        starts,
+        periods=scenario.periods,
+        seed=scenario.seed,
+        used=used,
         tick=lambda done, of: tick("rollout", done, of),
     )
     names = [model.schema.names[f] for f in used]
@@ -119,9 +129,7 @@ def _transitions(
     """Logged where they serve (a panel with enough of them, dynamics unchanged), else drawn."""
     if panel is not None and not intervention.changes_dynamics and bool((panel.next_choice >= 0).any()):
         return logged(panel)
-    return drawn(
-        model, intervention, states.state, states.segment, states.anchor_reward, states.weight, seed=seed
-    )
+    return drawn(model, intervention, states.state, states.segment, states.anchor_reward, states.weight, seed=seed)
 
 
 def _first_or_last(panel: Panel | None, states: Transitions, scenario: Scenario) -> Tensor:

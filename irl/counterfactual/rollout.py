@@ -62,8 +62,14 @@ GAIN = 1e-3
 
 @torch.no_grad()
 def rollout(
-    model: FittedModel, policies: Mapping[str, ScenarioPolicy], starts: Starts, *, periods: int, seed: int,
-    used: tuple[int, ...] = (), tick: Callable[[int, int], None] = lambda done, of: None,
+    model: FittedModel,
+    policies: Mapping[str, ScenarioPolicy],
+    starts: Starts,
+    *,
+    periods: int,
+    seed: int,
+    used: tuple[int, ...] = (),
+    tick: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Counts]:
     """The counts of every case; the first policy is the baseline that the others are compared with.
 
@@ -91,7 +97,13 @@ def rollout(
 
 
 def _simulate(
-    model: FittedModel, policy: ScenarioPolicy, batch: Starts, counts: Counts, block: int, periods: int, seed: int,
+    model: FittedModel,
+    policy: ScenarioPolicy,
+    batch: Starts,
+    counts: Counts,
+    block: int,
+    periods: int,
+    seed: int,
     used: tuple[int, ...],
 ) -> None:
     """Add what the members of a batch do under one policy to ``counts``."""

@@ -158,9 +158,7 @@ def _chunks(
         )
 
 
-def _log_policy(
-    model: FittedModel, state: Tensor, menu: Tensor, phi: Tensor, weights: Tensor | None
-) -> Tensor:
+def _log_policy(model: FittedModel, state: Tensor, menu: Tensor, phi: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return model.policy_network(state, menu).double()
     return bellman.log_policy(phi @ weights.T, menu, model.config.temperature)
@@ -191,8 +189,14 @@ def logged(panel: Panel) -> Transitions:
 
 @torch.no_grad()
 def drawn(
-    model: FittedModel, intervention: Intervention, state: Tensor, segment: Tensor, anchor_reward: Tensor, weight: Tensor,
-    *, seed: int,
+    model: FittedModel,
+    intervention: Intervention,
+    state: Tensor,
+    segment: Tensor,
+    anchor_reward: Tensor,
+    weight: Tensor,
+    *,
+    seed: int,
 ) -> Transitions:
     """One draw of what follows every available action in every free state, under the changed features.
 

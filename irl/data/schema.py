@@ -125,6 +125,24 @@ class StateSchema:
                 series[column.name] = values[:, i].round().astype(np.int64) if column.kind == "count" else values[:, i]
         return pd.DataFrame(series)
 
+    def segment_codes(self, frame: pd.DataFrame) -> Tensor:
+        """int64[N]: the segment of every row of ``frame``.
+
+        Raises
+        ------
+        InputError
+            If a segment column is missing or holds a segment that the schema does not know.
+        """
+        missing = [c for c in self.segment_columns if c not in frame.columns]
+        if missing:
+            raise InputError("\n".join(f"segment column {c!r} is missing{nearest(c, frame.columns)}" for c in missing))
+        codes, labels = segments_of(frame, self.segment_columns)
+        strange = sorted({name for name in labels if name not in self.segments})
+        if strange or (codes < 0).any():
+            what = f"unknown: {', '.join(map(repr, strange))}" if strange else "some are missing"
+            raise InputError(f"segments cannot be read ({what}); known: {', '.join(self.segments)}")
+        return torch.from_numpy(np.array([self.segments.index(name) for name in labels], dtype=np.int64)[codes])
+
     def matches(self, state: Tensor, condition: Condition) -> Tensor:
         """bool[...]: where all columns of ``condition`` hold in state[..., F]. An empty condition holds everywhere.
 

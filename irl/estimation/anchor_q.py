@@ -94,9 +94,7 @@ class AnchorQStepModule(Fitting):
         return (self.network(rows.state[index]) - goal[index]).square() / self.spread, weight
 
 
-def anchor_rows(
-    panel: Panel, log_pi: Tensor, held_out: Tensor, *, discount: float, temperature: float
-) -> AnchorRows:
+def anchor_rows(panel: Panel, log_pi: Tensor, held_out: Tensor, *, discount: float, temperature: float) -> AnchorRows:
     """Rows with a = A(s) whose next decision (or end) is in the panel; ``log_pi[N, A]``, ``held_out[N]`` of all rows."""
     anchor = panel.schema.anchor
     rows = (panel.free & (panel.action == anchor) & (panel.next_choice >= 0)).nonzero().squeeze(1)
@@ -104,9 +102,7 @@ def anchor_rows(
     gamma = discount ** panel.steps[rows] * ~panel.ends[rows]
     next_log_pi = log_pi[following, anchor].masked_fill(panel.ends[rows], 0.0)
     target = bellman.anchor_target(panel.anchor_reward[rows], 0.0, next_log_pi, gamma, temperature)
-    return AnchorRows(
-        panel.state[rows], panel.state[following], gamma, target, panel.weight[rows], held_out[rows]
-    )
+    return AnchorRows(panel.state[rows], panel.state[following], gamma, target, panel.weight[rows], held_out[rows])
 
 
 def solve_head(
@@ -131,7 +127,13 @@ def solve_head(
 
 
 def fit_anchor_q(
-    panel: Panel, log_pi: Tensor, held_out: Tensor, options: AnchorQStep, *, discount: float, temperature: float,
+    panel: Panel,
+    log_pi: Tensor,
+    held_out: Tensor,
+    options: AnchorQStep,
+    *,
+    discount: float,
+    temperature: float,
     bench: Workbench,
 ) -> tuple[AnchorValueNetwork, AnchorQReport]:
     """Fit Q(s, A). Arguments as in :func:`anchor_rows`."""

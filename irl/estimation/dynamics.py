@@ -39,7 +39,9 @@ class DynamicsStep(Fitting):
         return -self.network.learned_log_prob(state, action, following).sum(1), weight
 
 
-def fit_dynamics(panel: Panel, held_out: Tensor, options: Step, *, bench: Workbench) -> tuple[TransitionModel, DynamicsReport]:
+def fit_dynamics(
+    panel: Panel, held_out: Tensor, options: Step, *, bench: Workbench
+) -> tuple[TransitionModel, DynamicsReport]:
     """Fit the transition model; ``held_out`` is bool [N], rows of the members who stop the training.
 
     Raises
@@ -138,10 +140,12 @@ def _set_table(
     by_action = _shares(by_action, by_level.unsqueeze(1).expand(-1, actions, -1))
     counts = torch.zeros_like(table)
     counts.index_put_((cell[known], action, later), weight, accumulate=True)
-    every = torch.cartesian_prod(*[
-        torch.arange(len(model.schema.columns[p].labels) + 1, device=table.device)
-        for p in model.schema.columns[f].parents
-    ]).view(cells, -1)
+    every = torch.cartesian_prod(
+        *[
+            torch.arange(len(model.schema.columns[p].labels) + 1, device=table.device)
+            for p in model.schema.columns[f].parents
+        ]
+    ).view(cells, -1)
     parents = model.schema.columns[f].parents
     own_of_cell = every[:, parents.index(f)] if f in parents else None
     fallback = by_action[own_of_cell] if own_of_cell is not None else by_action.mean(0).expand(cells, -1, -1)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from irl import runs
 from irl.config import Config, InputError
+from irl.data.describe import summary
 from irl.data.panel import Panel
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.dynamics import fit_dynamics
@@ -78,8 +79,14 @@ class NoStore:
 
 
 def train(
-    config: Config, panel: Panel, run: str | Path, *, device: torch.device, overwrite: bool = False,
-    resume: bool = False, tick: Callable[[str, int, int, float], None] | None = None,
+    config: Config,
+    panel: Panel,
+    run: str | Path,
+    *,
+    device: torch.device,
+    overwrite: bool = False,
+    resume: bool = False,
+    tick: Callable[[str, int, int, float], None] | None = None,
 ) -> FittedModel:
     """Estimate ``config`` on ``panel`` in the run folder ``run``, and leave everything there that design asks for.
 
@@ -127,19 +134,20 @@ def estimate(
     policy = step("policy", model.policy_network, lambda: fit_policy(panel, held_out, e.policy, bench=bench))
     log_pi = _forward(policy, panel.state, panel.menu)
     anchor_q = step(
-        "anchor_q", model.anchor_network,
+        "anchor_q",
+        model.anchor_network,
         lambda: fit_anchor_q(panel, log_pi, held_out, e.anchor_q, discount=gamma, temperature=alpha, bench=bench),
     )
     q_anchor = _forward(anchor_q, panel.state)
     reward = step(
-        "reward", model.reward_network,
+        "reward",
+        model.reward_network,
         lambda: fit_reward(panel, log_pi, q_anchor, held_out, e.reward, discount=gamma, temperature=alpha, bench=bench),
     )
     dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
-    model = replace(
-        model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics
-    )
-    return model, {"panel": panel_metrics(panel), **metrics}
+    model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)
+    found = reward_summary(panel, _forward(reward, panel.state, panel.anchor_reward))
+    return model, {"panel": panel_metrics(panel, config), **metrics, "reward_summary": found}
 
 
 def held_out_rows(panel: Panel, share: float, seed: int) -> Tensor:
@@ -150,20 +158,51 @@ def held_out_rows(panel: Panel, share: float, seed: int) -> Tensor:
     return chosen.to(panel.member.device)[panel.member]
 
 
-def panel_metrics(panel: Panel) -> Mapping[str, Any]:
-    """Sizes of the panel, and how often the anchor was chosen, by segment."""
-    anchor = panel.action == panel.schema.anchor
-    segments = {}
-    for code, name in enumerate(panel.schema.segments):
-        mine = panel.free & (panel.segment == code)
-        segments[name] = {"decisions": int(mine.sum()), "anchor_share": float(anchor[mine].float().mean())}
+def panel_metrics(panel: Panel, config: Config) -> Metrics:
+    """Sizes of the panel, and how often the anchor was chosen, by segment (None where there was no choice)."""
+    found = summary(panel, estimation=config.estimation)
+    segments = {
+        name: {"decisions": rows, "anchor_share": share if rows else None}
+        for name, (rows, share) in found.anchor_share.items()
+    }
     return {
-        "rows": len(panel.state),
-        "members": panel.n_members,
-        "transitions": int((panel.next_row >= 0).sum()),
-        "gaps": panel.gaps,
+        "rows": found.rows,
+        "members": found.members,
+        "transitions": found.transitions,
+        "gaps": found.gaps,
         "segments": segments,
     }
+
+
+def reward_summary(panel: Panel, reward: Tensor) -> Metrics:
+    """Mean and spread of the recovered reward[N, A] over visited states where the action was available.
+
+    {action: {segment or "all": {mean, sd, p10, p50, p90, share_available}}}, in reward units.
+    """
+    groups = {name: panel.segment == code for code, name in enumerate(panel.schema.segments)}
+    groups["all"] = torch.ones_like(panel.free)
+    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64, device=reward.device)
+    found: Metrics = {action: {} for action in panel.schema.actions}
+    for a, action in enumerate(panel.schema.actions):
+        for name, mine in groups.items():
+            available = mine & panel.free & panel.menu[:, a]
+            values = reward[available, a].double()
+            if len(values):
+                p10, p50, p90 = torch.quantile(_thinned(values), levels).tolist()
+                found[action][name] = {
+                    "mean": float(values.mean()),
+                    "sd": float(values.std(correction=0)),
+                    "p10": p10,
+                    "p50": p50,
+                    "p90": p90,
+                    "share_available": float(available.sum() / (mine & panel.free).sum()),
+                }
+    return found
+
+
+def _thinned(values: Tensor, most: int = 1_000_000) -> Tensor:
+    """At most so many of the values, evenly spaced: quantiles need no more, and torch takes no more than 16 million."""
+    return values[:: max(1, -(-len(values) // most))]
 
 
 def _forward(network: nn.Module, *inputs: Tensor) -> Tensor:

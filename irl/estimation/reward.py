@@ -45,8 +45,15 @@ def reward_targets(
 
 
 def fit_reward(
-    panel: Panel, log_pi: Tensor, q_anchor: Tensor, held_out: Tensor, options: Step, *, discount: float,
-    temperature: float, bench: Workbench,
+    panel: Panel,
+    log_pi: Tensor,
+    q_anchor: Tensor,
+    held_out: Tensor,
+    options: Step,
+    *,
+    discount: float,
+    temperature: float,
+    bench: Workbench,
 ) -> tuple[RewardNetwork, Trained]:
     """Fit r(s, a) given ``log_pi[N, A]`` of the P step and ``q_anchor[N]`` of the Q step; ``held_out[N]`` stops it."""
     torch.manual_seed(bench.seed + 2)

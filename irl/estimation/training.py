@@ -151,9 +151,7 @@ def train(
     bench.tick(name, total, total, keeper.best)
     if not torch.isfinite(torch.tensor(keeper.best)):
         raise FloatingPointError(f"{name}: the held-out loss is {keeper.best}; lower estimation.{name}.learning_rate")
-    return Trained(
-        len(keeper.history), keeper.best_epoch, keeper.best, time.perf_counter() - started, keeper.history
-    )
+    return Trained(len(keeper.history), keeper.best_epoch, keeper.best, time.perf_counter() - started, keeper.history)
 
 
 def _loader(batches: Batches) -> DataLoader[tuple[Tensor, ...]]:

@@ -1,0 +1,62 @@
+"""Answer a scenario with a trained study: solve, roll out baseline and scenario, write the outcomes table.
+
+python scripts/counterfactual.py --run runs/membership --scenario configs/scenarios/annual_dearer.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+
+import irl
+from irl import runs
+from irl.counterfactual import answer
+from irl.data import read_table
+from irl.data.rows import study_columns
+from irl.scenario import load_scenario
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
+    parser.add_argument("--scenario", required=True, help="the scenario (YAML)")
+    parser.add_argument("--out", type=Path, help="folder for the answer (default RUN/scenarios/NAME)")
+    parser.add_argument("--data", help="panel to start from (default: the one the study was trained on)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the answer that is in the folder")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    arguments = parser.parse_args()
+
+    scenario = load_scenario(arguments.scenario)
+    model = irl.load(arguments.run, device=arguments.device)
+    frame = read_table(arguments.data or model.config.data.path, columns=study_columns(model.config))
+    out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
+    about = {"scenario": scenario.model_dump_json(), "run": str(arguments.run)}
+    started = time.perf_counter()
+    with (
+        runs.start_run(out, overwrite=arguments.overwrite, kind="scenario", about=about) as folder,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
+        tasks = {}
+
+        def tick(stage: str, done: int, of: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(f"{stage:<8}", total=of)
+            progress.update(tasks[stage], completed=done)
+
+        found = answer(model, scenario, frame, tick=tick)
+        content = yaml.safe_dump(scenario.model_dump(mode="json", exclude_none=True), sort_keys=False)
+        runs.atomic_write(folder / "scenario.yaml", content)
+        runs.atomic_write(folder / "outcomes.parquet", found.outcomes.to_parquet(index=False))
+        seconds = time.perf_counter() - started
+        runs.write_json(folder / runs.LAST, {"solved": found.solved, "members": found.members, "seconds": seconds})
+    print(f"scenario {scenario.name!r} answered for {found.members:,} members: {out}")
+
+
+if __name__ == "__main__":
+    with runs.user_errors():
+        main()

@@ -1,0 +1,68 @@
+"""Estimate a study: member panel -> policy -> anchor value -> reward -> dynamics, into a run folder.
+
+python scripts/train.py --config configs/membership.yaml --run runs/membership [--dry-run] [key.path=value ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from irl import runs
+from irl.config import InputError, load_config
+from irl.data import read_panel
+from irl.data.describe import summary
+from irl.estimation.pipeline import train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="the study (YAML)")
+    parser.add_argument("--run", help="run folder to make; needed unless --dry-run")
+    parser.add_argument("--resume", action="store_true", help="continue an unfinished run after its last finished step")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--dry-run", action="store_true", help="check options and data, print what is there, and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options to change")
+    arguments = parser.parse_intermixed_args()
+
+    config = load_config(arguments.config, arguments.overrides)
+    device = _device(arguments.device)
+    if not arguments.run and not arguments.dry_run:
+        raise InputError("--run is missing: name the folder that the run should go to (or give --dry-run)")
+    console = Console(stderr=True)
+    with console.status(f"reading {config.data.path}"):
+        panel = read_panel(config)
+    print(summary(panel, estimation=config.estimation))
+    if arguments.dry_run:
+        return
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console) as progress:
+        tasks = {}
+
+        def tick(step: str, epoch: int, of: int, loss: float) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(f"{step:<10}", total=of, loss="")
+            progress.update(tasks[step], completed=epoch, loss=f"held-out loss {loss:.4f}")
+
+        options = {"overwrite": arguments.overwrite, "resume": arguments.resume, "tick": tick}
+        train(config, panel, arguments.run, device=device, **options)
+    print(f"run finished: {arguments.run}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try auto or cpu") from None
+
+
+if __name__ == "__main__":
+    with runs.user_errors():
+        main()
