@@ -14,7 +14,7 @@ from rich.console import Console
 from irl.report import against_truth, load_record, print_report, write_report
 from irl.runs import user_errors
 
-WIDTH = 120
+WIDTH = 140
 """Columns when the output is not a terminal."""
 
 
