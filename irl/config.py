@@ -7,6 +7,7 @@ A study is one YAML file (no inheritance, no class paths). ``load_config`` reads
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import types
 from collections.abc import Iterable, Mapping
@@ -41,7 +42,13 @@ class Between(Section):
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, (str, int, float, bool)) else value
+    if isinstance(value, (Mapping, Between)):
+        return value
+    listed = list(value) if isinstance(value, (list, tuple)) else [value]
+    listed = [v.isoformat() if isinstance(v, datetime.date) else v for v in listed]  # YAML reads dates as such
+    if not listed or not all(isinstance(v, (str, int, float)) for v in listed):
+        raise ValueError("give an allowed value, a list of them, or a range {min: ..., max: ...}")
+    return listed
 
 
 Values = Annotated[tuple[Scalar, ...] | Between, BeforeValidator(_listed)]
@@ -114,6 +121,8 @@ class Data(Section):
         for place, condition in named:
             for column in condition:
                 problems += unknown(column, self.state, place, "state column")
+        if self.action in self.state:
+            problems.append(f"state.{self.action}: the action to be explained cannot be state; its past can")
         for name, feature in self.state.items():
             for parent in feature.parents:
                 problems += unknown(parent, self.state, f"state.{name}.parents", "state column")
@@ -235,18 +244,47 @@ def validated(section: type[SectionT], content: Mapping[str, Any], source: str) 
     try:
         return section.model_validate(content)
     except ValidationError as error:
-        lines = []
+        found: dict[str, dict[str, str]] = {}  # place -> what is wrong -> what was given
         for problem in error.errors():
-            place = ".".join(str(part) for part in problem["loc"]) or "top level"
+            place = _place(problem["loc"], content, missing=problem["type"] == "missing")
             if problem["type"] == "extra_forbidden":
-                names = _names_at(section, problem["loc"][:-1])
-                lines.append(f"{place}: unknown key{nearest(str(problem['loc'][-1]), names)}")
+                what, given = f"unknown key{nearest(str(place[-1]), _names_at(section, problem['loc'][:-1]))}", ""
             elif problem["type"] == "missing":
-                lines.append(f"{place}: required, but missing")
+                what, given = "required, but missing", ""
             else:
-                given = "" if isinstance(problem["input"], (dict, Section)) else f" (given {problem['input']!r})"
-                lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{given}")
-        raise InputError(f"{source}:\n  " + "\n  ".join(dict.fromkeys(lines))) from None
+                what = problem["msg"].removeprefix("Value error, ")
+                plain = not isinstance(problem["input"], (dict, Section))
+                given = f" (given {problem['input']!r})" if plain else ""
+            found.setdefault(".".join(map(str, place)), {})[what] = given
+        lines = [
+            f"{place or 'top level'}: {_alternatives(list(whats))}{next(iter(whats.values()))}"
+            for place, whats in found.items()
+            # a problem inside says more than that no branch of the union around it fits
+            if not any(other.startswith(f"{place}.") for other in found)
+        ]
+        raise InputError(f"{source}:\n  " + "\n  ".join(lines)) from None
+
+
+def _place(loc: tuple[int | str, ...], content: Any, *, missing: bool) -> list[int | str]:
+    """Where a problem stands in ``content``, without the names that pydantic gives to the branches of a union."""
+    place: list[int | str] = []
+    for i, part in enumerate(loc):
+        if isinstance(content, (list, tuple)):
+            content = dict(enumerate(content))
+        if isinstance(content, Mapping) and part in content:
+            content = content[part]
+            place.append(part)
+        elif missing and i == len(loc) - 1:
+            place.append(part)
+    return place
+
+
+def _alternatives(whats: list[str]) -> str:
+    """Several reasons of one place: those of the branches of a union, none of which fits."""
+    prefix = "Input should be "
+    if len(whats) > 1 and all(what.startswith(prefix) for what in whats):
+        return prefix + " or ".join(what.removeprefix(prefix) for what in whats)
+    return "; ".join(whats)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,23 +1,67 @@
 """A scenario: what is asked, not how it is answered.
 
-A YAML file with a name, a horizon, who is simulated, and a list of changes, each to a reward, a state feature or the menu,
-and each ``where`` a condition on state columns or segment columns holds. One number of one change may be a list: a
-sweep, whose values are answered side by side as cases. Names are checked against a fitted study by
+A YAML file with a name, a horizon, who is simulated, and a list of changes, each to a reward, a state feature or the
+menu, and each ``where`` a condition on state columns or segment columns holds. One number of one change may be a list:
+a sweep, whose values are answered side by side as cases. Names are checked against a fitted study by
 :mod:`irl.counterfactual.intervention`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from irl.config import Condition, InputError, Section, read_yaml, validated
+from irl.config import Condition, Section, read_yaml, validated
 
-Amount = float | tuple[float, ...] | None
+BASELINE = "baseline"
+"""What answers call the programme as it is; no scenario may have this name."""
+
+
+def _amount(value: Any) -> Any:
+    return _one_or_list(value, _number, "a finite number")
+
+
+def _setting(value: Any) -> Any:
+    return _one_or_list(value, _level, "a level or a finite number")
+
+
+def _members(value: Any) -> Any:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("a whole number of at least 1, or `all`")
+
+
+def _one_or_list(value: Any, read: Any, what: str) -> Any:
+    """One value, or the values of a sweep as a tuple."""
+    listed = [read(v) for v in value] if isinstance(value, (list, tuple)) else [read(value)]
+    if value is not None and (not listed or None in listed):
+        raise ValueError(f"{what}, or a list of them (a sweep)")
+    if len(set(listed)) < len(listed):
+        raise ValueError("the sweep lists a value twice")
+    return tuple(listed) if isinstance(value, (list, tuple)) else listed[0]
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:  # YAML reads 1e-3 (without a point) as text
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _level(value: Any) -> Any:
+    return value if isinstance(value, (bool, str)) else _number(value)
+
+
+Amount = Annotated[float | tuple[float, ...] | None, BeforeValidator(_amount)]
+Setting = Annotated[bool | float | str | tuple[bool | float | str, ...] | None, BeforeValidator(_setting)]
 
 
 class RewardChange(Section):
@@ -26,34 +70,36 @@ class RewardChange(Section):
     action: str
     add: Amount = None
     scale: Amount = None
-    where: Condition = {}
+    where: Condition = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _says_something(self) -> RewardChange:
-        return _at_least_one(self, ("add", "scale"))
+        _at_least_one(self, ("add", "scale"))
+        return self
 
 
 class FeatureChange(Section):
     """A state column: ``set`` it, or ``scale`` it and then ``add`` to it (declared units)."""
 
     name: str
-    set: float | str | bool | tuple[float | str | bool, ...] | None = None
+    set: Setting = None
     add: Amount = None
     scale: Amount = None
-    where: Condition = {}
+    where: Condition = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _says_something(self) -> FeatureChange:
         if self.set is not None and (self.add is not None or self.scale is not None):
             raise ValueError("give either `set`, or `add` and `scale`")
-        return _at_least_one(self, ("set", "add", "scale"))
+        _at_least_one(self, ("set", "add", "scale"))
+        return self
 
 
 class RemoveChange(Section):
     """An action taken off the menu."""
 
     action: str
-    where: Condition = {}
+    where: Condition = Field(default_factory=dict)
 
 
 class Change(Section):
@@ -73,9 +119,9 @@ class Change(Section):
 class Scenario(Section):
     """What is asked."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=r"\S")
     periods: int = Field(36, ge=1, description="number of simulated choices")
-    members: int | Literal["all"] = Field(
+    members: Annotated[int | Literal["all"], BeforeValidator(_members)] = Field(
         "all", description="a number: that many, drawn with replacement, segment shares kept; all: each member once"
     )
     start: Literal["first", "last"] = Field("first", description="from each member's first or newest row")
@@ -84,16 +130,16 @@ class Scenario(Section):
 
     @model_validator(mode="after")
     def _one_sweep(self) -> Scenario:
-        if isinstance(self.members, int) and self.members < 1:
-            raise ValueError("`members` must be at least 1, or `all`")
+        if self.name == BASELINE:
+            raise ValueError(f"`name`: {BASELINE!r} is what answers call the programme as it is; choose another name")
         if len(_sweeps(self)) > 1:
             raise ValueError("only one number of one change may be a list (a sweep)")
         return self
 
     @property
     def folder_name(self) -> str:
-        """The name as a folder's name."""
-        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_") or "scenario"
+        """The name as a folder's name: letters (of any script), digits and underscores, not too long for a disk."""
+        return re.sub(r"[\W_]+", "_", self.name.lower())[:60].strip("_") or "scenario"
 
 
 def load_scenario(path: str | Path) -> Scenario:
@@ -121,8 +167,6 @@ def cases(scenario: Scenario) -> dict[str, Scenario]:
         changes[index] = changes[index].model_copy(update={kind: part})
         subject = part.name if kind == "feature" else part.action
         expanded[f"{subject} {option} {value}"] = scenario.model_copy(update={"changes": tuple(changes)})
-    if len(expanded) < len(values):
-        raise InputError(f"scenario {scenario.name!r}: the sweep lists a value twice")
     return expanded
 
 
@@ -138,8 +182,7 @@ def _sweeps(scenario: Scenario) -> list[tuple[int, str, str, tuple[Any, ...]]]:
     return found
 
 
-def _at_least_one(part: Any, options: Iterable[str]) -> Any:
+def _at_least_one(part: Section, options: Iterable[str]) -> None:
     options = tuple(options)
     if all(getattr(part, option) is None for option in options):
         raise ValueError(f"give at least one of {', '.join(f'`{o}`' for o in options)}")
-    return part
