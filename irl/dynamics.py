@@ -7,37 +7,62 @@
               sees the table and learned values already drawn (linearly), so that columns may move together
 
 Heads of ``learned`` columns: category and ordinal, a softmax over levels; count, a logistic rounded to whole numbers
-and cut at 0 (Salimans et al., PixelCNN++, 2017: closed-form likelihood and inverse); numeric, a normal around the
-present value. Everything is drawn by inverting the distribution function at a uniform number given by the caller, so
-that baseline and scenario can share their random numbers.
+(Salimans et al., PixelCNN++, 2017: closed-form likelihood and inverse); numeric, a normal. Count and numeric are
+centred on the present value and cut to the observed range, what lies beyond counting as the bound (so does a value
+beyond it). Where many rows sit at the column's minimum (spend = 0), that value has a probability of its own besides (a
+hurdle). Everything is drawn by inverting the distribution function at a uniform number given by the caller, so that
+baseline and scenario can share their random numbers; a draw never falls when its number rises.
 
-Limits: a numeric column has no atoms (a spike at 0 is smoothed over); draws are held inside the observed range; a table
-cell never seen falls back on the frequencies given the column's own level and action, then on its own level, then stays.
+A table cell never seen falls back on the frequencies given the column's own level and the action, then given its own
+level, then stays; if its own level is not among its parents, on the frequencies given the action, then on all.
+
+Limits: several table columns are drawn independently given their parents, which is exact where they are deterministic;
+numbers have no spike but at the ends of their range; a level that was never seen is neither drawn nor scored.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
+from irl.config import InputError
 from irl.data.schema import Column, StateSchema
 from irl.networks import Encoder
 
+LARGEST_TABLE = 5_000_000
+"""Entries (parents' combinations x actions x levels) above which a table is refused."""
 LOG_SCALE_RANGE = (-7.0, 3.0)
 """Bounds of the log scale of count and numeric heads, in units of the column's standard deviation."""
+IMPOSSIBLE = 1e-12
+"""The probability at which a transition that a table holds impossible is scored."""
 
 
 class TransitionModel(nn.Module):
     """log P(s'|s,a) and draws of s'.
 
     The order of draws is: table columns, then learned columns, each in the schema's order; ``n_random`` uniforms per
-    row are needed. Fitting is done by :mod:`irl.estimation.dynamics`.
+    row are needed. Fitting is done by :mod:`irl.estimation.dynamics`. Inside, the parameters of the heads are [P, N],
+    parameters first: what is done for each level is then done on contiguous rows.
+
+    Raises
+    ------
+    InputError
+        If a table would be too large.
     """
+
+    earlier: Tensor
+    """bool [E, P]: which drawn values (encoded) each head parameter may see."""
+    atom: Tensor
+    """[n_learned]: log odds of a row being at the column's minimum, to which the head adds; -inf: no probability of its
+    own there."""
 
     def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
         super().__init__()
+        check_tables(schema)
         self.schema = schema
         at = {
             kind: [f for f, c in enumerate(schema.columns) if c.dynamics == kind]
@@ -66,7 +91,7 @@ class TransitionModel(nn.Module):
         self.encoder = Encoder(self.schema)
         widths = (self.encoder.width + len(self.schema.actions), *hidden)
         layers: list[nn.Module] = []
-        for i, o in zip(widths[:-1], widths[1:], strict=True):
+        for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), nn.SiLU()]
         self.trunk = nn.Sequential(*layers)
         self.drawn = [*self.table, *self.learned]
@@ -75,29 +100,34 @@ class TransitionModel(nn.Module):
         self.heads = nn.Linear(widths[-1], self.parameters_of[-1].stop)
         self.sequence = nn.Parameter(torch.zeros(self.encoding_of[-1].stop, self.parameters_of[-1].stop))
         earlier = torch.zeros_like(self.sequence, dtype=torch.bool)
-        for j, f in enumerate(self.learned):
-            earlier[: self.encoding_of[self.drawn.index(f)].start, self.parameters_of[j]] = True
+        for j in range(len(self.learned)):
+            earlier[: self.encoding_of[len(self.table) + j].start, self.parameters_of[j]] = True
         self.register_buffer("earlier", earlier)
+        self.register_buffer("atom", torch.full((len(self.learned),), -torch.inf))
 
     def log_prob(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
-        """log P[N] of ``following[N, F]`` over table and learned columns; numeric ones as a density in sd units."""
+        """log P[N] of ``following[N, F]`` over table and learned columns.
+
+        Numeric columns enter as a density in sd units, at the ends of their range as a probability.
+        """
         total = state.new_zeros(len(state))
         for f in self.table:
             p = self._table_rows(f, state, action)
-            total = total + p.gather(1, _codes(following, f, p.shape[1])).squeeze(1).clamp_min(1e-12).log()
+            total = total + _at_code(p.clamp_min(IMPOSSIBLE).log().T, following[:, f])
         return total + self.learned_log_prob(state, action, following).sum(-1) if self.learned else total
 
     def learned_log_prob(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
         """log P[N, n_learned] of each learned column of ``following``, given those before it."""
         columns = self.schema.columns
-        encoded = torch.cat([_encoded(columns[f], following[:, f]) for f in self.drawn], dim=1)
-        parameters = self._head_parameters(state, action) + encoded @ (self.sequence * self.earlier)
+        encoded = torch.cat([_encoded(columns[f], following[:, f]) for f in self.drawn])
+        parameters = self._head_parameters(state, action) + (self.sequence * self.earlier).T @ encoded
         terms = [
-            _log_prob(columns[f], parameters[:, block], state[:, f], following[:, f])
-            for f, block in zip(self.learned, self.parameters_of, strict=True)
+            _log_prob(columns[f], parameters[block], self.atom[j], state[:, f], following[:, f])
+            for j, (f, block) in enumerate(zip(self.learned, self.parameters_of, strict=True))
         ]
         return torch.stack(terms, dim=1)
 
+    @torch.no_grad()
     def sample(self, state: Tensor, action: Tensor, uniform: Tensor) -> Tensor:
         """One draw of s' [N, F] given ``state[N, F]``, ``action[N]`` and ``uniform[N, n_random]`` in (0, 1)."""
         following = state.clone()
@@ -105,37 +135,48 @@ class TransitionModel(nn.Module):
             step: Tensor = getattr(self, f"clock_{f}")
             following[:, f] = step[state[:, f].long()] if self.schema.columns[f].discrete else state[:, f] + step
         for i, f in enumerate(self.table):
-            following[:, f] = _draw_level(self._table_rows(f, state, action), uniform[:, i])
+            following[:, f] = _draw_level(self._table_rows(f, state, action).T, uniform[:, i])
         if self.learned:
             self._sample_learned(state, action, uniform[:, len(self.table) :], following)
         return following
 
     def _sample_learned(self, state: Tensor, action: Tensor, uniform: Tensor, following: Tensor) -> None:
+        """Draw the learned columns into ``following``; each draw shifts the parameters of the heads after it."""
         columns = self.schema.columns
         parameters = self._head_parameters(state, action)
-        for i, f in enumerate(self.drawn):
-            if i >= len(self.table):
-                j = i - len(self.table)
-                block = self.parameters_of[j]
-                following[:, f] = _draw(columns[f], parameters[:, block], state[:, f], uniform[:, j])
-            later = self.parameters_of[max(i - len(self.table) + 1, 0)].start if i + 1 < len(self.drawn) else None
-            if later is not None:
-                link = self.sequence[self.encoding_of[i], later:]
-                parameters[:, later:] += _encoded(columns[f], following[:, f]) @ link
+        if self.table:
+            encoded = torch.cat([_encoded(columns[f], following[:, f]) for f in self.table])
+            parameters = parameters + self.sequence[: len(encoded)].T @ encoded
+        for j, f in enumerate(self.learned):
+            block, own = self.parameters_of[j], self.encoding_of[len(self.table) + j]
+            following[:, f] = _draw(columns[f], parameters[block], self.atom[j], state[:, f], uniform[:, j])
+            if block.stop < len(parameters):
+                parameters[block.stop :] += self.sequence[own, block.stop :].T @ _encoded(columns[f], following[:, f])
 
     def _head_parameters(self, state: Tensor, action: Tensor) -> Tensor:
-        chosen = nn.functional.one_hot(action, len(self.schema.actions)).to(state.dtype)
-        out: Tensor = self.heads(self.trunk(torch.cat([self.encoder(state), chosen], dim=1)))
-        return out
+        """[P, N], before anything is drawn."""
+        chosen = _levels(action, len(self.schema.actions)).to(state.dtype)
+        out: Tensor = self.heads(self.trunk(torch.cat([self.encoder(state).T, chosen]).T))
+        return out.T.contiguous()
 
     def _table_rows(self, f: int, state: Tensor, action: Tensor) -> Tensor:
         """P[N, levels] of the next level of table column ``f``."""
         table: Tensor = getattr(self, f"table_{f}")
         return table[table_cell(self.schema, f, state), action]
 
-    def expected_columns(self) -> list[int]:
-        """Columns whose change by a scenario changes the dynamics: everything that is not static."""
-        return [f for f, c in enumerate(self.schema.columns) if c.dynamics != "static"]
+
+def check_tables(schema: StateSchema) -> None:
+    """InputError naming every `table` column with so many parents' combinations that counting them cannot work."""
+    problems = []
+    for column in schema.columns:
+        if column.dynamics == "table":
+            cells = math.prod(len(schema.columns[p].labels) + 1 for p in column.parents)
+            size = cells * len(schema.actions) * len(column.labels)
+            if size > LARGEST_TABLE:
+                problems.append(f"state.{column.name}: a table over its parents would have {size:,} entries")
+    if problems:
+        remedy = f"\nat most {LARGEST_TABLE:,} are allowed: name fewer parents or use `dynamics: learned`"
+        raise InputError("\n".join(problems) + remedy)
 
 
 def table_cell(schema: StateSchema, f: int, state: Tensor) -> Tensor:
@@ -152,7 +193,8 @@ def _blocks(widths: list[int]) -> list[slice]:
 
 
 def _n_parameters(column: Column) -> int:
-    return len(column.labels) if column.discrete else 2
+    """A logit per level; or location, log scale, and the log odds of the minimum's own probability."""
+    return len(column.labels) if column.discrete else 3
 
 
 def _n_encoded(column: Column) -> int:
@@ -160,46 +202,69 @@ def _n_encoded(column: Column) -> int:
 
 
 def _encoded(column: Column, value: Tensor) -> Tensor:
+    """value[N] as the later heads see it, [n, N]: its level (none if unseen), or standardised."""
     if column.discrete:
-        return (value.unsqueeze(1) == torch.arange(len(column.labels), device=value.device)).to(value.dtype)
-    return ((value - column.centre) / column.scale).unsqueeze(1)
+        return _levels(value, len(column.labels)).to(value.dtype)
+    return ((value - column.centre) / column.scale).unsqueeze(0)
 
 
-def _codes(state: Tensor, f: int, levels: int) -> Tensor:
-    return state[:, f : f + 1].long().clamp_max(levels - 1)
+def _levels(code: Tensor, levels: int) -> Tensor:
+    """bool [levels, N]: which level code[N] is."""
+    return code == torch.arange(levels, device=code.device).unsqueeze(1)
 
 
-def _location_scale(column: Column, parameters: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre (in declared units) and scale of the next value: the present one plus what the head says."""
-    low, high = LOG_SCALE_RANGE
-    location = value + column.scale * parameters[:, 0]
-    return location, column.scale * parameters[:, 1].clamp(low, high).exp()
+def _at_code(log_p: Tensor, code: Tensor) -> Tensor:
+    """log_p[levels, N] at code[N]; 0 where the level is unseen."""
+    levels = len(log_p)
+    return log_p.gather(0, code.long().clamp_max(levels - 1).unsqueeze(0)).squeeze(0) * (code < levels)
 
 
-def _log_prob(column: Column, parameters: Tensor, value: Tensor, following: Tensor) -> Tensor:
+def _log_prob(column: Column, parameters: Tensor, atom: Tensor, value: Tensor, following: Tensor) -> Tensor:
+    """log P[N] of following[N], given parameters[n, N] of the column's head and its present value[N]."""
     if column.discrete:
-        seen = following < len(column.labels)
-        code = following.long().clamp_max(len(column.labels) - 1).unsqueeze(1)
-        return parameters.log_softmax(1).gather(1, code).squeeze(1) * seen
+        return _at_code(parameters.log_softmax(0), following)
     location, scale = _location_scale(column, parameters, value)
-    if column.kind == "count":
-        upper = torch.sigmoid((following + 0.5 - location) / scale)
-        lower = torch.sigmoid((following - 0.5 - location) / scale).masked_fill(following <= 0, 0.0)
-        return (upper - lower).clamp_min(1e-9).log()
+    following = following.clamp(column.minimum, column.maximum)
+    lowest, highest = following <= column.minimum, following >= column.maximum
     z = (following - location) / scale
-    return -0.5 * (z.square() + math.log(2 * math.pi)) - (scale / column.scale).log()
+    if column.kind == "count":  # log(F(b) - F(a)) = log F(b) + log(1 - F(a)) + log(1 - exp(a - b)), F the logistic
+        up_to = logsigmoid(z + 0.5 / scale).masked_fill(highest, 0.0)
+        from_on = logsigmoid(0.5 / scale - z).masked_fill(lowest, 0.0)
+        log_p = up_to + from_on + (-torch.expm1(-1 / scale)).log().masked_fill(lowest | highest, 0.0)
+    else:
+        density = -0.5 * (z.square() + math.log(2 * math.pi)) - (scale / column.scale).log()
+        tails = torch.special.log_ndtr(torch.where(lowest, z, -z))
+        log_p = torch.where(lowest | highest, tails, density)
+    spike = parameters[2] + atom
+    log_p = log_p + logsigmoid(-spike)
+    return torch.where(lowest, torch.logaddexp(logsigmoid(spike), log_p), log_p)
 
 
-def _draw(column: Column, parameters: Tensor, value: Tensor, uniform: Tensor) -> Tensor:
+def _draw(column: Column, parameters: Tensor, atom: Tensor, value: Tensor, uniform: Tensor) -> Tensor:
+    """The next value[N] at uniform[N]; arguments as in :func:`_log_prob`."""
     if column.discrete:
-        return _draw_level(parameters.softmax(1), uniform)
+        return _draw_level((parameters - parameters.amax(0)).exp_(), uniform)
     location, scale = _location_scale(column, parameters, value)
+    spike = (parameters[2] + atom).sigmoid()
+    uniform = ((uniform - spike) / (1 - spike)).clamp(0, 1)  # 0, the lowest draw, up to the spike
     if column.kind == "count":
-        return (location + scale * torch.logit(uniform)).round().clamp(max(column.minimum, 0.0), column.maximum)
+        return (location + scale * torch.logit(uniform)).round().clamp(column.minimum, column.maximum)
     return (location + scale * torch.special.ndtri(uniform)).clamp(column.minimum, column.maximum)
 
 
-def _draw_level(probability: Tensor, uniform: Tensor) -> Tensor:
-    """Code [N] whose cumulated probability first exceeds the uniform number."""
-    below = probability.cumsum(1)[:, :-1] <= uniform.unsqueeze(1)
-    return below.sum(1).to(uniform.dtype)
+def _location_scale(column: Column, parameters: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and scale [N] of the next value, in declared units: the present one plus what the head says."""
+    low, high = LOG_SCALE_RANGE
+    location = value + column.scale * parameters[0]
+    scale: Tensor = column.scale * parameters[1].clamp(low, high).exp()
+    return location, scale
+
+
+def _draw_level(weight: Tensor, uniform: Tensor) -> Tensor:
+    """Code [N] whose cumulated share of weight[levels, N] first exceeds uniform[N]; never one of weight 0.
+
+    The uniform number is scaled to the total as it was summed, which rounding may leave below that of the shares.
+    """
+    cumulated = weight.cumsum(0)
+    passed: Tensor = cumulated[:-1] <= uniform * cumulated[-1]
+    return passed.sum(0).to(uniform.dtype)

@@ -7,11 +7,13 @@ psi(s, a) = e_a (x) phi(s), find the value q(s, a) = psi(s, a).x for every targe
     B = sum w psi(s,a) y,            (A + ridge) x = B
 
 A and B are sums over rows, so the pass is chunked, needs constant memory, adds up over processes, and costs one matrix
-product per chunk; its cost does not grow as gamma -> 1. Because psi is phi placed in the block of the chosen action, rows
-are grouped by action and each group costs a product of [D, n] by [n, A D]: the zeros of the dense basis are never touched.
+product per chunk; its cost does not grow as gamma -> 1. Because psi is phi placed in the block of the chosen action,
+rows are grouped by action and each group costs a product of [D, n] by [n, A D]: the zeros of the dense basis are never
+touched.
 
 The ridge is per unit of row weight, on features standardised over all rows, never on the intercept: the first feature
-must be the constant 1. Sums are kept in float64; products run in the dtype of the features.
+must be the constant 1. Sums are kept in float64; products run in the dtype of the features, and the rounding of float32
+features is amplified by 1/(1 - gamma): give float64 where that matters.
 
 Source: Bradtke & Barto (1996), Lagoudakis & Parr (2003); the anchor's use of it in the Q step of Deep PQR is ours.
 Limits: where A is near singular (features collinear, or an action's rows few) the solution rests on the ridge;
@@ -52,6 +54,7 @@ class Rows:
 
     def __post_init__(self) -> None:
         assert self.phi.shape == self.phi_next.shape and self.target.ndim == 2, "phi, phi_next [N, D]; target [N, K]"
+        assert bool((self.phi[:, 0] == 1).all()), "the first feature must be the constant 1"
         assert (self.action is None) == (self.next_policy is None), "action and next_policy go together"
 
 
@@ -59,16 +62,24 @@ class Rows:
 class Sums:
     """What one pass leaves: everything the solution needs, additive over chunks and processes (float64).
 
-    ``matrix[M, M]`` and ``rhs[M, K]`` with M = A D; ``gram[A, D, D]`` = sum w phi phi^T by action block.
+    ``matrix[M, M]`` and ``rhs[M, K]`` with M = A D; ``gram[A, D, D]`` = sum w phi phi^T by action block; ``rounding``
+    is the relative rounding error of the products.
     """
 
     matrix: Tensor
     rhs: Tensor
     gram: Tensor
     rows: int
+    rounding: float
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(self.matrix + other.matrix, self.rhs + other.rhs, self.gram + other.gram, self.rows + other.rows)
+        return Sums(
+            self.matrix + other.matrix,
+            self.rhs + other.rhs,
+            self.gram + other.gram,
+            self.rows + other.rows,
+            max(self.rounding, other.rounding),
+        )
 
 
 @dataclass(frozen=True)
@@ -91,13 +102,13 @@ class Solution:
 
 def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
     """The kernel's sums over one chunk."""
-    d = rows.phi.shape[1]
+    d, rounding = rows.phi.shape[1], torch.finfo(rows.phi.dtype).eps
     weighted = rows.phi * rows.weight.unsqueeze(-1)
     if rows.action is None or rows.next_policy is None:
         assert actions == 1, "several action blocks need `action` and `next_policy`"
         gram = _f64(weighted.T @ rows.phi)
         matrix = gram - _f64(weighted.T @ (rows.discount.unsqueeze(-1) * rows.phi_next))
-        return Sums(matrix, _f64(weighted.T @ rows.target), gram.unsqueeze(0), len(rows.phi))
+        return Sums(matrix, _f64(weighted.T @ rows.target), gram.unsqueeze(0), len(rows.phi), rounding)
     k = rows.target.shape[1]
     matrix = rows.phi.new_zeros(actions, d, actions, d, dtype=torch.float64)
     rhs = rows.phi.new_zeros(actions, d, k, dtype=torch.float64)
@@ -113,7 +124,7 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
         following = (nu[mine].unsqueeze(-1) * rows.phi_next[mine].unsqueeze(1)).flatten(1)  # [n, A D]
         matrix[a] = -_f64(left @ following).view(d, actions, d)
         matrix[a, :, a] += gram[a]
-    return Sums(matrix.view(actions * d, actions * d), rhs.view(actions * d, k), gram, len(rows.phi))
+    return Sums(matrix.view(actions * d, actions * d), rhs.view(actions * d, k), gram, len(rows.phi), rounding)
 
 
 def accumulate(chunks: Iterable[Rows], *, actions: int = 1) -> Sums:
@@ -122,14 +133,14 @@ def accumulate(chunks: Iterable[Rows], *, actions: int = 1) -> Sums:
     Raises
     ------
     ValueError
-        If there is no row at all.
+        If there is no row at all, or none has weight.
     """
     total: Sums | None = None
     for chunk in chunks:
         sums = add_rows(chunk, actions=actions)
         total = sums if total is None else total + sums
-    if total is None or total.rows == 0:
-        raise ValueError("policy evaluation needs at least one row: check the filter that chose the rows")
+    if total is None or not bool(total.gram[:, 0, 0].sum() > 0):
+        raise ValueError("policy evaluation needs at least one row with weight: check the filter that chose the rows")
     return total
 
 
@@ -144,8 +155,9 @@ def solve(sums: Sums, *, ridge: float = 0.0) -> Solution:
     total = sums.gram.sum(0)
     mass = total[0, 0]
     mean = total[0] / mass
-    variance = (total.diagonal() / mass - mean.square()).clamp_min(0)
-    varies = variance > 1e-12 * (1 + mean.square())
+    square = total.diagonal() / mass
+    variance = (square - mean.square()).clamp_min(0)
+    varies = variance > max(1e-12, 100 * sums.rounding) * square  # else it is the rounding of a constant
     scale = torch.where(varies, variance.sqrt(), torch.ones_like(variance))
     transform = torch.diag(1 / scale)  # standardised phi = transform @ phi
     transform[1:, 0] = -(mean / scale)[1:]

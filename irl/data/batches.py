@@ -1,4 +1,4 @@
-"""Mini-batches as whole slices of tensors: one shuffle an epoch, one index per tensor and batch, no per-row collation."""
+"""Mini-batches as whole slices of tensors: one shuffle an epoch, one index per tensor and batch, nothing row by row."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """The dynamics step: fits the transition model on every pair of consecutive rows, forced ones included.
 
-Tables are weighted counts; cells never seen borrow from coarser counts (see :mod:`irl.dynamics`). Learned heads are fitted
-by maximum likelihood. Clocks are read off the data and must not depend on anything.
+Tables are weighted counts; cells never seen borrow from coarser counts (see :mod:`irl.dynamics`). Learned heads are
+fitted by maximum likelihood. Clocks are read off the data: any rule that gives the next value from the own one.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +19,18 @@ from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel, table_cell
 from irl.estimation.training import Fitting, Trained, Workbench, train
 
-LARGEST_TABLE = 5_000_000
-"""Entries (parents' combinations x actions x levels) above which a table is refused."""
+LEAST_ATOM = 0.01
+"""Share of rows at a count's or number's minimum from which that value gets a probability of its own."""
+CHECK_ROWS = 65536
+"""Held-out rows scored at once."""
 
 
 @dataclass(frozen=True)
 class DynamicsReport:
-    """How the heads were trained (None without learned columns), and the mean log P of held-out transitions."""
+    """How the heads were trained (None without learned columns), and the mean log P of held-out transitions.
+
+    Tables are counted on all members, held-out ones too.
+    """
 
     held_out_log_prob: float
     trained: Trained | None
@@ -47,10 +53,10 @@ def fit_dynamics(
     Raises
     ------
     InputError
-        If a clock does not run regularly, a static column changes, or a table would be too large.
+        If a clock does not run regularly, a static column changes, a table would be too large, or there are learned
+        columns but no transitions to train on or to stop the training with.
     """
     torch.manual_seed(bench.seed + 3)
-    check_tables(panel.schema)
     model = TransitionModel(panel.schema, options.hidden).to(bench.device)
     rows = (panel.next_row >= 0).nonzero().squeeze(1)
     following = panel.next_row[rows]
@@ -64,30 +70,24 @@ def fit_dynamics(
     fit, check = (tuple(c[keep] for c in pairs) for keep in (~held_out[rows], held_out[rows]))
     trained = None
     if model.learned:
+        if not len(fit[0]) or not len(check[0]):
+            which = "held-out" if len(fit[0]) else "other than held-out"
+            raise InputError(f"no {which} member has two consecutive rows: change `estimation.validation` or `seed`")
+        _set_atoms(model, pairs[2], pairs[3])
         trained = train(
             DynamicsStep(model, options),
             Batches(fit, batch_size=options.batch_size, seed=bench.seed + 3),
-            Batches(check, batch_size=65536, seed=None),
+            Batches(check, batch_size=CHECK_ROWS, seed=None),
             name="dynamics",
             bench=bench,
         )
-    with torch.no_grad():
-        log_prob = model.eval().log_prob(*check[:3]).mean()
-    return model, DynamicsReport(float(log_prob), trained)
+    return model, DynamicsReport(_mean_log_prob(model.eval(), check if len(check[0]) else pairs), trained)
 
 
-def check_tables(schema: StateSchema) -> None:
-    """InputError if a `table` column has so many parents' combinations that counting them cannot work."""
-    for column in schema.columns:
-        if column.dynamics == "table":
-            size = len(schema.actions) * len(column.labels)
-            for p in column.parents:
-                size *= len(schema.columns[p].labels) + 1
-            if size > LARGEST_TABLE:
-                raise InputError(
-                    f"state.{column.name}: a table over its parents would have {size:,} entries "
-                    f"(at most {LARGEST_TABLE:,}); name fewer parents or use `dynamics: learned`"
-                )
+@torch.no_grad()
+def _mean_log_prob(model: TransitionModel, pairs: tuple[Tensor, ...]) -> float:
+    parts = zip(*(column.split(CHECK_ROWS) for column in pairs[:3]), strict=True)
+    return float(torch.cat([model.log_prob(*part) for part in parts]).double().mean())
 
 
 def _set_clock(model: TransitionModel, f: int, state: Tensor, following: Tensor) -> list[str]:
@@ -96,9 +96,8 @@ def _set_clock(model: TransitionModel, f: int, state: Tensor, following: Tensor)
     step: Tensor = getattr(model, f"clock_{f}")
     now, later = state[:, f], following[:, f]
     if column.discrete:
-        levels = len(column.labels)
-        counts = torch.zeros(levels + 1, levels + 1, device=state.device)
-        counts.index_put_((now.long(), later.long()), torch.ones_like(now), accumulate=True)
+        levels = len(step)  # the unseen one included
+        counts = _counts(now.long() * levels + later.long(), None, (levels, levels))
         seen = counts.sum(1) > 0
         step[seen] = counts.argmax(1)[seen].to(step.dtype)
         wrong = int((step[now.long()] != later).sum())
@@ -125,34 +124,54 @@ def _moving_static(schema: StateSchema, state: Tensor, following: Tensor) -> lis
 def _set_table(
     model: TransitionModel, f: int, state: Tensor, action: Tensor, following: Tensor, weight: Tensor
 ) -> None:
-    """Weighted frequencies of the next level, with coarser ones where a cell is empty."""
+    """Weighted frequencies of the next level given the parents, with coarser ones where a cell is empty."""
     table: Tensor = getattr(model, f"table_{f}")
     cells, actions, levels = table.shape
-    own, later = state[:, f].long(), following[:, f].long()
-    known = later < levels
-    own, later, action, weight = own[known], later[known], action[known], weight[known]
-    cell = table_cell(model.schema, f, state)
-    by_action = torch.zeros(levels + 1, actions, levels, device=table.device)
-    by_action.index_put_((own, action, later), weight, accumulate=True)
-    stay = torch.eye(levels + 1, levels, device=table.device)
-    stay[-1] = 1 / levels
-    by_level = _shares(by_action.sum(1), stay)
-    by_action = _shares(by_action, by_level.unsqueeze(1).expand(-1, actions, -1))
-    counts = torch.zeros_like(table)
-    counts.index_put_((cell[known], action, later), weight, accumulate=True)
-    every = torch.cartesian_prod(
-        *[
-            torch.arange(len(model.schema.columns[p].labels) + 1, device=table.device)
-            for p in model.schema.columns[f].parents
-        ]
-    ).view(cells, -1)
-    parents = model.schema.columns[f].parents
-    own_of_cell = every[:, parents.index(f)] if f in parents else None
-    fallback = by_action[own_of_cell] if own_of_cell is not None else by_action.mean(0).expand(cells, -1, -1)
-    table.copy_(_shares(counts, fallback))
+    known = following[:, f] < levels
+    state, action, later, weight = state[known], action[known], following[known, f].long(), weight[known]
+    group_of_cell = _own_level_of_cells(model.schema, f).to(table.device)
+    if f in model.schema.columns[f].parents:
+        group, groups, start = state[:, f].long(), levels + 1, torch.eye(levels + 1, levels)
+        start[-1] = 1 / levels
+    else:
+        group, groups, start = torch.zeros_like(later), 1, torch.full((1, levels), 1 / levels)
+    start = start.to(table.device, torch.float64)
+    by_group = _shares(_counts(group * levels + later, weight, (groups, levels)), start)
+    joint = (group * actions + action) * levels + later
+    by_action = _shares(_counts(joint, weight, (groups, actions, levels)), by_group.unsqueeze(1))
+    joint = (table_cell(model.schema, f, state) * actions + action) * levels + later
+    table.copy_(_shares(_counts(joint, weight, (cells, actions, levels)), by_action[group_of_cell]))
+
+
+def _own_level_of_cells(schema: StateSchema, f: int) -> Tensor:
+    """The column's own level in each combination of its parents [cells]; 0 if it is no parent of its own."""
+    parents = schema.columns[f].parents
+    sizes = [len(schema.columns[p].labels) + 1 for p in parents]
+    cells = torch.arange(math.prod(sizes))
+    if f not in parents:
+        return torch.zeros_like(cells)
+    at = parents.index(f)
+    return cells // math.prod(sizes[at + 1 :]) % sizes[at]
+
+
+def _counts(index: Tensor, weight: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """Sums of weight[N] (or 1) at each flat index[N], in float64: float32 stops counting at 2^24."""
+    weight = None if weight is None else weight.double()
+    return torch.bincount(index, weight, math.prod(shape)).double().view(shape)
 
 
 def _shares(counts: Tensor, otherwise: Tensor) -> Tensor:
-    """Counts over the last axis as frequencies; ``otherwise`` where nothing was counted."""
+    """Counts over the last axis as frequencies; ``otherwise`` (broadcast) where nothing was counted."""
     total = counts.sum(-1, keepdim=True)
-    return torch.where(total > 0, counts / total.clamp_min(1e-30), otherwise)
+    return torch.where(total > 0, counts / total.clamp_min(1e-300), otherwise)
+
+
+def _set_atoms(model: TransitionModel, following: Tensor, weight: Tensor) -> None:
+    """Start the probability of each count's and number's minimum at its weighted share of the rows."""
+    for j, f in enumerate(model.learned):
+        column = model.schema.columns[f]
+        if not column.discrete:
+            at_minimum = (following[:, f] <= column.minimum).double()
+            share = (at_minimum @ weight.double() / weight.double().sum()).clamp_max(1 - LEAST_ATOM)
+            if float(share) >= LEAST_ATOM:
+                model.atom[j] = share.logit()
