@@ -108,10 +108,11 @@ def _simulate(
 ) -> None:
     """Add what the members of a batch do under one policy to ``counts``."""
     segment, anchor, actions = batch.segment, model.schema.anchor, len(model.schema.actions)
-    state = policy.intervention.state(batch.state, segment)
+    own = batch.state
     before = torch.full_like(segment, -1)  # the action of the period before; -1: none
     age = torch.full_like(segment, -1)  # periods since joining in the simulation; -1: not joined in it
     for t in range(periods):
+        state = policy.intervention.state(own, segment)
         uniform = _uniform(len(segment), actions + model.dynamics.n_random, block, t, seed, state.device)
         menu = policy.menu(state, segment)
         here = menu.any(1)
@@ -131,8 +132,8 @@ def _simulate(
         age = torch.where(joined, 0, torch.where((age >= 0) & member, age + 1, -1)).masked_fill(~here, -1)
         before = torch.where(here, action, -1)
         if t < periods - 1:
-            following = model.dynamics.sample(state, action, uniform[:, actions:])
-            state = torch.where(here.unsqueeze(1), policy.intervention.state(following, segment), state)
+            following = policy.intervention.own(model.dynamics.sample(state, action, uniform[:, actions:]), own)
+            own = torch.where(here.unsqueeze(1), following, own)
 
 
 def _uniform(members: int, width: int, block: int, period: int, seed: int, device: torch.device) -> Tensor:

@@ -206,17 +206,18 @@ def drawn(
     index, action = (menu & (menu.sum(1, keepdim=True) > 1)).nonzero().unbind(1)
     state, segment = state[index], segment[index]
     generator = torch.Generator().manual_seed(seed)
-    now, chosen = intervention.state(state, segment), action
+    now, chosen = state, action
     steps = torch.zeros(len(index), device=state.device)
     ends = torch.zeros(len(index), dtype=torch.bool, device=state.device)
     going = torch.ones_like(ends)
     while bool(going.any()):
         uniform = torch.rand(len(index), max(model.dynamics.n_random, 1), generator=generator).clamp(1e-6, 1 - 1e-6)
-        moved = model.dynamics.sample(now, chosen, uniform.to(state.device))
-        now = torch.where(going.unsqueeze(1), intervention.state(moved, segment), now)
+        moved = model.dynamics.sample(intervention.state(now, segment), chosen, uniform.to(state.device))
+        now = torch.where(going.unsqueeze(1), intervention.own(moved, now), now)
         steps += going
-        ends = model.schema.is_terminal(now)
-        menu = scenario_menu(model, intervention, now, segment)
+        faced = intervention.state(now, segment)
+        ends = model.schema.is_terminal(faced)
+        menu = scenario_menu(model, intervention, faced, segment)
         going = going & ~ends & (menu.sum(1) == 1)
         chosen = torch.where(going, menu.long().argmax(1), chosen)
         if float(steps.max()) > LONGEST_CONTRACT:
