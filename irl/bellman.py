@@ -12,7 +12,8 @@ with mean zero, temperature alpha:
 
 Source: Geng, Nassif, Manzanares, Reppen, Sircar, *Deep PQR*, ICML 2020, equations (3)-(9). Axes: N rows, A actions;
 ``available[N, A]`` is the menu. An unavailable action has log-probability -inf and does not enter any value; a row with
-an empty menu has value 0 (there is nothing left to choose). Departure from the paper: durations k and menus.
+an empty menu has value 0 (there is nothing left to choose). The anchor's identities hold where the anchor is available;
+elsewhere they give no finite number. Departure from the paper: durations k and menus.
 """
 
 from __future__ import annotations

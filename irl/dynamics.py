@@ -247,9 +247,9 @@ def _draw(column: Column, parameters: Tensor, atom: Tensor, value: Tensor, unifo
     location, scale = _location_scale(column, parameters, value)
     spike = (parameters[2] + atom).sigmoid()
     uniform = ((uniform - spike) / (1 - spike)).clamp(0, 1)  # 0, the lowest draw, up to the spike
-    if column.kind == "count":
-        return (location + scale * torch.logit(uniform)).round().clamp(column.minimum, column.maximum)
-    return (location + scale * torch.special.ndtri(uniform)).clamp(column.minimum, column.maximum)
+    count = column.kind == "count"
+    following: Tensor = location + scale * (torch.logit(uniform) if count else torch.special.ndtri(uniform))
+    return (following.round() if count else following).clamp(column.minimum, column.maximum)
 
 
 def _location_scale(column: Column, parameters: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,5 +39,6 @@ class Batches(IterableDataset[tuple[Tensor, ...]]):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
         order = torch.randperm(self.n_rows, generator=generator).to(self.tensors[0].device)
-        for rows in order.split(self.batch_size):
+        for start in range(0, self.n_rows, self.batch_size):
+            rows = order[start : start + self.batch_size]
             yield tuple(t[rows] for t in self.tensors)
