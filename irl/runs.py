@@ -65,6 +65,18 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of this name, or with "auto" a GPU if there is one; InputError if it cannot be used here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.ones(1, device=name).sum().item()
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"--device {name}: not usable here ({why}); try auto or cpu") from None
+
+
 @contextmanager
 def start_run(
     path: str | Path,

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
 from irl import runs
-from irl.counterfactual import answer
+from irl.counterfactual import ask
 from irl.data import read_table
 from irl.data.rows import study_columns
 from irl.scenario import load_scenario
@@ -26,34 +26,43 @@ def main() -> None:
     parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
     parser.add_argument("--scenario", required=True, help="the scenario (YAML)")
     parser.add_argument("--out", type=Path, help="folder for the answer (default RUN/scenarios/NAME)")
-    parser.add_argument("--data", help="panel to start from (default: the one the study was trained on)")
+    parser.add_argument("--data", help="members to start from (default: the panel the study was trained on)")
     parser.add_argument("--overwrite", action="store_true", help="replace the answer that is in the folder")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     arguments = parser.parse_args()
 
     scenario = load_scenario(arguments.scenario)
-    model = irl.load(arguments.run, device=arguments.device)
-    frame = read_table(arguments.data or model.config.data.path, columns=study_columns(model.config))
+    model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
+    console = Console(stderr=True)
+    with console.status("reading the members"):
+        if arguments.data:
+            frame = read_table(arguments.data)
+        else:
+            frame = read_table(model.config.data.path, columns=study_columns(model.config))
+        question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
     out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
     about = {"scenario": scenario.model_dump_json(), "run": str(arguments.run)}
     started = time.perf_counter()
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         runs.start_run(out, overwrite=arguments.overwrite, kind="scenario", about=about) as folder,
-        Progress(console=Console(stderr=True)) as progress,
+        Progress(*columns, console=console) as progress,
     ):
         tasks = {}
 
         def tick(stage: str, done: int, of: int) -> None:
             if stage not in tasks:
-                tasks[stage] = progress.add_task(f"{stage:<8}", total=of)
+                tasks[stage] = progress.add_task(f"{stage:<10}", total=of)
             progress.update(tasks[stage], completed=done)
 
-        found = answer(model, scenario, frame, tick=tick)
+        found = question.answer(tick=tick)
         content = yaml.safe_dump(scenario.model_dump(mode="json", exclude_none=True), sort_keys=False)
         runs.atomic_write(folder / "scenario.yaml", content)
         runs.atomic_write(folder / "outcomes.parquet", found.outcomes.to_parquet(index=False))
         seconds = time.perf_counter() - started
         runs.write_json(folder / runs.LAST, {"solved": found.solved, "members": found.members, "seconds": seconds})
+    for text in found.warnings():
+        console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
     print(f"scenario {scenario.name!r} answered for {found.members:,} members: {out}")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -30,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     config = load_config(arguments.config, arguments.overrides)
-    device = _device(arguments.device)
+    device = runs.usable_device(arguments.device)
     if not arguments.run and not arguments.dry_run:
         raise InputError("--run is missing: name the folder that the run should go to (or give --dry-run)")
     console = Console(stderr=True)
@@ -49,18 +48,11 @@ def main() -> None:
             progress.update(tasks[step], completed=epoch, loss=f"held-out loss {loss:.4f}")
 
         options = {"overwrite": arguments.overwrite, "resume": arguments.resume, "tick": tick}
-        train(config, panel, arguments.run, device=device, **options)
+        try:
+            train(config, panel, arguments.run, device=device, **options)
+        except FloatingPointError as error:
+            raise InputError(f"the training diverged: {error}") from None
     print(f"run finished: {arguments.run}")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try auto or cpu") from None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """What members would choose if the programme were different: scenarios solved, rolled out and put side by side."""
 
-from irl.counterfactual.outcomes import Answer, answer, simulate
+from irl.counterfactual.outcomes import Answer, Question, ask, simulate
 
-__all__ = ["Answer", "answer", "simulate"]
+__all__ = ["Answer", "Question", "ask", "simulate"]

@@ -1,7 +1,7 @@
 """A scenario compiled for a fitted study: what it does to states, rewards and menus, as tensor functions.
 
-Feature changes are applied in the order given, each ``where`` read on the state before any change. Rewards and menus are
-then changed ``where`` the changed state says so. Conditions may name state columns and segment columns; a member's
+Feature changes are applied in the order given, each ``where`` read on the state before any change. Rewards and menus
+are then changed ``where`` the changed state says so. Conditions may name state columns and segment columns; a member's
 segment does not change.
 
 A changed static feature stays changed. A feature that moves by itself can only be ``set`` (it is held there every
@@ -44,9 +44,9 @@ class Intervention:
         return faced
 
     def before_changes(self, following: Tensor, state: Tensor) -> Tensor:
-        """The state[N, F] to which the changes apply next period, given what ``following`` the dynamics make of *faced*.
+        """The state[N, F] before next period's changes, of ``following[N, F]``, which the dynamics made of *faced*.
 
-        What does not move is as it was in ``state``.
+        What does not move is again as it was in ``state``.
         """
         static = [f for f, _ in self._features if self.schema.columns[f].dynamics == "static"]
         if static:
@@ -83,15 +83,12 @@ class Intervention:
         if parts and bool((lost := before.any(1) & ~menu.any(1)).any()):
             example = self.schema.decode(faced[lost.nonzero()[0]]).iloc[0].to_dict()
             place = ", ".join(f"{name} {value}" for name, value in example.items())
+            gone = ", ".join(repr(change.action) for change in parts)
             raise InputError(
-                f"removing {', '.join(repr(change.action) for change in parts)} leaves nothing to choose in some states "
-                f"(first: {place}); leave these states out with `where`"
+                f"removing {gone} leaves nothing to choose in some states (first: {place}); "
+                "leave these states out with `where`"
             )
         return menu
-
-    def chooses(self, faced: Tensor) -> Tensor:
-        """bool[N]: a state with a choice, as the study sees it. Elsewhere there is one action only, or none."""
-        return (self.schema.menu(faced).sum(1) > 1) & ~self.schema.is_terminal(faced)
 
     @cached_property
     def changes_dynamics(self) -> bool:
@@ -212,8 +209,8 @@ def _moved(change: RewardChange | FeatureChange, values: Tensor) -> Tensor:
 def _anchor_problem(part: RewardChange | RemoveChange, place: str) -> str:
     if isinstance(part, RemoveChange):
         return (
-            f"{place}: the anchor {part.action!r} cannot be removed: its value is what all others are measured from, so "
-            "behaviour without it is not known"
+            f"{place}: the anchor {part.action!r} cannot be removed: it is what joining and leaving are counted from, "
+            "and has to be available wherever there is a choice"
         )
     return (
         f"{place}: the reward of the anchor {part.action!r} is known by assumption; change the other actions' rewards"
@@ -275,8 +272,8 @@ def _feature_problems(change: FeatureChange, schema: StateSchema, place: str) ->
         return [f"{place} never varies in the panel, so nothing can be learned about its effect"]
     if column.kind == "numeric" and column.assigned != "randomised":
         return [
-            f"{place}: the effect of this column is not identified: its variation in the panel is not declared unrelated "
-            "to taste. If it is (a price test), say `assigned: randomised` for it and train again; else state the "
-            "change in reward units: `reward: {action: ..., add: ...}`"
+            f"{place}: its effect is not identified, since its variation in the panel is not declared unrelated to "
+            "taste. If it is (a price test), say `assigned: randomised` for it and train again; else state the change "
+            "in reward units: `reward: {action: ..., add: ...}`"
         ]
     return []

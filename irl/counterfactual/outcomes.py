@@ -9,15 +9,20 @@ scenario are simulated from the model. Outcomes by segment and period (0 = the f
     cancel, switch, renewal  of the members the period before: gone; on another paid action; still members
     survival                 share still members so many periods after joining (life table of joiners in the simulation)
     use_<feature>            mean of a learned ordinal, count or number
-    surplus                  (1 - discount) times the mean change of the soft value at the start, reward units per period
-    gainers                  share of members better off by more than 0.001 reward units per period
+    surplus                  (1 - discount) times the mean change of the soft value at the start, in reward units per
+                             period, over the members who have a choice there
+    gainers                  share of those members better off by more than 0.001 reward units per period
 
-``surplus`` and ``gainers`` have no period; their baseline is 0 by definition. ``low`` and ``high`` bound ``change`` and are
-empty as long as the model carries no standard errors.
+``surplus`` and ``gainers`` have no period; their baseline is 0 by definition. ``low`` and ``high`` bound ``change`` and
+are empty as long as the model carries no standard errors. A rate of nobody has no row.
+
+Limit: a period of the simulation is one row of the panel, so studies with a `duration` column are refused.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,19 +31,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from irl.config import InputError
-from irl.counterfactual.intervention import Intervention, compile_scenario, warn_confounded
+from irl.counterfactual.intervention import Intervention, cautions, compile_scenario
 from irl.counterfactual.rollout import Counts, Starts, rollout
 from irl.counterfactual.solve import ScenarioPolicy, Transitions, drawn, logged, solve
 from irl.data.panel import Panel, panel_from_frame
 from irl.fitted import FittedModel
-from irl.scenario import Scenario, cases, scenario_from
+from irl.scenario import BASELINE, Scenario, cases, scenario_from
 
 COLUMNS = ["case", "segment", "period", "outcome", "baseline", "scenario", "change", "low", "high"]
 ALL = "all"
 """Label of the rows over all segments together."""
+MOST_DRAWN = 500_000
+"""Rows from which transitions are drawn at most; of a larger panel every second, third, ... row serves."""
+Tick = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -49,62 +58,122 @@ class Answer:
     solved: dict[str, dict[str, Any]]
     members: int
 
+    def warnings(self) -> list[str]:
+        """What a reader of the table has to know, each once."""
+        said = [text for how in self.solved.values() for text in how["warnings"]]
+        said += [
+            f"{label}: the policy did not converge in {how['rounds']} rounds; take its numbers with care"
+            for label, how in self.solved.items()
+            if not how["converged"]
+        ]
+        return list(dict.fromkeys(said))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A scenario that fits a study, and the members it is asked for: what can be refused has been.
+
+    ``rows`` are the states of the frame (with nothing logged), ``panel`` the frame as a panel if it is one.
+    """
+
+    model: FittedModel
+    scenario: Scenario
+    interventions: dict[str, Intervention]
+    panel: Panel | None
+    rows: Transitions
+    starts: Starts
+
+    def answer(self, *, tick: Tick = lambda stage, done, of: None) -> Answer:
+        """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress."""
+        model, scenario = self.model, self.scenario
+        drawing = self._drawing()
+        policies: dict[str, ScenarioPolicy] = {}
+        for i, (label, intervention) in enumerate(self.interventions.items()):
+            tick("solve", i, len(self.interventions))
+            policies[label] = solve(model, intervention, self._transitions(intervention, drawing))
+        tick("solve", len(policies), len(policies))
+        used = used_columns(model)
+        counts = rollout(
+            model,
+            policies,
+            self.starts,
+            periods=scenario.periods,
+            seed=scenario.seed,
+            used=used,
+            tick=lambda done, of: tick("simulate", done, of),
+        )
+        names = [model.schema.names[f] for f in used]
+        tables = {label: outcome_table(model, c, names) for label, c in counts.items()}
+        parts = [
+            _beside(label, tables[BASELINE], tables[label], _welfare(model, counts[label], counts[BASELINE]))
+            for label in policies
+            if label != BASELINE
+        ]
+        solved = {
+            label: _record(policy, drawing, cautions(policy.intervention, self.rows.state, self.rows.segment))
+            for label, policy in policies.items()
+        }
+        return Answer(pd.concat(parts, ignore_index=True), solved, len(self.starts.state))
+
+    def _drawing(self) -> bool:
+        """Whether transitions are drawn; if one case needs it all do, so that they differ in nothing else."""
+        unlogged = self.panel is None or not bool((self.panel.next_choice >= 0).any())
+        return unlogged or any(each.changes_dynamics for each in self.interventions.values())
+
+    def _transitions(self, intervention: Intervention, drawing: bool) -> Callable[[int], Transitions]:
+        if not drawing and self.panel is not None:
+            return logged(self.panel).of_segment
+        some = self.rows.only(slice(None, None, -(-len(self.rows.state) // MOST_DRAWN)))
+        return lambda segment: drawn(self.model, intervention, some.of_segment(segment), seed=self.scenario.seed)
+
 
 def simulate(
     model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path, frame: pd.DataFrame
 ) -> pd.DataFrame:
     """The outcomes table of a scenario, starting from the members in ``frame``.
 
-    ``frame`` is a panel (member, period, action and state columns). With state and segment columns only, each row is taken
-    as a member, and transitions are drawn from the fitted dynamics.
+    ``frame`` is a panel (member, period, action and state columns). With state and segment columns only, each row is
+    taken as a member, and transitions are drawn from the fitted dynamics. What the answer rests on beyond the panel is
+    issued as Python warnings.
 
     Raises
     ------
     InputError
         If the scenario does not fit the study, or the frame cannot be read.
     """
-    return answer(model, scenario, frame).outcomes
+    found = ask(model, scenario, frame).answer()
+    for text in found.warnings():
+        warnings.warn(text, stacklevel=2)
+    return found.outcomes
 
 
-def answer(
-    model: FittedModel,
-    scenario: Scenario | Mapping[str, Any] | str | Path,
-    frame: pd.DataFrame,
-    *,
-    tick: Callable[[str, int, int], None] = lambda stage, done, of: None,
-) -> Answer:
-    """As :func:`simulate`, with the record of how it was computed; ``tick`` reports progress."""
+def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path, frame: pd.DataFrame) -> Question:
+    """The scenario checked against the study and the frame; arguments and errors as :func:`simulate`."""
     scenario = scenario_from(scenario)
-    if isinstance(model.schema.anchor_reward, str) and model.schema.anchor_reward not in model.schema.names:
-        raise InputError(
-            f"the anchor's reward column {model.schema.anchor_reward!r} is not a state column, so its future is unknown; "
+    _check_study(model)
+    interventions = {BASELINE: Intervention(model.schema, ())}
+    interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
+    panel, rows = _rows(model, frame)
+    for each in interventions.values():
+        each.menu(each.state(rows.state, rows.segment), rows.segment)  # refuses to leave nothing to choose
+    starts = draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario)
+    return Question(model, scenario, interventions, panel, rows, starts)
+
+
+def _check_study(model: FittedModel) -> None:
+    schema, data = model.schema, model.config.data
+    problems = []
+    if isinstance(schema.anchor_reward, str) and schema.anchor_reward not in schema.names:
+        problems.append(
+            f"the anchor's reward column {schema.anchor_reward!r} is not a state column, so its future is unknown; "
             "list it under `data.state` and train again"
         )
-    compiled = {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
-    panel, states = _rows(model, frame)
-    baseline = Intervention(model.schema, ())
-    policies: dict[str, ScenarioPolicy] = {}
-    solved: dict[str, dict[str, Any]] = {}
-    for i, (label, intervention) in enumerate([("baseline", baseline), *compiled.items()]):
-        policies[label] = solve(model, intervention, _transitions(model, intervention, panel, states, scenario.seed))
-        solved[label] = _record(policies[label], warn_confounded(intervention))
-        tick("solve", i + 1, 1 + len(compiled))
-    starts = draw_starts(states, _first_or_last(panel, states, scenario), scenario)
-    used = used_columns(model)
-    counts = rollout(
-        model,
-        policies,
-        starts,
-        periods=scenario.periods,
-        seed=scenario.seed,
-        used=used,
-        tick=lambda done, of: tick("rollout", done, of),
-    )
-    names = [model.schema.names[f] for f in used]
-    tables = {label: outcome_table(model, c, names) for label, c in counts.items()}
-    surplus = {label: _welfare(model, c, counts["baseline"]) for label, c in counts.items()}
-    parts = [_beside(label, tables["baseline"], tables[label], surplus[label]) for label in compiled]
-    return Answer(pd.concat(parts, ignore_index=True), solved, len(starts.state))
+    if data.duration is not None:
+        problems.append(f"its rows last several periods (`duration: {data.duration}`); rows of one period are needed")
+    if ALL in schema.segments and len(schema.segments) > 1:
+        problems.append(f"a segment is called {ALL!r}, which is what the rows over all segments are called; rename it")
+    if problems:
+        raise InputError("this study cannot answer scenarios:\n  " + "\n  ".join(problems))
 
 
 def _rows(model: FittedModel, frame: pd.DataFrame) -> tuple[Panel | None, Transitions]:
@@ -113,39 +182,33 @@ def _rows(model: FittedModel, frame: pd.DataFrame) -> tuple[Panel | None, Transi
     if all(name in frame.columns for name in (data.member, data.period, data.action)):
         panel = panel_from_frame(frame, model.config, schema=model.schema).to(model.device)
         return panel, _unlinked(panel.state, panel.segment, panel.anchor_reward, panel.weight)
+    if data.member in frame.columns and bool(frame[data.member].duplicated().any()):
+        lost = [repr(name) for name in (data.period, data.action) if name not in frame.columns]
+        raise InputError(
+            f"some members ({data.member!r}) have several rows, but there is no column {' or '.join(lost)}: "
+            "give it too, or one row a member"
+        )
     state = model.schema.encode(frame).to(model.device)
-    segment = torch.from_numpy(model.schema.segment_codes(frame)).to(model.device)
+    segment = model.schema.segment_codes(frame).to(model.device)
     return None, _unlinked(state, segment, model.anchor_reward(frame), torch.ones(len(state), device=model.device))
 
 
 def _unlinked(state: Tensor, segment: Tensor, anchor_reward: Tensor, weight: Tensor) -> Transitions:
-    zero = torch.zeros_like(segment)
-    return Transitions(state, zero, state, weight, zero.bool(), segment, anchor_reward, weight)
+    nothing = torch.zeros_like(segment)
+    return Transitions(state, nothing, state, torch.ones_like(weight), nothing.bool(), segment, anchor_reward, weight)
 
 
-def _transitions(
-    model: FittedModel, intervention: Intervention, panel: Panel | None, states: Transitions, seed: int
-) -> Transitions:
-    """Logged where they serve (a panel with enough of them, dynamics unchanged), else drawn."""
-    if panel is not None and not intervention.changes_dynamics and bool((panel.next_choice >= 0).any()):
-        return logged(panel)
-    return drawn(model, intervention, states.state, states.segment, states.anchor_reward, states.weight, seed=seed)
-
-
-def _first_or_last(panel: Panel | None, states: Transitions, scenario: Scenario) -> Tensor:
+def _first_or_last(model: FittedModel, panel: Panel | None, rows: Transitions, scenario: Scenario) -> Tensor:
     """Row index [M] of each member's start: first or newest row at which there is something to choose or to sit out."""
-    rows = torch.arange(len(states.state), device=states.state.device)
+    present = model.schema.menu(rows.state).any(1) & ~model.schema.is_terminal(rows.state)
+    usable = present.nonzero().squeeze(1)
+    if not len(usable):
+        raise InputError("there is nobody to simulate: no row of the data is in a state in which something happens")
     if panel is None:
-        return rows
-    usable = rows[panel.menu.any(1) & ~panel.schema.is_terminal(panel.state)]
-    member = panel.member[usable]
-    edge = torch.ones(len(usable), dtype=torch.bool, device=usable.device)
-    differs = member[1:] != member[:-1]
-    if scenario.start == "first":
-        edge[1:] = differs
-    else:
-        edge[:-1] = differs
-    return usable[edge]
+        return usable
+    differs = panel.member[usable][1:] != panel.member[usable][:-1]
+    edge = differs.new_ones(1)
+    return usable[torch.cat([edge, differs] if scenario.start == "first" else [differs, edge])]
 
 
 def draw_starts(states: Transitions, rows: Tensor, scenario: Scenario) -> Starts:
@@ -175,20 +238,19 @@ def used_columns(model: FittedModel) -> tuple[int, ...]:
 
 
 def outcome_table(model: FittedModel, counts: Counts, used: list[str]) -> pd.DataFrame:
-    """One case's outcomes by segment and period: columns segment, period, outcome, value."""
+    """One case's outcomes by segment and period: columns segment, period, outcome, value (NaN: a rate of nobody)."""
     schema = model.schema
-    arrays = {name: getattr(counts, name).cpu().numpy() for name in counts.__dataclass_fields__}
-    if len(schema.segments) > 1:
-        arrays = {name: np.concatenate([x, x.sum(0, keepdims=True)]) for name, x in arrays.items()}
-    labels = [*schema.segments, ALL] if len(schema.segments) > 1 else list(schema.segments)
-    a = schema.anchor
+    arrays = {name: _with_total(getattr(counts, name)) for name in counts.__dataclass_fields__}
+    labels, a = _labels(model), schema.anchor
     present, chose, moved = arrays["present"], arrays["chose"], arrays["moved"]
     paid = [k for k in range(len(schema.actions)) if k != a]
     was_out, was_member = moved[:, :, a].sum(-1), moved[:, :, paid].sum((-1, -2))
     stayed_put = sum(moved[:, :, k, k] for k in paid)
     remained = moved[:, :, paid][..., paid].sum((-1, -2))
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = {f"share_{name}": chose[:, :, k] / present for k, name in enumerate(schema.actions)}
+        values: dict[str, NDArray[Any]] = {
+            f"share_{name}": chose[:, :, k] / present for k, name in enumerate(schema.actions)
+        }
         values["membership"] = 1 - chose[:, :, a] / present
         values["join"] = moved[:, :, a][..., paid].sum(-1) / was_out
         values["cancel"] = 1 - remained / was_member
@@ -209,46 +271,51 @@ def outcome_table(model: FittedModel, counts: Counts, used: list[str]) -> pd.Dat
         )
         for outcome, array in values.items()
     ]
-    table = pd.concat(parts, ignore_index=True)
-    return table[np.isfinite(table["value"])]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _welfare(model: FittedModel, counts: Counts, baseline: Counts) -> pd.DataFrame:
-    """Surplus and gainers by segment: columns segment, outcome, value."""
-    schema = model.schema
-    change = ((counts.value - baseline.value) * (1 - model.config.discount)).cpu().numpy()
-    gained, members = counts.gained.cpu().numpy(), counts.members.cpu().numpy()
-    labels = list(schema.segments)
-    if len(labels) > 1:
-        labels.append(ALL)
-        change, gained, members = (np.append(x, x.sum()) for x in (change, gained, members))
-    some = members > 0
-    rows = {"surplus": change[some] / members[some], "gainers": gained[some] / members[some]}
-    kept = [label for label, keep in zip(labels, some, strict=True) if keep]
-    return pd.concat([pd.DataFrame({"segment": kept, "outcome": k, "value": v}) for k, v in rows.items()])
+    """Surplus and gainers by segment: columns segment, outcome, value (NaN without a member who has a choice)."""
+    change = _with_total((counts.value - baseline.value) * (1 - model.config.discount))
+    gained, valued = _with_total(counts.gained), _with_total(counts.valued)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rows = {"surplus": change / valued, "gainers": gained / valued}
+    labels = _labels(model)
+    return pd.concat([pd.DataFrame({"segment": labels, "outcome": k, "value": v}) for k, v in rows.items()])
+
+
+def _labels(model: FittedModel) -> list[str]:
+    segments = list(model.schema.segments)
+    return [*segments, ALL] if len(segments) > 1 else segments
+
+
+def _with_total(counts: Tensor) -> NDArray[np.float64]:
+    """counts[S, ...] as an array, with the sum over segments appended if there are several."""
+    array = counts.cpu().numpy()
+    return np.concatenate([array, array.sum(0, keepdims=True)]) if len(array) > 1 else array
 
 
 def _beside(label: str, baseline: pd.DataFrame, scenario: pd.DataFrame, welfare: pd.DataFrame) -> pd.DataFrame:
     """Baseline and one case side by side, in the columns of the outcomes table."""
-    keys = ["segment", "period", "outcome"]
-    table = baseline.rename(columns={"value": "baseline"}).merge(
-        scenario.rename(columns={"value": "scenario"}), on=keys, how="outer", sort=False
-    )
-    welfare = welfare.rename(columns={"value": "scenario"}).assign(baseline=0.0, period=pd.NA)
+    table = baseline.rename(columns={"value": "baseline"}).assign(scenario=scenario["value"])
     table["period"] = table["period"].astype("Int64")
-    welfare["period"] = welfare["period"].astype("Int64")
+    welfare = welfare.rename(columns={"value": "scenario"}).assign(baseline=0.0)
+    welfare["period"] = pd.Series([pd.NA] * len(welfare), index=welfare.index, dtype="Int64")
+    table, welfare = table.dropna(subset=["baseline", "scenario"], how="all"), welfare.dropna(subset=["scenario"])
     table = pd.concat([table, welfare], ignore_index=True)
     table["case"], table["change"] = label, table["scenario"] - table["baseline"]
     table["low"] = table["high"] = np.nan
-    return table[COLUMNS]
+    return pd.DataFrame(table[COLUMNS])
 
 
-def _record(policy: ScenarioPolicy, warnings: list[str]) -> dict[str, Any]:
+def _record(policy: ScenarioPolicy, drawing: bool, said: list[str]) -> dict[str, Any]:
+    """How one policy was found, as plain values for JSON (which has no infinity: None)."""
+    change, condition = (x if math.isfinite(x) else None for x in (policy.change, policy.condition))
     return {
         "rounds": policy.rounds,
         "converged": policy.converged,
-        "policy_change": policy.change,
-        "condition": policy.condition,
-        "drawn_transitions": policy.intervention.changes_dynamics,
-        "warnings": warnings,
+        "policy_change": change,
+        "condition": condition,
+        "drawn_transitions": drawing,
+        "warnings": said,
     }

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from irl.counterfactual.solve import ScenarioPolicy
-from irl.fitted import FittedModel
+from irl.data.schema import Column
+from irl.fitted import FittedModel, free_rows
 
 BLOCK = 1024
 """Members who share a random stream."""
@@ -37,12 +38,13 @@ class Counts:
     present : [S, T], members who chose in the period (not terminal).
     chose : [S, T, A].
     moved : [S, T, A, A], from the action of the period before (first) to this period's, members present in both.
-    at_risk, stayed : [S, T], by periods since joining during the simulation: members about to choose again, and those of
-        them who did not go to the anchor.
-    use : [S, T, U], sums of the columns ``used`` over members present.
-    value : [S], sums of the soft value at the start; gained : [S], members whose value exceeds the first case's
-        (the baseline's) by more than ``GAIN`` per period.
-    members : [S].
+    at_risk, stayed : [S, T], by periods since joining during the simulation: members about to choose again, and those
+        of them who did not go to the anchor.
+    use : [S, T, U], sums of the columns ``used`` over members present (an ordinal counts by its levels' numbers, or by
+        their rank where they are not numbers).
+    valued : [S], members who have a choice at the start: inside a contract no value is known.
+    value : [S], sums of their soft values at the start; gained : [S], those of them whose value exceeds the first
+        case's (the baseline's) by more than ``GAIN`` per period.
     """
 
     present: Tensor
@@ -51,9 +53,9 @@ class Counts:
     at_risk: Tensor
     stayed: Tensor
     use: Tensor
+    valued: Tensor
     value: Tensor
     gained: Tensor
-    members: Tensor
 
 
 GAIN = 1e-3
@@ -83,17 +85,28 @@ def rollout(
     size = BLOCK * BLOCKS_PER_BATCH
     for first in range(0, len(starts.state), size):
         batch = Starts(starts.state[first : first + size], starts.segment[first : first + size])
-        values: list[Tensor] = []
+        _add_values(model, policies, batch, totals)
         for case, policy in policies.items():
             _simulate(model, policy, batch, totals[case], first // BLOCK, periods, seed, used)
-            state = policy.intervention.state(batch.state, batch.segment)
-            values.append(policy.value(state, policy.menu(state, batch.segment)))
-            better = (values[-1] - values[0]) * (1 - model.config.discount) > GAIN
-            totals[case].value.index_add_(0, batch.segment, values[-1])
-            totals[case].gained.index_add_(0, batch.segment, better.double())
-            totals[case].members.index_add_(0, batch.segment, torch.ones_like(values[-1]))
         tick(min(first + size, len(starts.state)), len(starts.state))
     return totals
+
+
+def _add_values(
+    model: FittedModel, policies: Mapping[str, ScenarioPolicy], batch: Starts, totals: Mapping[str, Counts]
+) -> None:
+    """Add the soft values at the start, of members who have a choice there, to ``totals``."""
+    baseline: Tensor | None = None
+    state, segment = batch.state, batch.segment
+    choosing = free_rows(model.schema, state).double()
+    for case, policy in policies.items():
+        faced = policy.intervention.state(state, segment)
+        value = policy.value(faced, policy.menu(faced, segment), segment).double()
+        baseline = value if baseline is None else baseline
+        better = (value - baseline) * (1 - model.config.discount) > GAIN
+        totals[case].valued.index_add_(0, segment, choosing)
+        totals[case].value.index_add_(0, segment, value * choosing)
+        totals[case].gained.index_add_(0, segment, better * choosing)
 
 
 def _simulate(
@@ -108,16 +121,17 @@ def _simulate(
 ) -> None:
     """Add what the members of a batch do under one policy to ``counts``."""
     segment, anchor, actions = batch.segment, model.schema.anchor, len(model.schema.actions)
-    own = batch.state
+    measures = [_measure(model.schema.columns[f], batch.state.device) for f in used]
+    state = batch.state  # before changes; ``faced`` after them
     before = torch.full_like(segment, -1)  # the action of the period before; -1: none
     age = torch.full_like(segment, -1)  # periods since joining in the simulation; -1: not joined in it
     for t in range(periods):
-        state = policy.intervention.state(own, segment)
+        faced = policy.intervention.state(state, segment)
         uniform = _uniform(len(segment), actions + model.dynamics.n_random, block, t, seed, state.device)
-        menu = policy.menu(state, segment)
+        menu = policy.menu(faced, segment)
         here = menu.any(1)
         gumbel = -(-uniform[:, :actions].log()).log()
-        action = (policy.log_policy(state, menu) + gumbel).argmax(1)
+        action = (policy.log_policy(faced, menu, segment) + gumbel).argmax(1)
         member = action != anchor
         counts.present[:, t].index_add_(0, segment, here.double())
         _count(counts.chose[:, t], segment * actions + action, here)
@@ -127,13 +141,27 @@ def _simulate(
         _count(counts.at_risk, segment * periods + age.clamp_min(0), risk)
         _count(counts.stayed, segment * periods + age.clamp_min(0), risk & member)
         for u, f in enumerate(used):
-            counts.use[:, t, u].index_add_(0, segment, state[:, f].double() * here)
+            measure = measures[u]
+            use = faced[:, f].double() if measure is None else measure[faced[:, f].long()]
+            counts.use[:, t, u].index_add_(0, segment, use * here)
         joined = moved & member & (before == anchor)
         age = torch.where(joined, 0, torch.where((age >= 0) & member, age + 1, -1)).masked_fill(~here, -1)
         before = torch.where(here, action, -1)
         if t < periods - 1:
-            following = policy.intervention.own(model.dynamics.sample(state, action, uniform[:, actions:]), own)
-            own = torch.where(here.unsqueeze(1), following, own)
+            following = model.dynamics.sample(faced, action, uniform[:, actions:])
+            following = policy.intervention.before_changes(following, state)
+            state = torch.where(here.unsqueeze(1), following, state)
+
+
+def _measure(column: Column, device: torch.device) -> Tensor | None:
+    """The number that each level of a column counts as; None where the column's values are numbers themselves."""
+    if not column.discrete:
+        return None
+    try:
+        numbers = [float(name) for name in column.labels]
+    except ValueError:
+        numbers = [float(code) for code in range(len(column.labels))]
+    return torch.tensor(numbers, dtype=torch.float64, device=device)
 
 
 def _uniform(members: int, width: int, block: int, period: int, seed: int, device: torch.device) -> Tensor:

@@ -1,28 +1,32 @@
 """The optimal policy under a scenario: soft policy iteration on the kernel.
 
     pi_k(.|s) = softmax of Q_k(s, .)/alpha over the scenario's menu
-    Q_{k+1}   = the kernel's value of pi_k: Q(s,a) = r(s,a) + gamma^k E[sum_a' pi_k(a'|s') (Q(s',a') - alpha log pi_k(a'|s'))]
+    Q_{k+1}   = the kernel's value of pi_k:
+                Q(s,a) = r(s,a) + gamma^k E[sum_a' pi_k(a'|s') (Q(s',a') - alpha log pi_k(a'|s'))]
 
-on the panel's own transitions where the dynamics are unchanged, and on transitions drawn from the fitted dynamics, one for
-every row and available action, where they are not. The basis is what the study's networks have learned: the hidden
+on the panel's own transitions where the dynamics are unchanged, and on transitions drawn from the fitted dynamics, one
+for every row and available action, where they are not. The basis is what the study's networks have learned: the hidden
 features of policy, anchor value and reward, and the encoded state. Each round costs one pass of the kernel; the number
-of rounds does not grow as gamma -> 1.
+of rounds does not grow as gamma -> 1. Segments that a scenario treats differently without the state saying so are
+solved one by one, each on all rows.
 
 Limits: values are projected on the basis, so a scenario far from the panel's states is extrapolated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from irl import bellman, evaluation
+from irl.config import InputError
 from irl.counterfactual.intervention import Intervention
 from irl.data.panel import Panel
-from irl.fitted import FittedModel
+from irl.fitted import FittedModel, free_rows
 
 CHUNK = 16384
 LONGEST_CONTRACT = 600
@@ -45,15 +49,20 @@ class Transitions:
     anchor_reward: Tensor
     weight: Tensor
 
-    def only(self, rows: Tensor) -> Transitions:
+    def only(self, rows: Tensor | slice) -> Transitions:
         return Transitions(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def of_segment(self, segment: int) -> Transitions:
+        """The same rows as if all were of one segment."""
+        return replace(self, segment=torch.full_like(self.segment, segment))
 
 
 @dataclass(frozen=True)
 class ScenarioPolicy:
     """The solved policy: Q(s, a) linear in the basis, and how the iteration ended.
 
-    ``change`` is the last round's mean absolute change of the choice probabilities; ``condition`` the last system's.
+    ``weights[S, A, D]`` by segment (the same in segments that are treated alike). ``change`` is the last round's mean
+    absolute change of the choice probabilities, ``condition`` the last system's; of several groups, the worst.
     """
 
     model: FittedModel
@@ -64,21 +73,27 @@ class ScenarioPolicy:
     condition: float
     converged: bool
 
-    def q(self, state: Tensor) -> Tensor:
-        """Q[N, A] at the changed ``state[N, F]``, in reward units."""
-        return basis(self.model, state).to(self.weights.dtype) @ self.weights.T
+    def q(self, faced: Tensor, segment: Tensor) -> Tensor:
+        """Q[N, A] at the changed state faced[N, F], in reward units."""
+        phi = basis(self.model, faced).to(self.weights.dtype)
+        groups = self.intervention.groups
+        q = phi @ self.weights[groups[0]].T
+        for group in set(groups) - {groups[0]}:
+            mine = torch.tensor([g == group for g in groups], device=segment.device)[segment]
+            q = torch.where(mine.unsqueeze(1), phi @ self.weights[group].T, q)
+        return q
 
-    def menu(self, state: Tensor, segment: Tensor) -> Tensor:
-        """Menu[N, A] at the changed ``state[N, F]``; empty in terminal states."""
-        return scenario_menu(self.model, self.intervention, state, segment)
+    def menu(self, faced: Tensor, segment: Tensor) -> Tensor:
+        """menu[N, A] at the changed state; empty in terminal states."""
+        return self.intervention.menu(faced, segment)
 
-    def log_policy(self, state: Tensor, menu: Tensor) -> Tensor:
+    def log_policy(self, faced: Tensor, menu: Tensor, segment: Tensor) -> Tensor:
         """log pi[N, A]."""
-        return bellman.log_policy(self.q(state), menu, self.model.config.temperature)
+        return bellman.log_policy(self.q(faced, segment), menu, self.model.config.temperature)
 
-    def value(self, state: Tensor, menu: Tensor) -> Tensor:
+    def value(self, faced: Tensor, menu: Tensor, segment: Tensor) -> Tensor:
         """Soft value V[N]."""
-        return bellman.soft_value(self.q(state), menu, self.model.config.temperature)
+        return bellman.soft_value(self.q(faced, segment), menu, self.model.config.temperature)
 
 
 def basis(model: FittedModel, state: Tensor) -> Tensor:
@@ -94,16 +109,11 @@ def basis(model: FittedModel, state: Tensor) -> Tensor:
     )
 
 
-def scenario_menu(model: FittedModel, intervention: Intervention, state: Tensor, segment: Tensor) -> Tensor:
-    menu = intervention.menu(model.schema.menu(state), state, segment)
-    return menu & ~model.schema.is_terminal(state).unsqueeze(1)
-
-
 @torch.no_grad()
 def solve(
     model: FittedModel,
     intervention: Intervention,
-    rows: Transitions,
+    rows: Callable[[int], Transitions],
     *,
     ridge: float = 1e-6,
     tolerance: float = 1e-5,
@@ -113,22 +123,57 @@ def solve(
 
     Parameters
     ----------
-    rows : from :func:`logged` (dynamics unchanged) or :func:`drawn`.
+    rows : the transitions on which a segment's policy is solved: ``logged(panel).of_segment`` where the dynamics are
+        unchanged, else :func:`drawn` for that segment.
     tolerance : mean absolute change of the choice probabilities over rows at which the iteration stops.
+
+    Raises
+    ------
+    InputError
+        If the scenario leaves nothing to choose somewhere, or its values overflow.
     """
+    ends = {}
+    for group in dict.fromkeys(intervention.groups):
+        ends[group] = _iterated(model, intervention, rows(group), ridge, tolerance, max_rounds)
+    weights = torch.stack([ends[group].weights for group in intervention.groups])
+    return ScenarioPolicy(
+        model,
+        intervention,
+        weights,
+        rounds=max(end.rounds for end in ends.values()),
+        change=max(end.change for end in ends.values()),
+        condition=max(end.condition for end in ends.values()),
+        converged=all(end.change <= tolerance for end in ends.values()),
+    )
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where one group's iteration ended; weights[A, D]."""
+
+    weights: Tensor
+    rounds: int
+    change: float
+    condition: float
+
+
+def _iterated(
+    model: FittedModel, intervention: Intervention, rows: Transitions, ridge: float, tolerance: float, max_rounds: int
+) -> _End:
     actions = len(model.schema.actions)
     weights: Tensor | None = None
-    change, rounds, condition = float("inf"), 0, float("inf")
+    rounds, change = 0, math.inf
     while change > tolerance and rounds < max_rounds:
         rounds += 1
         sums = evaluation.accumulate(_chunks(model, intervention, rows, weights), actions=actions)
         solution = evaluation.solve(sums, ridge=ridge)
         new = solution.weights[:, :, 0]
-        condition = solution.condition
+        if not bool(new.isfinite().all()):
+            raise InputError("the values under the changes are not finite: are the amounts in the right units?")
         change = _policy_change(model, intervention, rows, weights, new)
         weights = new
-    assert weights is not None
-    return ScenarioPolicy(model, intervention, weights, rounds, change, condition, change <= tolerance)
+    assert weights is not None, "max_rounds is at least 1"
+    return _End(weights, rounds, change, solution.condition)
 
 
 def _chunks(
@@ -136,11 +181,10 @@ def _chunks(
 ) -> Iterator[evaluation.Rows]:
     """The kernel's rows under the policy of ``weights`` (None: the estimated policy)."""
     alpha, gamma = model.config.temperature, model.config.discount
-    for index in torch.arange(len(rows.state), device=rows.state.device).split(CHUNK):
-        part = rows.only(index)
+    for first in range(0, len(rows.state), CHUNK):
+        part = rows.only(slice(first, first + CHUNK))
         state, following = (intervention.state(s, part.segment) for s in (part.state, part.next_state))
-        menu = scenario_menu(model, intervention, state, part.segment)
-        next_menu = scenario_menu(model, intervention, following, part.segment)
+        menu, next_menu = (intervention.menu(s, part.segment) for s in (state, following))
         phi_next = basis(model, following).double()
         log_pi = _log_policy(model, following, next_menu, phi_next, weights)
         reward = intervention.reward(model.reward_network(state, part.anchor_reward), state, part.segment)
@@ -158,22 +202,23 @@ def _chunks(
         )
 
 
-def _log_policy(model: FittedModel, state: Tensor, menu: Tensor, phi: Tensor, weights: Tensor | None) -> Tensor:
-    if weights is None:
-        return model.policy_network(state, menu).double()
-    return bellman.log_policy(phi @ weights.T, menu, model.config.temperature)
+def _log_policy(model: FittedModel, faced: Tensor, menu: Tensor, phi: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is not None:
+        return bellman.log_policy(phi @ weights.T, menu, model.config.temperature)
+    estimated: Tensor = model.policy_network(faced, menu)
+    return estimated.double()
 
 
 def _policy_change(
     model: FittedModel, intervention: Intervention, rows: Transitions, old: Tensor | None, new: Tensor
 ) -> float:
     """Mean absolute change of the choice probabilities between two rounds, over (a sample of) the rows."""
-    step = max(len(rows.state) // CHUNK, 1)
-    state, segment = rows.next_state[::step], rows.segment[::step]
-    state = intervention.state(state, segment)
-    menu = scenario_menu(model, intervention, state, segment)
-    phi = basis(model, state).double()
-    before, after = (_log_policy(model, state, menu, phi, w).exp() for w in (old, new))
+    sample = slice(None, None, max(len(rows.state) // CHUNK, 1))
+    state, segment = rows.next_state[sample], rows.segment[sample]
+    faced = intervention.state(state, segment)
+    menu = intervention.menu(faced, segment)
+    phi = basis(model, faced).double()
+    before, after = (_log_policy(model, faced, menu, phi, w).exp() for w in (old, new))
     return float((before - after).abs().mean())
 
 
@@ -188,38 +233,55 @@ def logged(panel: Panel) -> Transitions:
 
 
 @torch.no_grad()
-def drawn(
-    model: FittedModel,
-    intervention: Intervention,
-    state: Tensor,
-    segment: Tensor,
-    anchor_reward: Tensor,
-    weight: Tensor,
-    *,
-    seed: int,
-) -> Transitions:
-    """One draw of what follows every available action in every free state, under the changed features.
+def drawn(model: FittedModel, intervention: Intervention, rows: Transitions, *, seed: int) -> Transitions:
+    """One draw of what follows every available action in every state with a choice, under the changed features.
 
-    Where the state reached leaves no choice, the path runs on to the next choice (or end). Arguments [N, ...].
+    Only ``state``, ``segment``, ``anchor_reward`` and ``weight`` of the rows are used. Where the state reached leaves
+    no choice, the path runs on to the next choice (or end). Cases with the same seed share their random numbers.
+
+    Raises
+    ------
+    InputError
+        If there is no state with a choice, or a path never reaches the next choice.
     """
-    menu = scenario_menu(model, intervention, intervention.state(state, segment), segment)
-    index, action = (menu & (menu.sum(1, keepdim=True) > 1)).nonzero().unbind(1)
-    state, segment = state[index], segment[index]
     generator = torch.Generator().manual_seed(seed)
-    now, chosen = state, action
-    steps = torch.zeros(len(index), device=state.device)
-    ends = torch.zeros(len(index), dtype=torch.bool, device=state.device)
-    going = torch.ones_like(ends)
-    while bool(going.any()):
-        uniform = torch.rand(len(index), max(model.dynamics.n_random, 1), generator=generator).clamp(1e-6, 1 - 1e-6)
-        moved = model.dynamics.sample(intervention.state(now, segment), chosen, uniform.to(state.device))
-        now = torch.where(going.unsqueeze(1), intervention.own(moved, now), now)
-        steps += going
-        faced = intervention.state(now, segment)
-        ends = model.schema.is_terminal(faced)
-        menu = scenario_menu(model, intervention, faced, segment)
-        going = going & ~ends & (menu.sum(1) == 1)
-        chosen = torch.where(going, menu.long().argmax(1), chosen)
+    chunk = CHUNK // len(model.schema.actions)
+    parts = [
+        _drawn_chunk(model, intervention, rows.only(slice(first, first + chunk)), generator)
+        for first in range(0, len(rows.state), chunk)
+    ]
+    joined = Transitions(*(torch.cat([getattr(p, name) for p in parts]) for name in Transitions.__dataclass_fields__))
+    if not len(joined.state):
+        raise InputError("nobody has anything to choose from: are all rows in contracts or terminal states?")
+    return joined
+
+
+def _drawn_chunk(
+    model: FittedModel, intervention: Intervention, rows: Transitions, generator: torch.Generator
+) -> Transitions:
+    faced = intervention.state(rows.state, rows.segment)
+    menu = intervention.menu(faced, rows.segment)
+    cell = (menu & free_rows(model.schema, faced).unsqueeze(1)).flatten()  # row-major over rows and actions
+    index, action = cell.view_as(menu).nonzero().unbind(1)
+    rows, faced, chosen = rows.only(index), faced[index], action
+    now = rows.state.clone()
+    steps = torch.zeros(len(index), device=now.device)
+    going = torch.arange(len(index), device=now.device)
+    while len(going):
+        # drawn for every row and action, on the menu or not, so that all cases find the same numbers
+        uniform = torch.rand(len(cell), max(model.dynamics.n_random, 1), generator=generator).clamp(1e-6, 1 - 1e-6)
+        uniform = uniform.to(now.device)[cell][going]
+        moved = model.dynamics.sample(faced[going], chosen[going], uniform)
+        now[going] = intervention.before_changes(moved, now[going])
+        steps[going] += 1
+        faced[going] = intervention.state(now[going], rows.segment[going])
+        menu = intervention.menu(faced[going], rows.segment[going])
+        forced = ~free_rows(model.schema, faced[going]) & menu.any(1)
+        going, chosen = going[forced], chosen.index_copy(0, going, menu.long().argmax(1))
         if float(steps.max()) > LONGEST_CONTRACT:
-            raise ValueError("the fitted dynamics hold members without a choice for ever: check `available`")
-    return Transitions(state, action, now, steps, ends, segment, anchor_reward[index], weight[index])
+            raise InputError(
+                f"the fitted dynamics hold members without a choice for more than {LONGEST_CONTRACT} periods: "
+                "check `available` in the study"
+            )
+    ends = model.schema.is_terminal(faced)
+    return Transitions(rows.state, action, now, steps, ends, rows.segment, rows.anchor_reward, rows.weight)
