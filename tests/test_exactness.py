@@ -1,0 +1,154 @@
+"""From exact probabilities the Q and R steps return the true reward to 1e-8: nothing in them is an approximation.
+
+A panel whose rows are all transitions of a small problem, weighted by their exact probabilities, goes through the very
+functions of the estimation, with tabular features and the exact policy in place of the P step. A panel holds float32:
+probabilities and g(s) are multiples of 1/64 and 1/16, gamma is the float32 number nearest to the one named, and where
+decisions last several periods gamma and durations are such that gamma^k is a float32 number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from irl import tabular
+from irl.data.panel import Panel
+from irl.data.schema import Column, StateSchema
+from irl.estimation.anchor_q import anchor_rows, solve_head
+from irl.estimation.reward import reward_targets
+from irl.networks import AnchorValueNetwork
+
+STATES, ACTIONS, ANCHOR = 5, 3, 1
+DISCOUNTS = (0.5, 0.95, 0.99, 0.999)
+LASTING = ((0.5, 12), (61 / 64, 4), (127 / 128, 3), (1023 / 1024, 2))
+"""Discounts and the longest durations whose powers are float32 numbers."""
+# Four levels and the reserved code: the fifth state has no slot, so that features are [1, one-hot without the last].
+STATE = Column(name="state", kind="category", dynamics="learned", labels=("0", "1", "2", "3"))
+SCHEMA = StateSchema(
+    columns=(STATE,), actions=("left", "anchor", "right"), anchor=ANCHOR, anchor_reward="g", terminal={}
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """transition[S, A, S'], reward[S, A] (the anchor's column is g), menu[S, A], steps[S, A] (durations)."""
+
+    transition: Tensor
+    reward: Tensor
+    menu: Tensor
+    steps: Tensor
+
+
+def random_problem(seed: int, *, longest: int = 1, terminal: bool = False) -> Problem:
+    generator = torch.Generator().manual_seed(seed)
+    # 64 balls in five urns, unevenly
+    urns = (torch.rand(STATES, ACTIONS, 64, generator=generator) ** 2 * STATES).long()
+    transition = torch.stack([(urns == s).sum(-1) for s in range(STATES)], dim=-1).double() / 64
+    reward = 2 * torch.randn(STATES, ACTIONS, generator=generator, dtype=torch.float64)
+    reward[:, ANCHOR] = (16 * reward[:, ANCHOR]).round() / 16
+    menu = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.bool)
+    if terminal:
+        menu[2] = False
+    steps = torch.randint(1, longest + 1, (STATES, ACTIONS), generator=generator)
+    return Problem(transition, reward, menu, steps.float())
+
+
+def panel_of(problem: Problem) -> Panel:
+    """One member for every possible (s, a, s'), who is in s, does a, and is then in s'."""
+    possible = problem.menu.unsqueeze(-1) & (problem.transition > 0)
+    s, a, following = possible.nonzero().unbind(1)
+    members = torch.arange(len(s))
+    none = torch.full_like(s, -1)
+
+    def pairs(first: Tensor, second: Tensor) -> Tensor:
+        return torch.stack([first, second], dim=1).flatten()
+
+    state = pairs(s, following)
+    menu = problem.menu[state]
+    next_row = pairs(2 * members + 1, none)
+    return Panel(
+        schema=SCHEMA,
+        state=torch.where(state == STATES - 1, STATE.levels, state).float().unsqueeze(1),
+        action=pairs(a, torch.full_like(a, ANCHOR)),
+        menu=menu,
+        free=menu.any(1),
+        member=pairs(members, members),
+        period=pairs(torch.zeros_like(s), problem.steps[s, a].long()),
+        segment=torch.zeros_like(state),
+        anchor_reward=problem.reward[state, ANCHOR].float(),
+        weight=pairs(problem.transition[s, a, following], torch.ones(len(s), dtype=torch.float64)).float(),
+        next_row=next_row,
+        next_choice=next_row,
+        steps=pairs(problem.steps[s, a], torch.ones(len(s))),
+        ends=pairs(~problem.menu[following].any(1), torch.zeros_like(s, dtype=torch.bool)),
+        gaps=0,
+    )
+
+
+def exact_solution(problem: Problem, discount: float, temperature: float) -> tabular.Solution:
+    """The oracle's; a duration of k discounts what follows by gamma^(k - 1) more."""
+    more = discount ** (problem.steps.double() - 1)
+    expectation = tabular.dense_expectation(more.unsqueeze(-1) * problem.transition)
+    mdp = tabular.FiniteMDP(problem.reward, problem.menu, expectation, discount, temperature)
+    return tabular.solve(mdp, tolerance=1e-11)
+
+
+def recovered_reward(panel: Panel, log_policy: Tensor, *, discount: float, temperature: float) -> tuple[Tensor, Tensor]:
+    """Q(., A)[S], and the reward[S, A] of the actions beside the anchor (NaN where never chosen)."""
+    state = panel.state.squeeze(1).long()
+    log_pi = log_policy[state]
+    network = AnchorValueNetwork(SCHEMA, ()).double()  # no hidden layer: linear in the tabular features
+    keep = torch.zeros(panel.n_rows, dtype=torch.bool)
+    rows = anchor_rows(panel, log_pi, keep, discount=discount, temperature=temperature)
+    solution = solve_head(network, rows, ridge=0.0, chunk=7)
+    assert solution.converged
+    with torch.no_grad():
+        q_anchor = network(panel.state)
+        every = network(torch.arange(STATES).float().unsqueeze(1))
+    index, target = reward_targets(panel, log_pi, q_anchor, discount=discount, temperature=temperature)
+    cell = state[index] * ACTIONS + panel.action[index]  # the tabular regression of the R step: means by (s, a)
+    weight = panel.weight[index].double()
+    sums = torch.bincount(cell, weight * target, STATES * ACTIONS) / torch.bincount(cell, weight, STATES * ACTIONS)
+    return every, sums.view(STATES, ACTIONS)
+
+
+def assert_recovered(problem: Problem, discount: float, temperature: float) -> None:
+    discount = torch.tensor(discount).item()
+    exact = exact_solution(problem, discount, temperature)
+    assert exact.converged
+    q_anchor, reward = recovered_reward(panel_of(problem), exact.log_policy, discount=discount, temperature=temperature)
+    choice = problem.menu.any(1)
+    torch.testing.assert_close(q_anchor[choice], exact.q[choice, ANCHOR], rtol=0, atol=1e-8)
+    known = problem.menu.clone()
+    known[:, ANCHOR] = False
+    torch.testing.assert_close(reward[known], problem.reward[known], rtol=0, atol=1e-8)
+    assert reward[~known].isnan().all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("discount", DISCOUNTS)
+def test_true_rewards_from_exact_probabilities(discount: float, temperature: float, seed: int):
+    assert_recovered(random_problem(seed), discount, temperature)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize(("discount", "longest"), LASTING)
+def test_decisions_that_last_several_periods(discount: float, longest: int, temperature: float, seed: int):
+    problem = random_problem(10 + seed, longest=longest)
+    assert problem.steps.max() > 1
+    assert_recovered(problem, discount, temperature)
+
+
+@pytest.mark.parametrize("discount", DISCOUNTS)
+def test_a_terminal_state(discount: float):
+    assert_recovered(random_problem(20, terminal=True), discount, 0.5)
+
+
+@pytest.mark.parametrize(("discount", "longest"), LASTING)
+def test_a_terminal_state_after_decisions_that_last(discount: float, longest: int):
+    assert_recovered(random_problem(21, longest=longest, terminal=True), discount, 1.0)
