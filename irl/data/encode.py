@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from irl.config import nearest
+
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -114,6 +116,36 @@ def labelled(values: pd.Series) -> tuple[Ints, list[str]]:
     for code in np.unique(codes[codes >= 0]):
         recode[code] = place.setdefault(label(uniques[code]), len(place))
     return recode[codes], list(place)
+
+
+def segments_of(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Codes into a list of segment labels, -1 where one of the columns is missing. codes[N]."""
+    codes = np.zeros(len(frame), dtype=np.int64)
+    labels: list[str] = []
+    for name in columns:
+        if name not in frame.columns:
+            return np.full(len(frame), -1, dtype=np.int64), []
+        own, own_labels = labelled(frame[name])
+        if not labels:
+            codes, labels = own, own_labels
+            continue
+        joint = np.where((codes >= 0) & (own >= 0), codes * len(own_labels) + own, -1)
+        present = np.unique(joint[joint >= 0])
+        labels = [f"{labels[j // len(own_labels)]} | {own_labels[j % len(own_labels)]}" for j in present]
+        codes = np.where(joint >= 0, np.searchsorted(present, joint), -1)
+    return codes, labels or ["all"]
+
+
+def missing_columns(wanted: Iterable[str], frame: pd.DataFrame, what: str = "") -> list[Finding]:
+    """One Finding per wanted column that is not there (with the nearest name) or is there twice."""
+    present = [str(name) for name in frame.columns]
+    findings = []
+    for name in wanted:
+        if name not in present:
+            findings.append(Finding(f"there is no {what}column {name!r}{nearest(name, present)}"))
+        elif present.count(name) > 1:
+            findings.append(Finding(f"{what}column {name!r} appears twice"))
+    return findings
 
 
 def numbers(values: pd.Series) -> tuple[Floats, Bools]:

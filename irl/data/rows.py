@@ -15,9 +15,21 @@ import torch
 from numpy.typing import NDArray
 
 from irl.config import Config, Data, InputError, nearest
-from irl.data.encode import Bools, Finding, Floats, Ints, factorized, finding, labelled, numbers, shown
+from irl.data.encode import (
+    Bools,
+    Finding,
+    Floats,
+    Ints,
+    factorized,
+    finding,
+    labelled,
+    missing_columns,
+    numbers,
+    segments_of,
+    shown,
+)
 from irl.data.periods import period_numbers
-from irl.data.schema import StateSchema, encode_columns, fit_schema, missing_columns, segments_of
+from irl.data.schema import StateSchema, encode_columns, fit_schema
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from irl.config import Between, Condition, Config, Feature, InputError, Values, nearest, unknown
-from irl.data.encode import Finding, finding, label, labelled, natural_order, numbers
+from irl.data.encode import Finding, finding, label, labelled, missing_columns, natural_order, numbers, segments_of
 
 UNSEEN = "(unseen)"
 TOLERANCE = 1e-6  # relative; float32 resolves 1.2e-7
@@ -232,36 +232,6 @@ def fit_schema(frame: pd.DataFrame, config: Config) -> StateSchema:
         available=tuple((data.actions.index(a), condition) for a, condition in data.available.items()),
         terminal=data.terminal,
     )
-
-
-def segments_of(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """Codes into a list of segment labels, -1 where one of the columns is missing. codes[N]."""
-    codes = np.zeros(len(frame), dtype=np.int64)
-    labels: list[str] = []
-    for name in columns:
-        if name not in frame.columns:
-            return np.full(len(frame), -1, dtype=np.int64), []
-        own, own_labels = labelled(frame[name])
-        if not labels:
-            codes, labels = own, own_labels
-            continue
-        joint = np.where((codes >= 0) & (own >= 0), codes * len(own_labels) + own, -1)
-        present = np.unique(joint[joint >= 0])
-        labels = [f"{labels[j // len(own_labels)]} | {own_labels[j % len(own_labels)]}" for j in present]
-        codes = np.where(joint >= 0, np.searchsorted(present, joint), -1)
-    return codes, labels or ["all"]
-
-
-def missing_columns(wanted: Iterable[str], frame: pd.DataFrame, what: str = "") -> list[Finding]:
-    """One Finding per wanted column that is not there (with the nearest name) or is there twice."""
-    present = [str(name) for name in frame.columns]
-    findings = []
-    for name in wanted:
-        if name not in present:
-            findings.append(Finding(f"there is no {what}column {name!r}{nearest(name, present)}"))
-        elif present.count(name) > 1:
-            findings.append(Finding(f"{what}column {name!r} appears twice"))
-    return findings
 
 
 def encode_columns(schema: StateSchema, frame: pd.DataFrame) -> tuple[NDArray[np.float32], list[Finding]]:

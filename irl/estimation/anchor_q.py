@@ -2,10 +2,10 @@
 
     Q(s,A) = g(s) + gamma^k E[Q(s',A') - alpha log pi(A'|s') | s,A]
 
-is linear in Q(., A), so on the rows where the anchor was chosen the kernel (:mod:`irl.evaluation`) solves the last layer
-exactly. The trunk under it is trained by gradient toward the fixed point's target for some epochs, then the last
-layer is solved again, and so on (``solver: lstd``). ``solver: fqi`` is the paper's fitted Q iteration (FQI-I): gradient
-only, the target refreshed every round.
+is linear in Q(., A), so on the rows where the anchor was chosen the kernel (:mod:`irl.evaluation`) solves the last
+layer exactly. The trunk under it is trained by gradient toward the fixed point's target for some epochs, then the last
+layer is solved again, and so on (``solver: lstd``). ``solver: fqi`` is the paper's fitted Q iteration (FQI-I):
+gradient only, the target refreshed every round.
 
 Departure from the paper: the exact last layer. Limits: the anchor's value is learned where the anchor was chosen and
 extrapolated elsewhere.
@@ -13,6 +13,7 @@ extrapolated elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -48,9 +49,9 @@ class AnchorRows:
 class AnchorQReport:
     """How the Q step ended.
 
-    ``bellman_residual`` is the root mean square of target + gamma^k Q(s') - Q(s) on held-out anchor rows, in reward units;
-    it contains the spread of V(s') given s and does not go to zero. ``condition``, ``solve_residual`` and ``converged``
-    are the kernel's (None under fqi).
+    ``bellman_residual`` is the root mean square of target + gamma^k Q(s') - Q(s) on held-out anchor rows, in reward
+    units; it contains the spread of V(s') given s and does not go to zero. ``condition``, ``solve_residual`` and
+    ``converged`` are the kernel's (None under fqi).
     """
 
     rows: int
@@ -95,7 +96,7 @@ class AnchorQStepModule(Fitting):
 
 
 def anchor_rows(panel: Panel, log_pi: Tensor, held_out: Tensor, *, discount: float, temperature: float) -> AnchorRows:
-    """Rows with a = A(s) whose next decision (or end) is in the panel; ``log_pi[N, A]``, ``held_out[N]`` of all rows."""
+    """Rows with a = A(s) whose next decision (or end) is known; ``log_pi[N, A]`` and ``held_out[N]`` of all rows."""
     anchor = panel.schema.anchor
     rows = (panel.free & (panel.action == anchor) & (panel.next_choice >= 0)).nonzero().squeeze(1)
     following = panel.next_choice[rows]
@@ -111,7 +112,7 @@ def solve_head(
     """Solve the network's last layer on ``rows`` by the kernel, in place."""
 
     @torch.no_grad()
-    def chunks() -> list[evaluation.Rows] | object:
+    def chunks() -> Iterator[evaluation.Rows]:
         for i in torch.arange(len(rows.state), device=rows.state.device).split(chunk):
             yield evaluation.Rows(
                 phi=network.trunk.features(rows.state[i]).double(),

@@ -1,7 +1,7 @@
 """The whole estimation in order: panel -> P -> Q -> R, and the dynamics beside them -> fitted model.
 
-``estimate`` works on a panel in memory; ``train`` is the same with a run folder around it. Each finished step is stored in
-``RUN/steps``, so that a run that was stopped resumes after the last finished step.
+``estimate`` works on a panel in memory; ``train`` is the same with a run folder around it. Each finished step is stored
+in ``RUN/steps``, so that a run that was stopped resumes after the last finished step.
 """
 
 from __future__ import annotations

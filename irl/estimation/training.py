@@ -2,7 +2,12 @@
 
 Held-out members stop the training; the weights of the best epoch are kept in memory and restored. The learning rate
 falls to zero along a half cosine, which averages out the noise of the last steps much as weight averaging does.
-Nothing is logged per step: losses are averaged on the device and read once an epoch.
+
+The networks are small, so what Lightning does around a training step would cost a quarter of the time. A training step
+therefore takes many batches and optimises by hand (``BATCHES_PER_STEP``), and losses are summed on the device and read
+once an epoch. ``python scripts/benchmark.py loop`` measures what is left.
+
+Limits: one device, full precision; gradients of several processes would have to be averaged by hand.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import copy
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,35 +33,52 @@ from irl.data.batches import Batches
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
+BATCHES_PER_STEP = 32
+"""Batches that one call of Lightning's hooks is shared by."""
+
 
 class Fitting(lightning.LightningModule):
     """A network and its loss. Subclasses say what the loss of a batch is; the network knows nothing of Lightning."""
 
+    sums: Tensor
+
     def __init__(self, network: nn.Module, options: Step) -> None:
         super().__init__()
         self.network, self.options = network, options
-        self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
-        self.register_buffer("weight_sum", torch.zeros(()), persistent=False)
+        self.automatic_optimization = False
+        self.register_buffer("sums", torch.zeros(2, 2), persistent=False)  # (train, held out) x (loss, weight)
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Loss and weight of every row of the batch, both [N]."""
         raise NotImplementedError
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        losses, weight = self.losses(batch)
-        total, mass = losses @ weight, weight.sum()
-        self.loss_sum += total.detach()
-        self.weight_sum += mass
-        return total / mass
+    def training_step(self, batches: list[tuple[Tensor, ...]], batch_idx: int) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        for batch in batches:
+            losses, weight = self.losses(batch)
+            total, mass = losses @ weight, weight.sum()
+            optimizer.zero_grad()
+            (total / mass).backward()
+            optimizer.step()
+            self._add(0, total, mass)
 
     def on_train_epoch_end(self) -> None:
-        self.log("train_loss", self.loss_sum / self.weight_sum)
-        self.loss_sum.zero_()
-        self.weight_sum.zero_()
+        self.lr_schedulers().step()  # type: ignore[union-attr]
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         losses, weight = self.losses(batch)
-        self.log("held_out_loss", (losses @ weight) / weight.sum(), batch_size=int(weight.numel()))
+        self._add(1, losses @ weight, weight.sum())
+
+    @torch.no_grad()
+    def _add(self, side: int, total: Tensor, mass: Tensor) -> None:
+        self.sums[side] += torch.stack([total, mass])
+
+    def mean_losses(self) -> tuple[float, float]:
+        """Weighted mean loss since the last call: while training, and on held-out rows."""
+        train, held_out = (self.sums[:, 0] / self.sums[:, 1]).tolist()
+        self.sums.zero_()
+        return train, held_out
 
     def configure_optimizers(self) -> Any:
         o = self.options
@@ -91,6 +113,21 @@ class Workbench:
     tensorboard: Path | None = None
     tick: Callable[[str, int, int, float], None] = lambda step, epoch, of, loss: None
 
+    def logger(self, name: str) -> TensorBoardLogger | None:
+        """Where the step ``name`` logs: the folder of that name."""
+        return TensorBoardLogger(self.tensorboard, name=name, version="") if self.tensorboard else None
+
+    def record(self, name: str, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
+        """Log what the finished step ``name`` found."""
+        logger = self.logger(name)
+        if logger is None:
+            return
+        logger.log_metrics(dict(scalars))
+        for tag, values in (histograms or {}).items():
+            if len(values):
+                logger.experiment.add_histogram(tag, values)
+        logger.finalize("success")
+
 
 class _KeepBest(Callback):
     """Remember the weights of the best held-out epoch; stop after ``patience`` epochs without a better one."""
@@ -101,16 +138,18 @@ class _KeepBest(Callback):
         self.weights: dict[str, Tensor] = {}
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
-        loss = float(trainer.callback_metrics["held_out_loss"])
+        assert isinstance(pl_module, Fitting)
+        train_loss, loss = pl_module.mean_losses()
+        epoch = trainer.current_epoch
         self.history.append(loss)
         if loss < self.best or self.patience is None:
-            self.best, self.best_epoch = loss, trainer.current_epoch
-            self.weights = copy.deepcopy(pl_module.network.state_dict()) if isinstance(pl_module, Fitting) else {}
-        elif trainer.current_epoch - self.best_epoch >= self.patience:
+            self.best, self.best_epoch = loss, epoch
+            self.weights = copy.deepcopy(pl_module.network.state_dict())
+        elif epoch - self.best_epoch >= self.patience:
             trainer.should_stop = True
-        self.tick(trainer.current_epoch + 1, loss)
+        if trainer.logger:
+            trainer.logger.log_metrics({"train_loss": train_loss, "held_out_loss": loss}, step=epoch)
+        self.tick(epoch + 1, loss)
 
 
 def train(
@@ -128,15 +167,16 @@ def train(
     keeper = _KeepBest(
         fitting.options.patience if keep_best else None, lambda epoch, loss: bench.tick(name, epoch, total, loss)
     )
-    logger = TensorBoardLogger(bench.tensorboard, name=name, version="") if bench.tensorboard else False
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")  # logged once an epoch
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning's own affair
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are slices: no workers
         warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
         trainer = lightning.Trainer(
             max_epochs=total,
             accelerator="cpu" if bench.device.type == "cpu" else bench.device.type,
             devices=1 if bench.device.index is None else [bench.device.index],
-            logger=logger,
+            logger=bench.logger(name) or False,
             callbacks=[keeper],
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -144,7 +184,8 @@ def train(
             num_sanity_val_steps=0,
             log_every_n_steps=10**9,
         )
-        trainer.fit(fitting, _loader(batches), _loader(held_out))
+        training = DataLoader(batches, batch_size=BATCHES_PER_STEP, collate_fn=list)
+        trainer.fit(fitting, training, DataLoader(held_out, batch_size=None))
     if keep_best:
         fitting.network.load_state_dict(keeper.weights)
     fitting.network.to(bench.device).eval()
@@ -152,7 +193,3 @@ def train(
     if not torch.isfinite(torch.tensor(keeper.best)):
         raise FloatingPointError(f"{name}: the held-out loss is {keeper.best}; lower estimation.{name}.learning_rate")
     return Trained(len(keeper.history), keeper.best_epoch, keeper.best, time.perf_counter() - started, keeper.history)
-
-
-def _loader(batches: Batches) -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(batches, batch_size=None)
