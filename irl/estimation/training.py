@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -147,6 +148,7 @@ class _KeepBest(Callback):
             self.weights = copy.deepcopy(pl_module.network.state_dict())
         elif epoch - self.best_epoch >= self.patience:
             trainer.should_stop = True
+        trainer.should_stop |= not math.isfinite(loss)
         if trainer.logger:
             trainer.logger.log_metrics({"train_loss": train_loss, "held_out_loss": loss}, step=epoch)
         self.tick(epoch + 1, loss)
@@ -186,10 +188,10 @@ def train(
         )
         training = DataLoader(batches, batch_size=BATCHES_PER_STEP, collate_fn=list)
         trainer.fit(fitting, training, DataLoader(held_out, batch_size=None))
+    if not math.isfinite(keeper.history[-1]):
+        raise FloatingPointError(f"{name}: the held-out loss is not finite; lower estimation.{name}.learning_rate")
     if keep_best:
         fitting.network.load_state_dict(keeper.weights)
     fitting.network.to(bench.device).eval()
     bench.tick(name, total, total, keeper.best)
-    if not torch.isfinite(torch.tensor(keeper.best)):
-        raise FloatingPointError(f"{name}: the held-out loss is {keeper.best}; lower estimation.{name}.learning_rate")
     return Trained(len(keeper.history), keeper.best_epoch, keeper.best, time.perf_counter() - started, keeper.history)

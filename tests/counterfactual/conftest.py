@@ -156,9 +156,7 @@ def make_world(*, tier_moves_places: bool = False, anchor_reward: float = 0.3, d
         name="place", kind="category", dynamics="table", labels=PLACES, maximum=4.0,
         parents=(0, 1) if tier_moves_places else (0,),
     )  # fmt: skip
-    tier = Column(
-        name="tier", kind="ordinal", dynamics="static", assigned="randomised", labels=("0", "1"), maximum=1.0
-    )
+    tier = Column(name="tier", kind="ordinal", dynamics="static", assigned="randomised", labels=("0", "1"), maximum=1.0)
     data = config.data
     schema = StateSchema(
         columns=(place, tier),

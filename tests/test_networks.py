@@ -1,0 +1,168 @@
+"""The networks: what the encoder makes of hand-written rows, menus, the anchor's given column, features, round trips."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from irl.data.schema import Column, StateSchema
+from irl.networks import AnchorValueNetwork, Encoder, PolicyNetwork, RewardNetwork, Trunk
+
+ANCHOR = 1
+SCHEMA = StateSchema(
+    columns=(
+        Column(name="region", kind="category", dynamics="static", labels=("east", "north", "south")),
+        Column(name="spend", kind="numeric", dynamics="learned", centre=10.0, scale=4.0, maximum=30.0),
+        Column(name="level", kind="ordinal", dynamics="learned", labels=("0", "1", "2", "3", "4")),
+        Column(name="visits", kind="count", dynamics="learned", centre=2.0, scale=0.5, maximum=9.0),
+        Column(name="plan", kind="category", dynamics="table", labels=("in", "out"), parents=(4,)),
+    ),
+    actions=("monthly", "none", "annual"),
+    anchor=ANCHOR,
+    anchor_reward="g",
+    terminal={},
+)
+UNSEEN_REGION = 3.0
+
+
+def states(n: int, *, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    columns = []
+    for c in SCHEMA.columns:
+        if c.discrete:
+            columns.append(torch.randint(0, c.levels, (n,), generator=generator).float())
+        else:
+            columns.append(torch.rand(n, generator=generator) * c.maximum)
+    return torch.stack(columns, dim=1)
+
+
+def untrained(kind: type, hidden: tuple[int, ...] = (8, 4)) -> torch.nn.Module:
+    torch.manual_seed(0)
+    network = kind(SCHEMA, hidden)
+    for parameter in network.parameters():  # heads that start at zero say nothing
+        torch.nn.init.normal_(parameter)
+    return network
+
+
+def test_encoder_on_hand_rows():
+    state = torch.tensor([[0, 14.0, 4, 2, 1], [2, 10.0, 0, 3, 0], [UNSEEN_REGION, 4.0, 3, 1, 1]])
+    levels = [  # region 3, level 5, plan 2
+        [1, 0, 0, 0, 0, 0, 0, 1, 0, 1],
+        [0, 0, 1, 1, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 1, 0, 0, 1],  # a region never seen has no slot
+    ]
+    scalars = [[1.0, 1.0, 0.0], [0.0, -1.0, 2.0], [-1.5, 0.5, -2.0]]  # spend; level over [-1, 1]; visits
+    encoder = Encoder(SCHEMA)
+    assert encoder.width == 13
+    torch.testing.assert_close(encoder(state), torch.cat([torch.tensor(levels).float(), torch.tensor(scalars)], dim=1))
+
+
+def test_encoder_without_levels_or_without_numbers():
+    number, category = SCHEMA.columns[1], SCHEMA.columns[0]
+    rows = torch.tensor([[2.0], [1.0]])
+    for column, expected in ((number, [[-2.0], [-2.25]]), (category, [[0, 0, 1], [0, 1, 0]])):
+        schema = StateSchema(columns=(column,), actions=("a", "b"), anchor=0, anchor_reward=0.0, terminal={})
+        torch.testing.assert_close(Encoder(schema)(rows), torch.tensor(expected).float())
+
+
+def test_ordinals_of_two_levels_are_minus_one_and_one():
+    column = Column(name="x", kind="ordinal", dynamics="learned", labels=("no", "yes"))
+    schema = StateSchema(columns=(column,), actions=("a", "b"), anchor=0, anchor_reward=0.0, terminal={})
+    torch.testing.assert_close(Encoder(schema)(torch.tensor([[0.0], [1.0]])), torch.tensor([[1, 0, -1], [0, 1, 1.0]]))
+
+
+@pytest.mark.parametrize("hidden", [(), (6,), (8, 4)])
+def test_features_start_with_the_constant(hidden: tuple[int, ...]):
+    trunk = Trunk(SCHEMA, hidden)
+    features = trunk.features(states(20))
+    assert features.shape == (20, 1 + trunk.width) and trunk.width == (hidden[-1] if hidden else 13)
+    assert (features[:, 0] == 1).all()
+    torch.testing.assert_close(features[:, 1:], trunk(states(20)))
+
+
+def test_rows_do_not_see_each_other():
+    state, menu = states(30), torch.ones(30, 3, dtype=torch.bool)
+    for network, given in (
+        (untrained(PolicyNetwork), (menu,)),
+        (untrained(AnchorValueNetwork), ()),
+        (untrained(RewardNetwork), (torch.zeros(30),)),
+    ):
+        whole = network(state, *given)
+        order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(network(state[order], *(g[order] for g in given)), whole[order])
+        assert whole.std(0).max() > 0.01  # and it does depend on the row
+
+
+def test_policy_is_a_distribution_over_the_menu():
+    menu = torch.tensor([[True, True, True], [True, True, False], [False, True, False], [False, False, False]])
+    menu = menu.repeat(10, 1)
+    log_pi = untrained(PolicyNetwork)(states(40), menu)
+    assert log_pi.shape == (40, 3)
+    assert (log_pi[~menu] == -math.inf).all() and log_pi[menu].isfinite().all()
+    torch.testing.assert_close(log_pi.exp().sum(1), menu.any(1).float())
+    assert (log_pi[2::4, 1] == 0).all()  # the only action on the menu is certain
+
+
+def test_a_smaller_menu_keeps_the_odds():
+    network, state = untrained(PolicyNetwork), states(40)
+    full = network(state, torch.ones(40, 3, dtype=torch.bool))
+    less = network(state, torch.tensor([[True, True, False]]).expand(40, 3))
+    torch.testing.assert_close(less[:, 0] - less[:, 1], full[:, 0] - full[:, 1], rtol=1e-5, atol=1e-5)
+
+
+def test_anchor_value_is_linear_in_its_features():
+    network = untrained(AnchorValueNetwork)
+    value = network(states(20))
+    assert value.shape == (20,)
+    torch.testing.assert_close(value, network.trunk.features(states(20)) @ network.head)
+    with torch.no_grad():
+        network.head.copy_(torch.tensor([3.0, 0, 0, 0, 0]))
+    assert (network(states(20)) == 3).all()
+
+
+def test_the_anchor_reward_is_given_and_not_learned():
+    network, g = untrained(RewardNetwork), torch.linspace(-2, 5, 20)
+    reward = network(states(20), g)
+    assert reward.shape == (20, 3)
+    assert torch.equal(reward[:, ANCHOR], g)
+    reward[:, ANCHOR].sum().backward()
+    assert all((p.grad == 0).all() for p in network.parameters())
+    network.zero_grad()
+    network(states(20), g).sum().backward()
+    assert (network.head.weight.grad[ANCHOR] == 0).all() and network.head.bias.grad[ANCHOR] == 0
+    assert (network.head.weight.grad[[0, 2]] != 0).any(1).all()
+
+
+def test_rewards_are_in_the_units_they_are_given():
+    network, state, g = untrained(RewardNetwork), states(20), torch.zeros(20)
+    plain = network(state, g)
+    network.centre.copy_(torch.tensor([100.0, 50.0, -7.0]))
+    network.scale.copy_(torch.tensor([2.0, 50.0, 3.0]))
+    expected = torch.stack([100 + 2 * plain[:, 0], g, -7 + 3 * plain[:, 2]], dim=1)
+    torch.testing.assert_close(network(state, g), expected)
+
+
+@pytest.mark.parametrize("kind", [PolicyNetwork, AnchorValueNetwork, RewardNetwork])
+def test_weights_make_the_round_trip(kind: type):
+    network = untrained(kind)
+    if kind is RewardNetwork:
+        network.centre.fill_(3.0)
+        network.scale.fill_(0.5)
+    other = kind(SCHEMA, (8, 4))
+    state = states(20)
+    given = () if kind is AnchorValueNetwork else (torch.ones(20, 3).bool() if kind is PolicyNetwork else state[:, 1],)
+    assert not torch.equal(other(state, *given), network(state, *given))
+    other.load_state_dict(load(save({key: value.contiguous() for key, value in network.state_dict().items()})))
+    assert torch.equal(other(state, *given), network(state, *given))
+
+
+def test_standardisation_travels_with_the_weights():
+    # An exported network takes the same columns in the same units: the encoder's constants are part of its state.
+    keys = set(PolicyNetwork(SCHEMA, (4,)).state_dict())
+    assert {
+        f"trunk.encoder.{name}" for name in ("slot_column", "slot_code", "scalar_column", "centre", "scale")
+    } <= keys
