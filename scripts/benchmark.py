@@ -1,4 +1,4 @@
-"""Benchmarks: programs that measure one thing and print a table.
+"""Benchmarks: programs that measure one thing and print a table. `benchmark.py NAME --help` has the options.
 
 python scripts/benchmark.py NAME [options]      (NAME --help: its options)
 """

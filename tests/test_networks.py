@@ -1,4 +1,4 @@
-"""The networks: what the encoder makes of hand-written rows, menus, the anchor's given column, features, round trips."""
+"""The networks: what the encoder makes of hand-written rows, menus, the anchor's column, features, round trips."""
 
 from __future__ import annotations
 
