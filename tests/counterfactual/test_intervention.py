@@ -125,7 +125,7 @@ def test_rewards_are_scaled_then_added_to_in_order():
 def test_an_empty_menu_is_refused_with_the_state():
     only_monthly = replace(SCHEMA, available=((0, {"status": ("out",)}), (2, {"status": ("out",)})))
     removed = intervention({"remove": {"action": "monthly"}}, schema=only_monthly)
-    with pytest.raises(InputError, match="removing 'monthly' leaves nothing to choose .*status in, .*`where`"):
+    with pytest.raises(InputError, match=r"removing 'monthly' leaves nothing to choose .*status in, .*`where`"):
         removed.menu(STATE, SEGMENT)
     careful = intervention({"remove": {"action": "monthly", "where": {"status": "out"}}}, schema=only_monthly)
     assert careful.menu(STATE, SEGMENT).tolist()[0] == [False, True, False]

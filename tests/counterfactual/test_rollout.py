@@ -140,7 +140,7 @@ class Constant(ScenarioPolicy):
 
 
 def by_hand(world, paths, monkeypatch, *, gone=()):
-    """Counts of members of segment 0 whose actions in every period are given; members in ``gone`` = (member, period)."""
+    """Counts of segment 0, whose members' actions are given; members in ``gone`` = (member, period)."""
     actions = torch.tensor(paths)
     members, periods = actions.shape
     policy = Constant(world.model, world.intervention(), lambda state, t: actions[:, t])

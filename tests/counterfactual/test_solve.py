@@ -1,4 +1,5 @@
-"""The scenario's policy against the exact oracle, on transitions weighted by their exact probabilities, and on draws."""
+"""The scenario's policy against the exact oracle, on transitions weighted by their exact
+probabilities, and on draws."""
 
 from __future__ import annotations
 
@@ -226,5 +227,5 @@ def test_amounts_beyond_all_numbers_are_refused(world):
 def test_an_action_nobody_has_left_to_take_is_refused(world):
     change = {"remove": {"action": "monthly"}}  # but locked members have nothing else
     policy = solved(world, world.transitions().of_segment, change)
-    with pytest.raises(InputError, match="leaves nothing to choose in some states .*place locked"):
+    with pytest.raises(InputError, match=r"leaves nothing to choose in some states .*place locked"):
         policy_at(policy, world)
