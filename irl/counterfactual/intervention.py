@@ -254,7 +254,7 @@ def _feature_problems(change: FeatureChange, schema: StateSchema, place: str) ->
     if change.name == schema.anchor_reward:
         return [f"{place} is the anchor's reward, which is known by assumption; change the other actions' rewards"]
     if change.set is None and column.discrete:
-        return [f"{place} is a {column.kind}: `set` it to a level instead of adding or scaling"]
+        return [f"{place} is of kind {column.kind}: `set` it to a level instead of adding or scaling"]
     if change.set is None and column.dynamics != "static":
         return [
             f"{place} moves by itself ({column.dynamics}); `add` and `scale` would compound from period to period: "

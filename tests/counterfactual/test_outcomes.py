@@ -1,0 +1,334 @@
+"""The outcomes table: its columns and types, rates by hand, who is simulated, and frames of every allowed kind."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from irl import tabular
+from irl.config import Config, InputError
+from irl.counterfactual import ask, outcomes, simulate
+from irl.counterfactual.outcomes import COLUMNS, Answer, draw_starts, outcome_table, used_columns
+from irl.counterfactual.rollout import Counts
+from irl.counterfactual.solve import Transitions
+from irl.data.schema import Column
+from irl.scenario import Scenario, scenario_from
+
+UP = {"name": "annual up", "periods": 3, "changes": [{"reward": {"action": "annual", "add": 0.5}}]}
+OUTCOMES = {
+    "share_none", "share_monthly", "share_annual", "membership", "join", "cancel", "switch", "renewal", "survival",
+    "surplus", "gainers",
+}  # fmt: skip
+
+
+def with_config(model, **data):
+    """The model as if its study had these options."""
+    plain = model.config.model_dump(mode="json")
+    plain["data"] |= data
+    return type(model)(**vars(model) | {"config": Config.model_validate(plain)})
+
+
+def with_schema(model, **parts):
+    return type(model)(**vars(model) | {"schema": type(model.schema)(**vars(model.schema) | parts)})
+
+
+@pytest.fixture(scope="module")
+def table(world, panel_and_frame):
+    return simulate(world.model, UP, panel_and_frame[1])
+
+
+def at(table, **where):
+    for name, value in where.items():
+        table = table[table[name] == value]
+    return table
+
+
+def test_columns_types_and_cells(table):
+    assert list(table.columns) == COLUMNS
+    assert table["period"].dtype == "Int64"
+    for name in ("baseline", "scenario", "change", "low", "high"):
+        assert table[name].dtype == np.float64
+    for name in ("case", "segment", "outcome"):
+        assert pd.api.types.is_string_dtype(table[name].dtype)
+    assert set(table["outcome"]) == OUTCOMES
+    assert set(table["case"]) == {"annual up"}
+    assert list(dict.fromkeys(table["segment"])) == ["north", "south", "all"]
+    assert not table.duplicated(["case", "segment", "period", "outcome"]).any()
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert isinstance(table.index, pd.RangeIndex)
+
+
+def test_periods(table):
+    by_outcome = table.groupby("outcome")["period"].agg(lambda p: sorted(set(p.dropna())))
+    for name in ("share_none", "share_monthly", "share_annual", "membership"):
+        assert by_outcome[name] == [0, 1, 2]
+    for name in ("join", "cancel", "switch", "renewal"):
+        assert by_outcome[name] == [1, 2]
+    assert by_outcome["survival"] == [1]  # joined in period 1, one renewal later
+    timeless = table[table["outcome"].isin(["surplus", "gainers"])]
+    assert timeless["period"].isna().all()
+    assert (timeless["baseline"] == 0).all()
+    assert len(timeless) == 6
+
+
+def test_relations_between_outcomes(table):
+    wide = table.dropna(subset=["period"]).pivot_table(
+        index=["segment", "period"], columns="outcome", values="scenario", observed=True
+    )
+    assert np.allclose(wide[["share_none", "share_monthly", "share_annual"]].sum(axis=1), 1)
+    assert np.allclose(wide["membership"], 1 - wide["share_none"])
+    later = wide.dropna(subset=["renewal"])
+    assert np.allclose(later["renewal"] + later["cancel"], 1)
+    assert (later["switch"] <= later["renewal"]).all()
+    assert np.allclose(table["change"], table["scenario"] - table["baseline"])
+    assert (at(table, outcome="share_annual")["change"] > 0).all()
+    assert (at(table, outcome="surplus")["change"] > 0).all()
+    assert (at(table, outcome="gainers")["change"] == 1).all()
+
+
+def test_all_is_everyone_and_not_the_mean_of_segments(world, panel_and_frame):
+    frame = panel_and_frame[1]
+    few = frame[(frame["region"] == "north") | frame["id"].isin(frame["id"][frame["region"] == "south"].unique()[:6])]
+    table = at(simulate(world.model, UP, few), outcome="share_annual", period=0)
+    north, south, everyone = (
+        float(table["scenario"][table["segment"] == s].iloc[0]) for s in ("north", "south", "all")
+    )
+    n, m = (few[few["region"] == s]["id"].nunique() for s in ("north", "south"))
+    assert (n, m) == (60, 6)
+    assert everyone == pytest.approx((n * north + m * south) / (n + m))
+    assert everyone != pytest.approx((north + south) / 2, abs=1e-3)
+
+
+def test_rates_by_hand(world):
+    """One segment's counts: three periods, actions none, monthly, annual."""
+    zero = {n: torch.zeros(2, 3) for n in ("present", "at_risk", "stayed")}
+    counts = Counts(
+        **zero, chose=torch.zeros(2, 3, 3), moved=torch.zeros(2, 3, 3, 3), use=torch.zeros(2, 3, 1),
+        valued=torch.zeros(2), value=torch.zeros(2), gained=torch.zeros(2),
+    )  # fmt: skip
+    counts.present[0] = torch.tensor([10.0, 10.0, 8.0])
+    counts.chose[0, 1] = torch.tensor([4.0, 5.0, 1.0])
+    counts.moved[0, 1] = torch.tensor([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 2.0, 0.0]])
+    counts.at_risk[0], counts.stayed[0] = torch.tensor([4.0, 2.0, 0.0]), torch.tensor([3.0, 1.0, 0.0])
+    counts.use[0, 1, 0] = 25
+    table = outcome_table(world.model, counts, ["video"])
+    found = {o: float(g["value"].iloc[0]) for o, g in at(table, segment="north", period=1).groupby("outcome")}
+    assert found == pytest.approx(
+        {
+            "share_none": 0.4, "share_monthly": 0.5, "share_annual": 0.1, "membership": 0.6,
+            "join": 3 / 6, "cancel": 1 / 4, "switch": 2 / 4, "renewal": 3 / 4, "survival": 3 / 4, "use_video": 2.5,
+        }
+    )  # fmt: skip
+    survival = at(table, segment="north", outcome="survival")
+    assert survival["period"].tolist() == [1, 2, 3]
+    assert survival["value"].tolist()[:2] == [0.75, 0.375] and np.isnan(survival["value"].iloc[2])
+    assert at(table, segment="south")["value"].isna().all()
+
+
+def test_surplus_is_the_oracle_s(world, panel_and_frame, monkeypatch):
+    """The reward rises in one tier of one place: gains by the oracle's values at the start states."""
+    change = {"reward": {"action": "annual", "add": 1.0, "where": {"place": "out", "tier": 1}}}
+    frame = panel_and_frame[1]
+    monkeypatch.setattr(outcomes, "logged", lambda panel: world.transitions())  # exact, where a small panel is noisy
+    table = simulate(world.model, {"name": "x", "periods": 1, "changes": [change]}, frame)
+    reward = world.reward.clone()
+    reward[0, 1, 2] += 1.0
+    gain = tabular.solve(world.mdp(reward=reward)).value - tabular.solve(world.mdp()).value
+    first = frame.drop_duplicates("id")
+    state = first["place"].map({"out": 0, "in": 1, "deep": 2}) * 2 + first["tier"]
+    exact = 0.1 * pd.Series(gain[state.tolist()].numpy()).groupby(first["region"].to_numpy()).mean()
+    found = at(table, outcome="surplus").set_index("segment")["change"]
+    assert found[["north", "south"]].tolist() == pytest.approx(exact.tolist(), rel=1e-2)
+    assert found["all"] == pytest.approx(found[["north", "south"]].mean())
+
+
+def test_a_change_of_nothing_changes_nothing_even_on_drawn_transitions(moving_world):
+    """Baseline and case are then drawn alike; else the noise of the draws would be taken for an effect."""
+    frame = moving_world.panel_frame(members=60, periods=6, seed=1)
+    nothing = {"feature": {"name": "tier", "set": 1, "where": {"tier": 1}}}
+    question = ask(moving_world.model, {"name": "x", "periods": 4, "changes": [nothing]}, frame)
+    answer = question.answer()
+    assert all(how["drawn_transitions"] for how in answer.solved.values())
+    assert (answer.outcomes["change"] == 0).all()
+
+
+def test_a_sweep_gives_a_case_for_each_value(world, panel_and_frame):
+    scenario = {"name": "s", "periods": 1, "changes": [{"reward": {"action": "annual", "add": [-0.5, 0.5]}}]}
+    question = ask(world.model, scenario, panel_and_frame[1])
+    answer = question.answer()
+    assert list(dict.fromkeys(answer.outcomes["case"])) == ["annual add -0.5", "annual add 0.5"]
+    assert list(answer.solved) == ["baseline", "annual add -0.5", "annual add 0.5"]
+    changes = [at(answer.outcomes, case=c, outcome="share_annual", segment="all") for c in list(answer.solved)[1:]]
+    assert changes[0]["change"].iloc[0] < 0 < changes[1]["change"].iloc[0]
+    assert changes[0]["baseline"].iloc[0] == changes[1]["baseline"].iloc[0]
+    json.dumps(answer.solved, allow_nan=False)
+
+
+def test_what_cannot_be_written_as_json_is_none(world, panel_and_frame, monkeypatch):
+    real = outcomes.solve
+
+    def singular(*arguments, **options):
+        policy = real(*arguments, **options)
+        return type(policy)(**vars(policy) | {"condition": float("inf"), "converged": False})
+
+    monkeypatch.setattr(outcomes, "solve", singular)
+    answer = ask(world.model, UP, panel_and_frame[1]).answer()
+    assert answer.solved["annual up"]["condition"] is None
+    json.dumps(answer.solved, allow_nan=False)
+    assert any("annual up: the policy did not converge" in text for text in answer.warnings())
+    with pytest.warns(UserWarning, match="did not converge"):
+        simulate(world.model, UP, panel_and_frame[1])
+
+
+def starts(frame, world, **options):
+    return ask(world.model, UP | options, frame).starts
+
+
+def test_start_first_and_last(world, panel_and_frame):
+    panel, frame = panel_and_frame
+    first, last = (starts(frame, world, start=s) for s in ("first", "last"))
+    assert len(first.state) == len(last.state) == panel.n_members
+    rows = frame[frame["place"] != "gone"]
+    code = {name: i for i, name in enumerate(world.schema.columns[0].labels)}
+    for found, edge in ((first, rows.groupby("id").first()), (last, rows.groupby("id").last())):
+        assert found.state[:, 0].tolist() == edge["place"].map(code).tolist()
+    assert not torch.equal(first.state, last.state)
+    assert (last.state[:, 0] != 4).all()  # a terminal row is nobody's start
+    assert (last.state[:, 0] == 3).any()  # a row inside a contract may be one
+
+
+def test_starts_do_not_depend_on_the_order_of_rows(world, panel_and_frame):
+    frame = panel_and_frame[1]
+    shuffled = frame.sample(frac=1, random_state=0)
+    for start in ("first", "last"):
+        assert torch.equal(starts(frame, world, start=start).state, starts(shuffled, world, start=start).state)
+
+
+def rows_of(segment):
+    segment = torch.tensor(segment)
+    one, state = torch.ones(len(segment)), torch.arange(len(segment)).float().unsqueeze(1)
+    return Transitions(state, segment, state, one, one.bool(), segment, one, one)
+
+
+def test_members_are_drawn_with_segment_shares_kept():
+    rows, index = rows_of([0] * 70 + [1] * 20 + [2] * 10), torch.arange(100)
+    for members, shares in ((1000, [700, 200, 100]), (10, [7, 2, 1]), (15, [10, 3, 2]), (1, [1, 0, 0])):
+        scenario = scenario_from(UP | {"members": members})
+        drawn = draw_starts(rows, index, scenario)
+        counts = torch.bincount(drawn.segment, minlength=3).tolist()
+        assert sum(counts) == members
+        assert all(abs(c - s) <= 1 for c, s in zip(counts, shares, strict=True)), counts
+        assert torch.equal(drawn.segment, rows.segment[drawn.state[:, 0].long()])  # each with its own segment
+        assert torch.equal(drawn.state, draw_starts(rows, index, scenario).state)
+    many = draw_starts(rows, index, scenario_from(UP | {"members": 1000}))
+    assert len(many.state.unique()) == 100
+    other = draw_starts(rows, index, scenario_from(UP | {"members": 1000, "seed": 1}))
+    assert not torch.equal(many.state, other.state)
+
+
+def test_all_members_once():
+    rows = rows_of([0, 1, 1, 0])
+    drawn = draw_starts(rows, torch.tensor([1, 3]), scenario_from(UP | {"members": "all"}))
+    assert drawn.state.squeeze(1).tolist() == [1, 3] and drawn.segment.tolist() == [1, 0]
+
+
+def test_a_frame_of_states_only(world):
+    frame = pd.DataFrame(
+        {
+            "region": ["south", "north"] * 20,
+            "tier": [0, 1, 1, 0] * 10,
+            "extra": 1,
+            "place": ["out", "in", "deep", "gone"] * 10,
+        }
+    )
+    question = ask(world.model, UP, frame)
+    assert question.panel is None
+    assert len(question.starts.state) == 30  # those who are gone are left out
+    assert question.starts.segment.tolist()[:3] == [1, 0, 1]
+    answer = question.answer()
+    assert answer.members == 30
+    assert all(how["drawn_transitions"] for how in answer.solved.values())
+    assert set(answer.outcomes["outcome"]) == OUTCOMES
+
+
+def test_a_frame_of_states_with_members(world):
+    frame = pd.DataFrame({"id": [1, 2, 2], "region": "north", "tier": 0, "place": "out"})
+    with pytest.raises(InputError, match="several rows, but there is no column 'month' or 'plan'"):
+        ask(world.model, UP, frame)
+    assert len(ask(world.model, UP, frame.iloc[:2]).starts.state) == 2
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        ({"region": ["north"], "tier": [0]}, "no state column 'place'"),
+        ({"tier": [0], "place": ["out"]}, "segment column 'region' is missing"),
+        ({"region": ["west"], "tier": [0], "place": ["out"]}, "west"),
+        ({"region": ["north"], "tier": [7], "place": ["out"]}, "not among its levels"),
+        ({"region": ["north"], "tier": [0], "place": ["gone"]}, "nobody to simulate"),
+    ],
+)
+def test_frames_that_cannot_be_used(world, frame, said):
+    with pytest.raises(InputError, match=said):
+        ask(world.model, UP, pd.DataFrame(frame))
+
+
+def test_without_segments_there_is_one_called_all(world, panel_and_frame):
+    model = with_config(with_schema(world.model, segment_columns=(), segments=("all",)), segment=())
+    table = simulate(model, UP, panel_and_frame[1].drop(columns="region"))
+    assert set(table["segment"]) == {"all"}
+    assert not table.duplicated(["case", "segment", "period", "outcome"]).any()
+
+
+@pytest.mark.parametrize(
+    ("schema", "data", "said"),
+    [
+        ({"segments": ("all", "north")}, {}, "a segment is called 'all'"),
+        ({"anchor_reward": "rent"}, {}, "'rent' is not a state column"),
+        ({}, {"duration": "months"}, "`duration: months`"),
+    ],
+)
+def test_studies_that_cannot_answer(world, panel_and_frame, schema, data, said):
+    model = with_config(with_schema(world.model, **schema), **data)
+    with pytest.raises(InputError, match=said):
+        ask(model, UP, panel_and_frame[1])
+
+
+def test_a_whole_menu_cannot_be_removed(world, panel_and_frame):
+    change = {"remove": {"action": "monthly"}}
+    with pytest.raises(InputError, match="leaves nothing to choose"):
+        ask(world.model, {"name": "x", "changes": [change]}, panel_and_frame[1])
+
+
+def test_used_columns(world):
+    kinds = ["category", "ordinal", "count", "numeric"]
+    columns = [Column(name=k, kind=k, dynamics="learned") for k in kinds]
+    columns += [Column(name=f"{k}_static", kind=k, dynamics="static") for k in kinds]
+    assert used_columns(with_schema(world.model, columns=tuple(columns))) == (1, 2, 3)
+
+
+def test_warnings_are_given_once_and_reach_the_caller(world, panel_and_frame):
+    said = Answer(pd.DataFrame(), {"a": {"warnings": ["x", "y"], "converged": True},
+                                   "b": {"warnings": ["y"], "converged": True}}, 1)  # fmt: skip
+    assert said.warnings() == ["x", "y"]
+    nowhere = {"reward": {"action": "annual", "add": 1, "where": {"place": "locked", "tier": 0, "region": "south"}}}
+    frame = panel_and_frame[1]
+    frame = frame[~((frame["place"] == "locked") & (frame["tier"] == 0))]
+    with pytest.warns(UserWarning, match="applies to no row") as caught:
+        simulate(world.model, {"name": "x", "periods": 1, "changes": [nowhere]}, frame)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        simulate(world.model, UP, panel_and_frame[1])
+
+
+def test_scenarios_are_taken_from_files_mappings_and_objects(world, panel_and_frame, tmp_path, table):
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps(UP), encoding="utf-8")  # JSON is YAML
+    for given in (file, str(file), Scenario.model_validate(UP)):
+        assert simulate(world.model, given, panel_and_frame[1]).equals(table)
