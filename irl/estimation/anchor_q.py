@@ -88,6 +88,9 @@ class AnchorQStepModule(Fitting):
         with torch.no_grad():
             self.goals = [r.target + r.discount * network(r.next_state) for r in (self.fit, self.check)]
             self.spread = self.goals[0].var().clamp_min(1e-6)
+            if self.logger is not None:
+                residual = rms(self.goals[1] - network(self.check.state))
+                self.logger.log_metrics({"bellman_residual": residual}, step=self.current_epoch)
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         index, weight = batch
@@ -104,6 +107,11 @@ def anchor_rows(panel: Panel, log_pi: Tensor, held_out: Tensor, *, discount: flo
     next_log_pi = log_pi[following, anchor].masked_fill(panel.ends[rows], 0.0)
     target = bellman.anchor_target(panel.anchor_reward[rows], 0.0, next_log_pi, gamma, temperature)
     return AnchorRows(panel.state[rows], panel.state[following], gamma, target, panel.weight[rows], held_out[rows])
+
+
+def rms(values: Tensor) -> float:
+    """Root mean square."""
+    return float(values.square().mean().sqrt())
 
 
 def solve_head(
@@ -154,10 +162,11 @@ def fit_anchor_q(
     )
     solution = solve_head(network, rows, ridge=options.ridge) if options.solver == "lstd" else None
     with torch.no_grad():
-        residual = check.target + check.discount * network(check.next_state) - network(check.state)
+        residual = rms(check.target + check.discount * network(check.next_state) - network(check.state))
+    bench.record("anchor_q", {"final_bellman_residual": residual})
     return network, AnchorQReport(
         rows=len(rows.state),
-        bellman_residual=float(residual.square().mean().sqrt()),
+        bellman_residual=residual,
         condition=solution.condition if solution else None,
         solve_residual=solution.residual if solution else None,
         converged=solution.converged if solution else None,

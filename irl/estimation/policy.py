@@ -44,4 +44,5 @@ def fit_policy(panel: Panel, held_out: Tensor, options: Step, *, bench: Workbenc
         name="policy",
         bench=bench,
     )
+    bench.record("policy", {"held_out_log_likelihood": -trained.held_out_loss})
     return network, trained

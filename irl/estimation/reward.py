@@ -72,4 +72,9 @@ def fit_reward(
         name="reward",
         bench=bench,
     )
+    with torch.no_grad():
+        found = network(panel.state, panel.anchor_reward)
+    offered = panel.menu & panel.free.unsqueeze(1)
+    histograms = {f"reward/{name}": found[offered[:, a], a] for a, name in enumerate(panel.schema.actions)}
+    bench.record("reward", {}, histograms)
     return network, trained

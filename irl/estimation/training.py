@@ -123,10 +123,10 @@ class Workbench:
         logger = self.logger(name)
         if logger is None:
             return
-        logger.log_metrics(dict(scalars))
+        logger.log_metrics(dict(scalars), step=0)
         for tag, values in (histograms or {}).items():
             if len(values):
-                logger.experiment.add_histogram(tag, values)
+                logger.experiment.add_histogram(tag, values, global_step=0)
         logger.finalize("success")
 
 
