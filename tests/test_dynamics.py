@@ -130,15 +130,34 @@ def test_later_columns_follow_earlier_ones():
     assert torch.equal(drawn[:, DEVICE], drawn[:, STATUS])
 
 
-def test_no_column_sees_itself_or_a_later_one():
+def test_each_column_sees_all_before_it_and_none_after_it():
     model = random_model()
-    model.sequence.fill_(9.0)  # where nothing is `earlier`, the weight must not be used
+    model.sequence.normal_()  # also where a weight must not be used
     base = model.learned_log_prob(STATE, ACTION, STATE)
-    for j, f in enumerate(model.learned):
+    for i, f in enumerate(model.drawn):
         moved = STATE.clone()
-        moved[:, f] = 1 - (moved[:, f] > 0).float() if f == DEVICE else (moved[:, f] + 1).clamp(max=2)
-        again = model.learned_log_prob(STATE, ACTION, moved)
-        assert torch.equal(again[:, :j], base[:, :j])
+        moved[:, f] = (moved[:, f] + 1) % 2 if f in (STATUS, DEVICE) else (moved[:, f] + 1) % 3
+        changed = (model.learned_log_prob(STATE, ACTION, moved) != base).any(0).tolist()
+        assert changed == [j + len(model.table) >= i for j in range(len(model.learned))]
+
+
+def test_learned_columns_depend_on_state_and_action():
+    model = random_model()
+    base = model.learned_log_prob(STATE, ACTION, STATE)
+    assert (model.learned_log_prob(STATE, 1 - ACTION, STATE) != base).all()
+    dearer = STATE + torch.eye(8)[PRICE]
+    assert (model.learned_log_prob(dearer, ACTION, STATE) != base).all()
+
+
+def test_heads_of_any_size_give_finite_numbers():
+    model = random_model()
+    for size in (1e4, -1e4):
+        model.heads.bias.copy_(size * torch.randn(len(model.heads.bias)))
+        assert model.learned_log_prob(STATE, ACTION, STATE).isfinite().all()
+        drawn = model.sample(STATE, ACTION, torch.full((3, model.n_random), 0.99))
+        assert drawn.isfinite().all()
+        likely = model.heads.bias[model.parameters_of[0]].argmax()
+        assert (drawn[:, LEVEL] == likely).all()
 
 
 @pytest.mark.parametrize("atom", [-math.inf, -1.0, 2.0])
@@ -209,8 +228,8 @@ def test_a_level_of_probability_zero_is_never_drawn():
         share = torch.rand(13, generator=torch.Generator().manual_seed(seed))
         share[[0, 4, 12]] = 0
         model.table_0.copy_((share / share.sum()).expand(14, 2, 13))
-        uniform = torch.tensor([1e-38, 1e-7, 0.5, 1 - 1e-7, 1 - 2**-24]).unsqueeze(1)
-        drawn = model.sample(torch.zeros(5, 1), torch.zeros(5).long(), uniform).squeeze(1).long()
+        uniform = torch.tensor([0, 1e-38, 1e-7, 0.5, 1 - 1e-7, 1 - 2**-24]).unsqueeze(1)
+        drawn = model.sample(torch.zeros(6, 1), torch.zeros(6).long(), uniform).squeeze(1).long()
         assert (share[drawn] > 0).all()
 
 
