@@ -62,13 +62,15 @@ class Rows:
 class Sums:
     """What one pass leaves: everything the solution needs, additive over chunks and processes (float64).
 
-    ``matrix[M, M]`` and ``rhs[M, K]`` with M = A D; ``gram[A, D, D]`` = sum w phi phi^T by action block; ``rounding``
-    is the relative rounding error of the products.
+    ``matrix[M, M]`` and ``rhs[M, K]`` with M = A D; ``gram[A, D, D]`` = sum w phi phi^T by action block;
+    ``moments[2, D]`` = sum w phi and sum w phi^2 over all rows, always in float64, so that a
+    constant can be told from a feature that varies; ``rounding`` is the relative rounding error of the products.
     """
 
     matrix: Tensor
     rhs: Tensor
     gram: Tensor
+    moments: Tensor
     rows: int
     rounding: float
 
@@ -77,6 +79,7 @@ class Sums:
             self.matrix + other.matrix,
             self.rhs + other.rhs,
             self.gram + other.gram,
+            self.moments + other.moments,
             self.rows + other.rows,
             max(self.rounding, other.rounding),
         )
@@ -104,11 +107,12 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
     """The kernel's sums over one chunk."""
     d, rounding = rows.phi.shape[1], torch.finfo(rows.phi.dtype).eps
     weighted = rows.phi * rows.weight.unsqueeze(-1)
+    moments = torch.stack([f.sum(0, dtype=torch.float64) for f in (weighted, weighted * rows.phi)])
     if rows.action is None or rows.next_policy is None:
         assert actions == 1, "several action blocks need `action` and `next_policy`"
         gram = _f64(weighted.T @ rows.phi)
         matrix = gram - _f64(weighted.T @ (rows.discount.unsqueeze(-1) * rows.phi_next))
-        return Sums(matrix, _f64(weighted.T @ rows.target), gram.unsqueeze(0), len(rows.phi), rounding)
+        return Sums(matrix, _f64(weighted.T @ rows.target), gram.unsqueeze(0), moments, len(rows.phi), rounding)
     k = rows.target.shape[1]
     matrix = rows.phi.new_zeros(actions, d, actions, d, dtype=torch.float64)
     rhs = rows.phi.new_zeros(actions, d, k, dtype=torch.float64)
@@ -124,7 +128,8 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
         following = (nu[mine].unsqueeze(-1) * rows.phi_next[mine].unsqueeze(1)).flatten(1)  # [n, A D]
         matrix[a] = -_f64(left @ following).view(d, actions, d)
         matrix[a, :, a] += gram[a]
-    return Sums(matrix.view(actions * d, actions * d), rhs.view(actions * d, k), gram, len(rows.phi), rounding)
+    shape = (actions * d, actions * d)
+    return Sums(matrix.view(shape), rhs.view(actions * d, k), gram, moments, len(rows.phi), rounding)
 
 
 def accumulate(chunks: Iterable[Rows], *, actions: int = 1) -> Sums:
@@ -152,10 +157,8 @@ def solve(sums: Sums, *, ridge: float = 0.0) -> Solution:
     """
     actions, d, _ = sums.gram.shape
     k = sums.rhs.shape[1]
-    total = sums.gram.sum(0)
-    mass = total[0, 0]
-    mean = total[0] / mass
-    square = total.diagonal() / mass
+    mass = sums.moments[0, 0]
+    mean, square = sums.moments / mass
     variance = (square - mean.square()).clamp_min(0)
     varies = variance > max(1e-12, 100 * sums.rounding) * square  # else it is the rounding of a constant
     scale = torch.where(varies, variance.sqrt(), torch.ones_like(variance))

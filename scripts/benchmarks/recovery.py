@@ -1,100 +1,252 @@
-"""Recovery on the simulated market: rewards against the truth, and plan shares at 1.2 x list against the exact oracle.
+"""Recovery of a known truth on the simulated market: rewards, policy and value, and the answer to a dearer annual plan.
 
-Simulates the membership panel, estimates it as scripts/train.py does, and compares with the solved market: rewards over
-visited states (R2, and R2 within segment x status), and the effect of the annual price at 1.2 x list against list on
-plan shares, averaged over the 36 months and at its worst month. 20,000 simulated members; the Monte Carlo sd of a
-segment's share is about 0.7 points.
+Simulates the membership panel, estimates it as scripts/train.py does, and compares with the market solved exactly. The
+scenario sets `price_annual` to 1.2 x list and to list, for every member, over 36 periods from each member's first row;
+its effect is the difference of the two. R2 within segment x status is against the truth's own cell means, so errors of
+those means count; KL is the mean over visited states of KL(true policy || fitted).
 
-python scripts/benchmark.py recovery [--members 4000] [--periods 36] [--discount 0.95] [--seeds 0]
+The model's shares are simulated for 20,000 members: in one period a segment's share has a Monte Carlo sd of up to 0.7
+points, an effect (common random numbers) less, a mean over periods less still. The exact ones have none.
+
+python scripts/benchmark.py recovery [--members 4000] [--periods 36] [--discount 0.95] [--seeds 0 1 2] [--out FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from irl import membership
 from irl.config import load_config
-from irl.counterfactual import simulate
+from irl.counterfactual import ask
 from irl.data import panel_from_frame
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
-from irl.membership_scenarios import exact_outcomes, scenario_edit
+from irl.fitted import FittedModel
+from irl.membership import MarketSolution
+from irl.membership_scenarios import exact_outcomes, exact_surplus, scenario_edit
 from irl.report.tables import recovery
 from irl.scenario import cases, scenario_from
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "membership.yaml"
-PERIODS = 36
+HORIZON, SIMULATED = 36, 20_000
+SHOWN = (11, 35)
+"""Periods shown besides the mean over all of them."""
+BAR = 2.0
+"""Points within which plan shares should come; rewards have the bars below, (action, score) -> at least."""
+REWARD_BARS = {("pooled", "r2"): 0.95, ("monthly", "within"): 0.75, ("annual", "within"): 0.2}
+CASES = ("list", "dearer")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one repetition found, as indexed tables of numbers."""
+
+    rewards: pd.DataFrame  # (estimator, action) -> pairs, rmse, sd, r2, within
+    fit: pd.DataFrame  # quantity -> value
+    shares: pd.DataFrame  # (segment, outcome, period) -> model and exact share at both prices, per cent
+    surplus: pd.DataFrame  # segment -> model, exact: reward units per period
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=4000)
-    parser.add_argument("--periods", type=int, default=36)
-    parser.add_argument("--discount", type=float, default=0.95, help="per month")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--periods", type=int, default=36, help="of the panel")
+    parser.add_argument("--discount", type=float, default=0.95, help="per period")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of simulation and estimation")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/recovery"), help="folder for the CSV files")
     arguments = parser.parse_args()
-    console = Console()
-    rewards, shares = [], []
-    for seed in arguments.seeds:
-        with console.status(f"seed {seed}"):
-            found, effects = once(arguments.members, arguments.periods, arguments.discount, seed)
-        rewards.append(found.assign(seed=seed))
-        shares.append(effects.assign(seed=seed))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, parts in (("rewards", rewards), ("shares", shares)):
-        table = pd.concat(parts)
-        table.to_csv(arguments.out / f"{name}.csv")
-        console.print(name, table.round(3).to_string(), sep="\n", soft_wrap=True)
-    console.print(f"{torch.get_num_threads()} threads; CSV files in {arguments.out}")
-
-
-def once(members: int, periods: int, discount: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reward recovery by action, and errors of the price effect by segment and plan (points), for one seed."""
-    config = load_config(CONFIG, [f"seed={seed}", f"discount={discount}"])
-    market = membership.Market(discount=discount, temperature=config.temperature)
-    solution = membership.solve(market)
-    frame = membership.simulate(solution, members=members, periods=periods, seed=seed)
-    bench = Workbench(device=torch.device("cpu"), seed=seed)
-    model, _ = estimate(config, panel_from_frame(frame, config), bench=bench)
-    anchor = config.anchor.action
-    found = recovery(
-        model.reward(frame).drop(columns=anchor),
-        membership.true_reward(solution, frame).drop(columns=anchor),
-        frame["segment"].astype(str) + " " + frame["status"].astype(str),
-    )
-    prices = [market.list_annual, round(1.2 * market.list_annual, 4)]
-    change = {"feature": {"name": "price_annual", "set": prices}}
-    scenario = scenario_from({"name": "price", "periods": PERIODS, "members": 20000, "changes": [change]})
-    keys = ["segment", "period", "outcome"]
-    table = simulate(model, scenario, frame)
-    table = table[table["outcome"].str.startswith("share_")].set_index(keys)
-    start = frame.groupby("member_id").head(1)
-    levels = {}
-    for label, case in cases(scenario).items():
-        edit = scenario_edit(market, case)
-        exact = exact_outcomes(
-            membership.solve(market, cells=membership.cells_of(start), edit=edit), start, periods=PERIODS
+    found = {}
+    with Console(stderr=True).status("") as status:
+        for seed in arguments.seeds:
+            options = [f"seed={seed}", f"discount={arguments.discount}"]
+            options += [f"market.members={arguments.members}", f"market.periods={arguments.periods}"]
+            found[seed] = repetition(options, tell=lambda text, seed=seed: status.update(f"seed {seed}: {text}"))
+    together = Found(
+        *(
+            pd.concat({seed: getattr(f, field.name) for seed, f in found.items()}, names=["seed"])
+            for field in fields(Found)
         )
-        exact = exact.melt(id_vars=["segment", "period"], var_name="outcome").set_index(keys)["value"]
-        levels[label] = pd.DataFrame({"model": table.loc[table["case"] == label, "scenario"], "exact": exact}).dropna()
-    low, high = (100 * level for level in levels.values())
-    by = ["segment", "outcome"]
-    error = (high - low).eval("model - exact")
-    return found, pd.DataFrame(
-        {
-            "exact effect": (high - low)["exact"].groupby(by).mean(),
-            "error, mean over months": error.groupby(by).mean(),
-            "error, worst month": error.abs().groupby(by).max(),
-            "level error at list": low.eval("model - exact").groupby(by).mean(),
-            "level error at 1.2": high.eval("model - exact").groupby(by).mean(),
-        }
     )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for field in fields(Found):
+        getattr(together, field.name).to_csv(arguments.out / f"{field.name}.csv")
+    console = Console(width=None if Console().is_terminal else 130)
+    print_tables(console, together)
+    console.print(
+        f"{arguments.members:,} members x {arguments.periods} periods, discount {arguments.discount}, "
+        f"seeds {', '.join(map(str, arguments.seeds))}; torch {torch.__version__}, {platform.machine()}, "
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads. CSV files in {arguments.out}"
+    )
+
+
+def repetition(options: Sequence[str], *, tell: Callable[[str], None]) -> Found:
+    """Simulate, estimate and compare, once."""
+    config = load_config(CONFIG, options)
+    assert config.market is not None
+    tell("solving the market")
+    market = membership.Market(discount=config.discount, temperature=config.temperature)
+    solution = membership.solve(market)
+    size = config.market
+    frame = membership.simulate(solution, members=size.members, periods=size.periods, seed=config.seed)
+    bench = Workbench(
+        device=torch.device("cpu"), seed=config.seed, tick=lambda step, epoch, of, _: tell(f"{step} {epoch}/{of}")
+    )
+    model, metrics = estimate(config, panel_from_frame(frame, config), bench=bench)
+    tell("the scenario")
+    shares, surplus = scenario_answers(model, solution, frame)
+    # one entry per estimator of the reward
+    estimates = {"P, Q, R": model.reward(frame)}
+    rewards = {name: reward_scores(reward, solution, frame) for name, reward in estimates.items()}
+    return Found(
+        rewards=pd.concat(rewards, names=["estimator", "action"]),
+        fit=pd.concat([policy_and_value(model, solution, frame), seconds(metrics)]).to_frame("value"),
+        shares=shares,
+        surplus=surplus,
+    )
+
+
+def reward_scores(reward: pd.DataFrame, solution: MarketSolution, frame: pd.DataFrame) -> pd.DataFrame:
+    """Recovery of the paid actions' rewards over visited states, by action and pooled."""
+    paid = list(membership.ACTIONS[1:])
+    cells = frame["segment"].astype(str) + " " + frame["status"].astype(str)
+    return recovery(reward[paid], membership.true_reward(solution, frame)[paid], cells)
+
+
+def policy_and_value(model: FittedModel, solution: MarketSolution, frame: pd.DataFrame) -> pd.Series:
+    """How far policy and value are from the truth, over visited states."""
+    p, q = (f.to_numpy() for f in (membership.true_policy(solution, frame), model.policy(frame)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        divergence = np.where(p > 0, p * np.log(p / q), 0.0).sum(1).mean()
+        anchor = np.log(q[:, 0] / p[:, 0])
+    truth = membership.true_value(solution, frame)
+    error = model.value(frame) - truth
+    return pd.Series(
+        {
+            "policy: KL, nats per decision": divergence,
+            "policy: rms error of log pi(anchor)": np.sqrt(np.mean(anchor**2)),
+            "value: sd of the truth, reward units": truth.std(),
+            "value: mean error": error.mean(),
+            "value: sd of the error": error.std(),
+        }
+    ).rename_axis("quantity")
+
+
+def seconds(metrics: dict[str, dict[str, float]]) -> pd.Series:
+    """Seconds of every step."""
+    steps = {name: step["step_seconds"] for name, step in metrics.items() if "step_seconds" in step}
+    return pd.Series({f"seconds: {name}": s for name, s in steps.items()}).rename_axis("quantity")
+
+
+def scenario_answers(
+    model: FittedModel, solution: MarketSolution, frame: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Plan shares at both prices and the change of surplus between them, by the model and exactly."""
+    market, start = solution.market, frame.groupby("member_id").head(1)
+    change = {"feature": {"name": "price_annual", "set": [market.list_annual, round(1.2 * market.list_annual, 4)]}}
+    about = {"name": "annual plan dearer", "periods": HORIZON, "members": SIMULATED, "changes": [change]}
+    scenario = scenario_from(about)
+    answer = ask(model, scenario, frame).answer()
+    for text in answer.warnings():
+        Console(stderr=True).print(text)
+    keys, columns, truths = ["segment", "outcome", "period"], {}, []
+    for label, name in zip(cases(scenario), CASES, strict=True):
+        edit = scenario_edit(market, cases(scenario)[label])
+        truths.append(membership.solve(market, cells=membership.cells_of(start), edit=edit))
+        exact = exact_outcomes(truths[-1], start, periods=HORIZON)
+        exact = exact.melt(["segment", "period"], [c for c in exact if c.startswith("share_")], "outcome")
+        mine = answer.outcomes[answer.outcomes["case"] == label].dropna(subset="period")
+        columns[f"{name} exact"] = 100 * exact.set_index(keys)["value"]
+        columns[f"{name} model"] = 100 * mine.astype({"period": int}).set_index(keys)["scenario"]
+    surplus = (
+        answer.outcomes[answer.outcomes["outcome"] == "surplus"].set_index(["segment", "case"])["scenario"].unstack()
+    )
+    price = pd.Series({name: segment.price for name, segment in market.segments.items()})
+    both = {"exact": exact_surplus(*truths, start) * price, "model": surplus.iloc[:, 1] - surplus.iloc[:, 0]}
+    return pd.DataFrame(columns).dropna(), pd.DataFrame(both).dropna().rename_axis("segment")
+
+
+def effects(shares: pd.DataFrame) -> pd.DataFrame:
+    """Effect of the price and errors of effect and levels, in points: the index of ``shares`` and these columns."""
+    found = {"effect exact": shares["dearer exact"] - shares["list exact"]}
+    found |= {f"error at {name}": shares[f"{name} model"] - shares[f"{name} exact"] for name in CASES}
+    return pd.DataFrame(found).assign(error=found["error at dearer"] - found["error at list"])
+
+
+def print_tables(console: Console, found: Found) -> None:
+    """Means over seeds, with their sd if there are several."""
+    rewards = found.rewards.groupby(level=["estimator", "action"], sort=False)
+    table = Table("estimator", "action", "rows", "RMSE", "sd of truth", "R2", "R2 within", "bar", title="Rewards")
+    for (estimator, action), scores in rewards:
+        bars = [
+            f"{score} >= {bar}: {met(scores[score].min() >= bar)}"
+            for (name, score), bar in REWARD_BARS.items()
+            if name == action
+        ]
+        cells = (spread(scores[c], 3) for c in ("rmse", "sd", "r2", "within"))
+        table.add_row(str(estimator), str(action), spread(scores["pairs"], 0), *cells, "; ".join(bars))
+    console.print(table)
+    table = Table("quantity", "value", title="Policy, value, time")
+    for quantity, values in found.fit.groupby(level="quantity", sort=False):
+        table.add_row(str(quantity), spread(values["value"], 1 if str(quantity).startswith("seconds") else 4))
+    console.print(table)
+    print_shares(console, found.shares)
+    table = Table("segment", "exact", "model", title="Surplus, 1.2 x list against list, reward units per period")
+    for segment, values in found.surplus.groupby(level="segment"):
+        table.add_row(str(segment), spread(values["exact"], 4), spread(values["model"], 4))
+    console.print(table)
+
+
+def print_shares(console: Console, shares: pd.DataFrame) -> None:
+    """Levels and effect by segment and plan, and the largest errors of every seed."""
+    points, groups = effects(shares), ["seed", "segment", "outcome"]
+    means = pd.concat([shares, points], axis=1).groupby(level=groups).mean()
+    at = {p: points["error"].xs(p, level="period") for p in SHOWN}
+    worst = points["error"].abs().groupby(level=groups).max()
+    table = Table("segment", "plan", title=f"Plan shares, mean over {HORIZON} periods, % and points (! above {BAR:g})")
+    heads = ["exact at list", "model", "exact at 1.2", "model", "effect exact", "its error"]
+    for head in (*heads, *(f"error, period {p}" for p in SHOWN), "worst period"):
+        table.add_column(head, justify="right")
+    for segment, outcome in means.index.droplevel("seed").unique():
+        mine = means.xs((segment, outcome), level=["segment", "outcome"])
+        errors = [mine["error"], *(e.xs((segment, outcome), level=["segment", "outcome"]) for e in at.values())]
+        errors.append(worst.xs((segment, outcome), level=["segment", "outcome"]))
+        flags = ["!" if e.abs().max() > BAR else "" for e in errors]
+        levels = (
+            spread(mine[c], 1) for c in ("list exact", "list model", "dearer exact", "dearer model", "effect exact")
+        )
+        errors_shown = (spread(e, 1) + flag for e, flag in zip(errors, flags, strict=True))
+        table.add_row(segment, outcome.removeprefix("share_"), *levels, *errors_shown)
+    console.print(table)
+    table = Table("largest error, points", *(f"seed {s}" for s in means.index.unique("seed")), "bar")
+    for label, column in (("effect", "error"), ("level at list", "error at list"), ("level at 1.2", "error at dearer")):
+        views = {f"mean over {HORIZON} periods": means[column]}
+        views |= {f"period {p}": points[column].xs(p, level="period") for p in SHOWN}
+        for view, errors in (views | {"worst period": points[column]}).items():
+            largest = errors.abs().groupby(level="seed").max()
+            table.add_row(f"{label}, {view}", *(f"{e:.2f}" for e in largest), met(largest.max() <= BAR))
+    console.print(table)
+
+
+def met(yes: bool) -> str:
+    """Whether a bar is met."""
+    return "met" if yes else "MISSED"
+
+
+def spread(values: pd.Series, digits: int) -> str:
+    """The mean, and the sd over seeds if there are several."""
+    mean = f"{values.mean():,.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std():,.{digits}f}"
 
 
 if __name__ == "__main__":

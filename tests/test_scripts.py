@@ -1,0 +1,410 @@
+"""The scripts as a user runs them: train, ask a scenario, predict; and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import irl
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {"hidden": [8], "max_epochs": 2, "batch_size": 128}
+STUDY = {
+    "data": {
+        "path": "panel.parquet",
+        "member": "id",
+        "period": "month",
+        "action": "plan",
+        "actions": ["none", "monthly", "annual"],
+        "available": {"monthly": {"status": ["out", "monthly"]}},
+        "segment": "region",
+        "state": {
+            "status": {"kind": "category", "dynamics": "table"},
+            "video": {"kind": "ordinal", "levels": 3, "dynamics": "learned"},
+            "price": {"kind": "numeric", "dynamics": "static", "assigned": "randomised"},
+        },
+    },
+    "anchor": {"action": "none", "reward": 0.0},
+    "discount": 0.9,
+    "seed": 0,
+    "estimation": {"policy": TINY, "anchor_q": TINY | {"rounds": 2}, "reward": TINY, "dynamics": TINY},
+}
+SCENARIO = {"name": "Annual dearer", "periods": 4, "changes": [{"feature": {"name": "price", "scale": [0.9, 1.1]}}]}
+
+
+def panel() -> pd.DataFrame:
+    """60 members x 10 periods who choose at random; annual lasts two periods, in which monthly cannot be chosen."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for member in range(60):
+        status, video, price = "out", 0, float(rng.choice([0.8, 1.0, 1.2]))
+        for month in range(10):
+            menu = ["none", "annual"] if status == "annual" else ["none", "monthly", "annual"]
+            plan = str(rng.choice(menu))
+            rows.append((member, month, plan, status, video, price, ("north", "south")[member % 2]))
+            video = int(np.clip(video + (1 if plan != "none" else -1) * rng.integers(0, 2), 0, 2))
+            status = "out" if plan == "none" else plan
+    return pd.DataFrame(rows, columns=["id", "month", "plan", "status", "video", "price", "region"])
+
+
+def script(name: str, *arguments: object) -> int:
+    """Run a script in this process; its exit code."""
+    old = sys.argv
+    sys.argv = [f"{name}.py", *map(str, arguments)]
+    try:
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = old
+    return 0
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with panel.parquet, study.yaml, scenario.yaml and a finished run in ``run``. Not to be written to."""
+    folder = tmp_path_factory.mktemp("study")
+    panel().to_parquet(folder / "panel.parquet")
+    study = STUDY | {"data": STUDY["data"] | {"path": str(folder / "panel.parquet")}}
+    write(folder / "study.yaml", study)
+    write(folder / "scenario.yaml", SCENARIO)
+    assert script("train", "--config", folder / "study.yaml", "--run", folder / "run", "--device", "cpu") == 0
+    return folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path) -> Path:
+    """A copy of ``trained`` to be written to."""
+    return Path(shutil.copytree(trained, tmp_path / "study"))
+
+
+def test_training_leaves_a_whole_run(trained):
+    run = trained / "run"
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert config["estimation"]["policy"]["max_epochs"] == 2 and config["temperature"] == 1.0  # resolved
+    assert {"model", "tb", "provenance.json", "metrics.json", "config.yaml"} <= {p.name for p in run.iterdir()}
+    assert {p.name for p in (run / "model").iterdir()} == {"weights.safetensors", "model.json"}
+    assert any(p.name.startswith("events") for p in (run / "tb").rglob("*"))
+    about = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    assert about["software"] == "anchor-irl" and about["about"]["seed"] == 0 and about["about"]["data"]
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["panel"]["rows"] == 600 and metrics["panel"]["members"] == 60
+    model = irl.load(run)
+    frame = panel()
+    assert model.policy(frame).sum(axis=1).to_numpy() == pytest.approx(1)
+
+
+def test_a_dry_run_says_what_is_there_and_writes_nothing(trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert script("train", "--config", trained / "study.yaml", "--run", run, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("600", "60", "540", "north", "south"))
+    assert not run.exists()
+    assert script("train", "--config", trained / "study.yaml", "--dry-run") == 0  # needs no run
+
+
+def test_training_is_quiet_but_for_what_the_user_asked(tmp_path):
+    """As a command: progress on stderr, the summary on stdout, none of the libraries' warnings."""
+    panel().to_csv(tmp_path / "panel.csv", index=False)
+    write(tmp_path / "study.yaml", STUDY)
+    command = [sys.executable, ROOT / "scripts" / "train.py", "--config", "study.yaml", "--run", "run"]
+    options = ["data.path=panel.csv", "seed=3"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "run finished: run" in found.stdout
+    noise = (found.stdout + found.stderr).lower()
+    assert not [word for word in ("warning", "deprecat", "tip:", "gpu available", "traceback") if word in noise], noise
+    assert "policy" in found.stderr and "held-out loss" in found.stderr
+    assert irl.load(tmp_path / "run").config.seed == 3
+
+
+def test_a_run_is_not_replaced_without_being_told(copied, capsys):
+    before = listing(copied)
+    train = ("train", "--config", copied / "study.yaml", "--run", copied / "run")
+    assert script(*train) == 2
+    assert "a finished run is already here; give --overwrite" in capsys.readouterr().err
+    assert script(*train, "--resume") == 2
+    assert listing(copied) == before
+    assert script(*train, "--overwrite", "seed=5") == 0
+    assert irl.load(copied / "run").config.seed == 5
+
+
+def test_a_run_resumes_after_its_last_finished_step(copied, monkeypatch):
+    run = copied / "run"
+    whole = (run / "model" / "weights.safetensors").read_bytes()
+    steps = {p.stem for p in (run / "steps").glob("*.json")}
+    assert {"policy", "anchor_q", "reward", "dynamics"} <= steps
+    (run / "metrics.json").unlink()
+    for name in ("reward", "dynamics"):
+        (run / "steps" / f"{name}.json").unlink()
+    from irl.estimation import pipeline
+
+    def again(*arguments, **options):
+        raise AssertionError("this step was finished")
+
+    monkeypatch.setattr(pipeline, "fit_policy", again)
+    monkeypatch.setattr(pipeline, "fit_anchor_q", again)
+    train = ("train", "--config", copied / "study.yaml", "--run", run)
+    assert script(*train) == 2  # not without --resume
+    assert script(*train, "--resume", "seed=9") == 2  # nor with other options
+    assert script(*train, "--resume") == 0
+    assert (run / "model" / "weights.safetensors").read_bytes() == whole  # as if it had never stopped
+    assert (run / "metrics.json").exists()
+
+
+def test_a_diverging_training_is_said_in_words(copied, capsys):
+    options = ["estimation.policy.learning_rate=1.0e+30", "estimation.policy.weight_decay=0"]
+    assert script("train", "--config", copied / "study.yaml", "--run", copied / "other", *options) == 2
+    said = capsys.readouterr().err
+    assert "error: the training diverged: policy" in said and "estimation.policy.learning_rate" in said
+
+
+def test_a_scenario_is_answered(copied, capsys):
+    ask = ("counterfactual", "--run", copied / "run", "--scenario", copied / "scenario.yaml", "--device", "cpu")
+    assert script(*ask) == 0
+    folder = copied / "run" / "scenarios" / "annual_dearer"
+    names = {p.name for p in folder.iterdir()}
+    assert {"outcomes.parquet", "scenario.yaml", "provenance.json", "metrics.json"} <= names
+    table = pd.read_parquet(folder / "outcomes.parquet")
+    assert list(table.columns) == [
+        "case", "segment", "period", "outcome", "baseline", "scenario", "change", "low", "high",
+    ]  # fmt: skip
+    assert table["period"].dtype == "Int64"
+    assert set(table["case"]) == {"price scale 0.9", "price scale 1.1"}
+    assert set(table["segment"]) == {"north", "south", "all"}
+    assert {"use_video", "survival", "surplus"} <= set(table["outcome"])
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["members"] == 60 and list(metrics["solved"]) == ["baseline", "price scale 0.9", "price scale 1.1"]
+    out = capsys.readouterr()
+    assert "answered for 60 members" in out.out
+    assert "note: price is put outside its observed range (0.8 to 1.2)" in out.err
+    # the same question from Python gives the same table
+    with pytest.warns(UserWarning, match="outside its observed range"):
+        again = irl.simulate(irl.load(copied / "run"), SCENARIO, panel())
+    pd.testing.assert_frame_equal(table, again, check_dtype=False)
+    before = listing(folder)
+    assert script(*ask) == 2
+    assert "a scenario is already here; give --overwrite" in capsys.readouterr().err
+    assert listing(folder) == before
+    assert script(*ask, "--overwrite") == 0
+
+
+def test_a_scenario_for_other_members_and_into_another_folder(copied):
+    states = panel().query("month == 9")[["region", "price", "video", "status"]]
+    states.to_csv(copied / "now.csv", index=False)
+    ask = ("counterfactual", "--run", copied / "run", "--scenario", copied / "scenario.yaml")
+    assert script(*ask, "--data", copied / "now.csv", "--out", copied / "answer") == 0
+    metrics = json.loads((copied / "answer" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["members"] == 60
+    assert metrics["solved"]["baseline"]["drawn_transitions"]
+    assert not (copied / "run" / "scenarios").exists()
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_predictions_of_a_file(copied, ending, capsys):
+    frame = panel().sample(frac=1, random_state=1).assign(note="x")
+    path, out = copied / f"new.{ending}", copied / "deep" / f"out.{ending}"
+    frame.to_parquet(path) if ending == "parquet" else frame.to_csv(path, index=False)
+    assert script("predict", "--run", copied / "run", "--data", path, "--out", out) == 0
+    table = pd.read_parquet(out) if ending == "parquet" else pd.read_csv(out)
+    actions = ["none", "monthly", "annual"]
+    assert list(table.columns) == ["id", "month", *(f"reward_{a}" for a in actions), *(f"policy_{a}" for a in actions),
+                                   "value"]  # fmt: skip
+    assert table["id"].tolist() == frame["id"].tolist() and table["month"].tolist() == frame["month"].tolist()
+    model = irl.load(copied / "run")
+    exact = model.reward(frame)
+    for action in actions:
+        assert table[f"reward_{action}"].to_numpy() == pytest.approx(exact[action].to_numpy(), nan_ok=True)
+    assert table["value"].to_numpy() == pytest.approx(model.value(frame).to_numpy(), nan_ok=True)
+    inside = (frame["status"] == "annual").to_numpy()
+    assert table.loc[inside, "reward_monthly"].isna().all() and (table.loc[inside, "policy_monthly"] == 0).all()
+    assert f"wrote {out}: 600 rows" in capsys.readouterr().out
+
+
+def test_predictions_need_the_state_columns_only(copied, capsys):
+    frame = pd.DataFrame({"price": [1.0, 0.9], "status": ["out", "never seen"], "video": [0, 2]})
+    frame.to_csv(copied / "new.csv", index=False)
+    predict = ("predict", "--run", copied / "run", "--data", copied / "new.csv", "--out", copied / "out.csv")
+    assert script(*predict) == 0
+    table = pd.read_csv(copied / "out.csv")
+    assert len(table) == 2 and "id" not in table.columns
+    assert "1 rows have a status that the study never saw" in capsys.readouterr().err
+    assert script(*predict) == 2
+    assert "already there; give --overwrite" in capsys.readouterr().err
+    assert script(*predict, "--overwrite") == 0
+
+
+def broken_scenario(folder, change=None, **options):
+    changes = SCENARIO["changes"] if change is None else [change]
+    return write(folder / "broken.yaml", SCENARIO | {"changes": changes} | options)
+
+
+def bad_data(folder, **columns):
+    panel().assign(**columns).to_parquet(folder / "bad.parquet")
+    return folder / "bad.parquet"
+
+
+# what is tried -> (arguments, of the script; its folder is given), the words that the message must have
+TRAIN = {
+    "no such study": (lambda f: ["--config", f / "none.yaml", "--run", f / "new"], "none.yaml: no such file"),
+    "a typo in the study": (
+        lambda f: ["--config", f / "study.yaml", "--run", f / "new", "sede=1"],
+        "did you mean 'seed'",
+    ),
+    "no run": (lambda f: ["--config", f / "study.yaml"], "--run is missing"),
+    "no panel": (lambda f: ["--config", f / "study.yaml", "--run", f / "new", f"data.path={f}/x.csv"], "no such file"),
+    "a column that is not there": (
+        lambda f: ["--config", f / "study.yaml", "--run", f / "new", "data.member=member"],
+        "there is no column 'member'",
+    ),
+    "an action nobody knows": (
+        lambda f: ["--config", f / "study.yaml", "--run", f / "new", f"data.path={bad_data(f, plan='weekly')}"],
+        "unknown action 'weekly'",
+    ),
+    "a state that is missing": (
+        lambda f: ["--config", f / "study.yaml", "--run", f / "new", f"data.path={bad_data(f, price=np.nan)}"],
+        "'price': missing or infinite",
+    ),
+    "a device that is not there": (
+        lambda f: ["--config", f / "study.yaml", "--run", f / "new", "--device", "abacus"],
+        "--device abacus: not usable here",
+    ),
+    "a stranger's folder": (
+        lambda f: ["--config", f / "study.yaml", "--run", f, "--overwrite"],
+        "nothing replaces those",
+    ),
+    "both ways at once": (
+        lambda f: ["--config", f / "study.yaml", "--run", f / "run", "--overwrite", "--resume"],
+        "contradict each other",
+    ),
+    "a file in the way": (lambda f: ["--config", f / "study.yaml", "--run", f / "study.yaml"], "a file is in the way"),
+}
+COUNTERFACTUAL = {
+    "no run": (lambda f: ["--run", f / "none", "--scenario", f / "scenario.yaml"], "no such run folder"),
+    "an unfinished run": (
+        lambda f: [(f / "run" / "metrics.json").unlink(), "--run", f / "run", "--scenario", f / "scenario.yaml"][1:],
+        "this run is not finished",
+    ),
+    "no scenario": (lambda f: ["--run", f / "run", "--scenario", f / "none.yaml"], "none.yaml: no such file"),
+    "a study as the scenario": (lambda f: ["--run", f / "run", "--scenario", f / "study.yaml"], "data: unknown key"),
+    "an action that is not there": (
+        lambda f: ["--run", f / "run", "--scenario", broken_scenario(f, {"remove": {"action": "weekly"}})],
+        "unknown action 'weekly'",
+    ),
+    "the anchor": (
+        lambda f: ["--run", f / "run", "--scenario", broken_scenario(f, {"remove": {"action": "none"}})],
+        "the anchor 'none' cannot be removed",
+    ),
+    "a segment that is not there": (
+        lambda f: [
+            "--run", f / "run", "--scenario",
+            broken_scenario(f, {"reward": {"action": "annual", "add": 1, "where": {"region": "west"}}}),
+        ],
+        "no segment 'west'",
+    ),
+    "the name of the baseline": (
+        lambda f: ["--run", f / "run", "--scenario", broken_scenario(f, name="baseline")],
+        "choose another name",
+    ),
+    "no such members": (
+        lambda f: ["--run", f / "run", "--scenario", f / "scenario.yaml", "--data", f / "none.csv"],
+        "none.csv: no such file",
+    ),
+    "members without their states": (
+        lambda f: ["--run", f / "run", "--scenario", f / "scenario.yaml", "--data", f / "few.csv"],
+        "no state column 'video'",
+    ),
+    "a device that is not there": (
+        lambda f: ["--run", f / "run", "--scenario", f / "scenario.yaml", "--device", "cuda:99"],
+        "--device cuda:99: not usable here",
+    ),
+    "a stranger's folder": (
+        lambda f: ["--run", f / "run", "--scenario", f / "scenario.yaml", "--out", f, "--overwrite"],
+        "nothing replaces those",
+    ),
+    "a damaged model": (
+        lambda f: [
+            (f / "run" / "model" / "weights.safetensors").write_bytes(b"x"),
+            "--run", f / "run", "--scenario", f / "scenario.yaml",
+        ][1:],
+        "the model is damaged",
+    ),
+}  # fmt: skip
+PREDICT = {
+    "no run": (
+        lambda f: ["--run", f / "none", "--data", f / "panel.parquet", "--out", f / "o.csv"],
+        "no such run folder",
+    ),
+    "no data": (lambda f: ["--run", f / "run", "--data", f / "none.csv", "--out", f / "o.csv"], "no such file"),
+    "another format": (
+        lambda f: ["--run", f / "run", "--data", f / "panel.parquet", "--out", f / "o.xlsx"],
+        "ends in .parquet or .csv",
+    ),
+    "states that are missing": (
+        lambda f: ["--run", f / "run", "--data", f / "few.csv", "--out", f / "o.csv"],
+        "no state column 'video'",
+    ),
+    "a value of the wrong kind": (
+        lambda f: ["--run", f / "run", "--data", bad_data(f, video=9), "--out", f / "o.csv"],
+        "not among its levels",
+    ),
+    "the data as the output": (
+        lambda f: ["--run", f / "run", "--data", f / "panel.parquet", "--out", f / "panel.parquet", "--overwrite"],
+        "the file given as --data",
+    ),
+    "a folder as the output": (
+        lambda f: ["--run", f / "run", "--data", f / "panel.parquet", "--out", f / "folder.csv", "--overwrite"],
+        "this is a folder",
+    ),
+    "a file as the folder": (
+        lambda f: ["--run", f / "run", "--data", f / "panel.parquet", "--out", f / "study.yaml" / "o.csv"],
+        "cannot be written",
+    ),
+}
+BY_SCRIPT = {"train": TRAIN, "counterfactual": COUNTERFACTUAL, "predict": PREDICT}
+BAD = [(name, *case) for name, cases in BY_SCRIPT.items() for case in cases.items()]
+
+
+@pytest.mark.parametrize(("name", "case"), [(n, c) for n, _, c in BAD], ids=[f"{n}: {w}" for n, w, _ in BAD])
+def test_what_is_wrong_is_said_in_one_message_and_nothing_is_written(copied, capsys, name, case):
+    make, words = case
+    (copied / "few.csv").write_text("status,price,region\nout,1.0,north\n", encoding="utf-8")
+    (copied / "folder.csv").mkdir()
+    arguments = make(copied)
+    before = listing(copied)
+    assert script(name, *arguments) == 2
+    found = capsys.readouterr()
+    message = found.err.strip()
+    assert message.startswith("error: "), message
+    assert message.count("error:") == 1 and "Traceback" not in message
+    assert words in message, message
+    assert listing(copied) == before
+    assert not (copied / "new").exists() and not (copied / "o.csv").exists()
+
+
+def test_an_error_as_a_command(tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "counterfactual.py", "--run", "none", "--scenario", "none.yaml"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "error: none.yaml: no such file\n"
+    assert not list(tmp_path.iterdir())
