@@ -160,14 +160,23 @@ class AnchorQStep(Step):
     ridge: float = Field(1e-6, ge=0, description="per row, on standardised features")
 
 
+class Refit(Section):
+    """The likelihood refit of the reward: rounds of evaluating its features under the policy, then maximising."""
+
+    rounds: int = Field(2, ge=0, description="policy evaluations; 0: no refit, the reward is the R step's")
+    rows: int = Field(20_000, gt=0, description="states from which what follows is drawn, at most")
+    ridge: float = Field(1e-6, ge=0, description="of the kernel, per row, on standardised features")
+
+
 class Estimation(Section):
-    """The four fits of a study, and the share of members held out to stop each of them."""
+    """The fits of a study, and the share of members held out to stop those by gradient."""
 
     validation: float = Field(0.2, gt=0, lt=0.9, description="share of members held out")
     policy: Step = Step()
     anchor_q: AnchorQStep = AnchorQStep()
     reward: Step = Step()
     dynamics: Step = Step()
+    refit: Refit = Refit()
 
 
 class Market(Section):

@@ -15,6 +15,8 @@ The ridge is per unit of row weight, on features standardised over all rows, nev
 must be the constant 1. Sums are kept in float64; products run in the dtype of the features, and the rounding of float32
 features is amplified by 1/(1 - gamma): give float64 where that matters.
 
+Expectations over s' may be sampled: the more draws a row holds, the less noise is taken for value.
+
 Source: Bradtke & Barto (1996), Lagoudakis & Parr (2003); the anchor's use of it in the Q step of Deep PQR is ours.
 Limits: where A is near singular (features collinear, or an action's rows few) the solution rests on the ridge;
 ``Solution`` says so through ``condition`` and ``converged``.
@@ -36,12 +38,13 @@ class Rows:
     Attributes
     ----------
     phi : [N, D]; first column 1.
-    phi_next : [N, D]; features of s' (any finite values where ``discount`` is 0).
-    discount : [N]; gamma^k, 0 where nothing follows.
+    phi_next : [N, D]; features of s' (any finite values where ``discount`` is 0). With S draws of s' for every row,
+        [N, S, D]: the row then holds the mean over them, at the cost of one.
+    discount : [N] or [N, S]; gamma^k, 0 where nothing follows.
     target : [N, K]; right-hand sides, in reward units.
     weight : [N].
     action : int64 [N], the block of each row; None if the basis depends on the state alone (one block).
-    next_policy : [N, A]; nu(a'|s'); None with one block.
+    next_policy : [N, A] or [N, S, A]; nu(a'|s'); None with one block.
     """
 
     phi: Tensor
@@ -53,7 +56,9 @@ class Rows:
     next_policy: Tensor | None = None
 
     def __post_init__(self) -> None:
-        assert self.phi.shape == self.phi_next.shape and self.target.ndim == 2, "phi, phi_next [N, D]; target [N, K]"
+        n, d = self.phi.shape
+        assert self.phi_next.shape == (*self.discount.shape, d) and len(self.phi_next) == n, "phi_next [N, (S,) D]"
+        assert self.target.ndim == 2, "target [N, K]"
         assert bool((self.phi[:, 0] == 1).all()), "the first feature must be the constant 1"
         assert (self.action is None) == (self.next_policy is None), "action and next_policy go together"
 
@@ -111,7 +116,7 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
     if rows.action is None or rows.next_policy is None:
         assert actions == 1, "several action blocks need `action` and `next_policy`"
         gram = _f64(weighted.T @ rows.phi)
-        matrix = gram - _f64(weighted.T @ (rows.discount.unsqueeze(-1) * rows.phi_next))
+        matrix = gram - _f64(weighted.T @ _mean_over_draws(rows.discount.unsqueeze(-1) * rows.phi_next, d))
         return Sums(matrix, _f64(weighted.T @ rows.target), gram.unsqueeze(0), moments, len(rows.phi), rounding)
     k = rows.target.shape[1]
     matrix = rows.phi.new_zeros(actions, d, actions, d, dtype=torch.float64)
@@ -125,7 +130,10 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
         left = weighted[mine].T
         gram[a] = _f64(left @ rows.phi[mine])
         rhs[a] = _f64(left @ rows.target[mine])
-        following = (nu[mine].unsqueeze(-1) * rows.phi_next[mine].unsqueeze(1)).flatten(1)  # [n, A D]
+        if nu.ndim == 2:
+            following = (nu[mine].unsqueeze(-1) * rows.phi_next[mine].unsqueeze(1)).flatten(1)  # [n, A D]
+        else:
+            following = (nu[mine].mT @ rows.phi_next[mine]).flatten(1) / nu.shape[1]
         matrix[a] = -_f64(left @ following).view(d, actions, d)
         matrix[a, :, a] += gram[a]
     shape = (actions * d, actions * d)
@@ -188,6 +196,11 @@ def _solved(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, float]:
         return torch.linalg.pinv(matrix, rtol=1e-12) @ rhs, float("inf") if int(info) else condition
     x = inverse @ rhs
     return x + inverse @ (rhs - matrix @ x), condition
+
+
+def _mean_over_draws(values: Tensor, width: int) -> Tensor:
+    """values[N, (S,) width] -> [N, width]."""
+    return values if values.ndim == 2 else values.view(len(values), -1, width).mean(1)
 
 
 def _f64(tensor: Tensor) -> Tensor:

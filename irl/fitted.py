@@ -1,13 +1,14 @@
 """The fitted model: what a study leaves, and what every later question starts from.
 
-A :class:`FittedModel` holds the study's options, the schema of its state, and the networks of the policy, the anchor's
-value, the reward and the dynamics. It answers for any data frame that has the state columns, in any row order, in the
-units of the panel. ``save`` writes a folder of numbers and names (safetensors and JSON, no pickles), ``load`` reads it.
+A :class:`FittedModel` holds the study's options, the schema of its state, the networks of the policy, the anchor's
+value, the reward and the dynamics, and what the refit made of them, if there was one. It answers for any data frame
+that has the state columns, in any row order, in the units of the panel. ``save`` writes a folder of numbers and names
+(safetensors and JSON, no pickles), ``load`` reads it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from irl import bellman, runs
 from irl.config import Config, InputError, nearest, validated
 from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel
-from irl.networks import AnchorValueNetwork, PolicyNetwork, RewardNetwork
+from irl.networks import AnchorValueNetwork, Crossings, PolicyNetwork, Refitted, RewardNetwork
 
 FORMAT = 1
 """Version of the model folder; a folder of another version is refused."""
@@ -41,6 +42,8 @@ class FittedModel:
     anchor_network: AnchorValueNetwork
     reward_network: RewardNetwork
     dynamics: TransitionModel
+    crossings: Crossings
+    refit: Refitted | None = None
 
     def reward(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Reward of every action: index and row order of ``frame``, columns in the order of ``actions``.
@@ -54,8 +57,7 @@ class FittedModel:
         """
         state, menu = self._state_menu(frame)
         free = free_rows(self.schema, state)
-        with torch.no_grad():
-            reward = self.reward_network(state, self.anchor_reward(frame))
+        reward = self.reward_of(state, self.anchor_reward(frame))
         return self._frame(reward.masked_fill(~(menu & free.unsqueeze(1)), torch.nan), frame)
 
     def policy(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -65,21 +67,51 @@ class FittedModel:
         """
         state, menu = self._state_menu(frame)
         menu = menu & ~self.schema.is_terminal(state).unsqueeze(1)
-        with torch.no_grad():
-            return self._frame(self.policy_network(state, menu).exp(), frame)
+        return self._frame(self.log_policy_of(state, menu).exp(), frame)
 
     def value(self, frame: pd.DataFrame) -> pd.Series:
-        """Soft value V(s) = Q(s,A) - alpha log pi(A|s) of every row; 0 in terminal states, NaN where nothing is chosen.
+        """Soft value V(s) of every row; 0 in terminal states, NaN where nothing is chosen.
+
+        Of the refit, alpha log sum exp(Q(s,.)/alpha); without it, Q(s,A) - alpha log pi(A|s) of the Q and P steps.
 
         Levels of values depend on the anchor's reward and are never identified from behaviour.
         """
         state, menu = self._state_menu(frame)
         with torch.no_grad():
-            log_pi = self.policy_network(state, menu)[:, self.schema.anchor]
-            value = bellman.value_from_anchor(self.anchor_network(state), log_pi, self.config.temperature)
+            if self.refit:
+                q = self.reward_of(state, self.anchor_reward(frame)) + self.refit.continuation(self.basis(state))
+                value = bellman.soft_value(q, menu, self.config.temperature)
+            else:
+                log_pi = self.policy_network(state, menu)[:, self.schema.anchor]
+                value = bellman.value_from_anchor(self.anchor_network(state), log_pi, self.config.temperature)
         value = value.masked_fill(~free_rows(self.schema, state), torch.nan)
         value = value.masked_fill(self.schema.is_terminal(state), 0.0)
         return pd.Series(value.double().cpu().numpy(), index=frame.index, name="value")
+
+    @torch.no_grad()
+    def reward_of(self, state: Tensor, anchor_reward: Tensor | None = None) -> Tensor:
+        """r[N, A] of state[N, F]; ``anchor_reward[N]`` is g(s), by default as the schema says."""
+        known = self.schema.known_reward(state) if anchor_reward is None else anchor_reward
+        if self.refit is None:
+            reward: Tensor = self.reward_network(state, known)
+            return reward
+        return self.refit.reward(self.crossings(state), known)
+
+    @torch.no_grad()
+    def log_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
+        """log pi[N, A] over menu[N, A]: the refit's if there is one, else the P step's."""
+        if self.refit is None:
+            log_pi: Tensor = self.policy_network(state, menu)
+            return log_pi
+        q = self.reward_of(state) + self.refit.continuation(self.basis(state))
+        return bellman.log_policy(q, menu, self.config.temperature)
+
+    @torch.no_grad()
+    def basis(self, state: Tensor) -> Tensor:
+        """phi[N, D], first column 1: what values are linear in: the crossings (what the refit's reward is linear in),
+        then the features of the three networks."""
+        trunks = (self.policy_network.trunk, self.anchor_network.trunk, self.reward_network.trunk)
+        return torch.cat([self.crossings(state), *(trunk(state) for trunk in trunks)], 1)
 
     def anchor_reward(self, frame: pd.DataFrame) -> Tensor:
         """g(s)[N] of the rows of ``frame``: the declared number or column."""
@@ -99,7 +131,7 @@ class FittedModel:
 
     def to(self, device: torch.device | str) -> FittedModel:
         """The same model with its networks moved to ``device`` (in place)."""
-        for network in self._networks().values():
+        for network in (*self._networks().values(), self.crossings):
             network.to(device)
         return self
 
@@ -126,7 +158,7 @@ class FittedModel:
             "anchor_q": self.anchor_network,
             "reward": self.reward_network,
             "dynamics": self.dynamics,
-        }
+        } | ({"refit": self.refit} if self.refit else {})
 
     def _state_menu(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
         state = self.schema.encode(frame).to(self.device)
@@ -144,14 +176,19 @@ def free_rows(schema: StateSchema, state: Tensor) -> Tensor:
 def new_networks(config: Config, schema: StateSchema) -> FittedModel:
     """A model with untrained networks of the configured sizes."""
     e = config.estimation
-    return FittedModel(
+    model = FittedModel(
         config=config,
         schema=schema,
         policy_network=PolicyNetwork(schema, e.policy.hidden),
         anchor_network=AnchorValueNetwork(schema, e.anchor_q.hidden),
         reward_network=RewardNetwork(schema, e.reward.hidden),
         dynamics=TransitionModel(schema, e.dynamics.hidden),
+        crossings=Crossings(schema),
     )
+    if not e.refit.rounds or not schema.knows_anchor_reward or config.data.duration is not None:
+        return model
+    width = model.basis(torch.zeros(1, len(schema.columns))).shape[1]
+    return replace(model, refit=Refitted(schema.anchor, len(schema.actions), model.crossings.width, width))
 
 
 def load(run: str | Path, *, device: torch.device | str = "cpu") -> FittedModel:

@@ -82,6 +82,23 @@ def test_tabular_features_give_the_exact_values_of_several_targets(discount: flo
     assert 1 <= solution.condition < 1e6 / (1 - discount)
 
 
+def test_several_draws_of_what_follows_count_as_their_mean():
+    rows = all_rows(0.9, noise(STATES, ACTIONS, 2, seed=3))
+    other = torch.randperm(len(rows.phi), generator=torch.Generator().manual_seed(0))
+    second = replace(
+        rows, phi_next=rows.phi_next[other], next_policy=rows.next_policy[other], discount=0.5 * rows.discount[other]
+    )
+    names = ("phi_next", "next_policy", "discount")
+    both = replace(rows, **{n: torch.stack([getattr(rows, n), getattr(second, n)], 1) for n in names})
+    single = [evaluation.add_rows(r, actions=ACTIONS) for r in (rows, second)]
+    found = evaluation.add_rows(both, actions=ACTIONS)
+    torch.testing.assert_close(found.matrix, (single[0].matrix + single[1].matrix) / 2, rtol=0, atol=1e-14)
+    assert torch.equal(found.gram, single[0].gram) and torch.equal(found.rhs, single[0].rhs)
+    state_only = [replace(r, action=None, next_policy=None) for r in (rows, second, both)]
+    one, two, mean = (evaluation.add_rows(r).matrix for r in state_only)
+    torch.testing.assert_close(mean, (one + two) / 2, rtol=0, atol=1e-14)
+
+
 def test_durations_and_ends():
     steps = torch.tensor([[1, 2, 3], [1, 1, 12], [4, 1, 1], [2, 2, 2], [1, 5, 1]])
     discount = (0.97**steps).double()

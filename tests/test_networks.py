@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from irl.data.schema import Column, StateSchema
-from irl.networks import AnchorValueNetwork, Encoder, PolicyNetwork, RewardNetwork, Trunk
+from irl.networks import AnchorValueNetwork, Crossings, Encoder, PolicyNetwork, RewardNetwork, Trunk
 
 ANCHOR = 1
 SCHEMA = StateSchema(
@@ -172,3 +172,41 @@ def test_standardisation_travels_with_the_weights():
     assert {
         f"trunk.encoder.{name}" for name in ("slot_column", "slot_code", "scalar_column", "centre", "scale")
     } <= keys
+
+
+def test_crossings_on_hand_rows():
+    schema = StateSchema(
+        columns=(
+            Column(name="region", kind="category", dynamics="static", labels=("east", "west"), maximum=1.0),
+            Column(name="price", kind="numeric", dynamics="static", assigned="randomised", centre=10.0, scale=2.0,
+                   minimum=8.0, maximum=12.0),
+            Column(name="plan", kind="category", dynamics="table", labels=("in", "out"), parents=(2,), maximum=1.0),
+            Column(name="use", kind="count", dynamics="learned", centre=1.0, scale=1.0, maximum=3.0),
+            Column(name="fixed", kind="count", dynamics="static", centre=1.0, minimum=1.0, maximum=1.0),
+        ),
+        actions=("none", "member"), anchor=0, anchor_reward=0.0, terminal={},
+    )  # fmt: skip
+    crossings = Crossings(schema)
+    west_cheap_in = torch.tensor([[1.0, 8.0, 0.0, 3.0, 1.0]])
+    east, west, price, inside, out, use = 0.0, 1.0, -1.0, 1.0, 0.0, 2.0
+    main = [east, west, price, inside, out, use]
+    pairs = [east * price, east * inside, east * out, east * use, west * price, west * inside, west * out, west * use]
+    pairs += [price * inside, price * out, price * use]  # plan x use: neither is static
+    triples = [r * price * p for r in (east, west) for p in (inside, out)]
+    found = crossings(west_cheap_in)[0]
+    assert found.tolist() == [1.0, *main, *pairs, *triples]
+    assert crossings.width == len(found) == len(crossings.groups)
+    # the constant; four columns; five pairs of columns; one triple
+    assert crossings.groups.unique().tolist() == list(range(1 + 4 + 5 + 1)) and int(crossings.groups[0]) == 0
+    of_triples = crossings.groups[-4:]
+    assert len(of_triples.unique()) == 1 and int((crossings.groups == of_triples[0]).sum()) == 4
+    unseen = torch.tensor([[2.0, 8.0, 0.0, 3.0, 1.0]])
+    assert crossings(unseen)[0, 1:3].tolist() == [0.0, 0.0]
+
+
+def test_crossings_of_nothing_that_varies_are_the_constant():
+    schema = StateSchema(
+        columns=(Column(name="fixed", kind="count", dynamics="static"),),
+        actions=("none", "member"), anchor=0, anchor_reward=0.0, terminal={},
+    )  # fmt: skip
+    assert torch.equal(Crossings(schema)(torch.zeros(3, 1)), torch.ones(3, 1))

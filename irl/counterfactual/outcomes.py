@@ -37,16 +37,17 @@ from torch import Tensor
 from irl.config import InputError
 from irl.counterfactual.intervention import Intervention, cautions, compile_scenario
 from irl.counterfactual.rollout import Counts, Starts, rollout
-from irl.counterfactual.solve import ScenarioPolicy, Transitions, drawn, logged, solve
+from irl.counterfactual.solve import ScenarioPolicy, solve
 from irl.data.panel import Panel, panel_from_frame
 from irl.fitted import FittedModel
 from irl.scenario import BASELINE, Scenario, cases, scenario_from
+from irl.transitions import States, Transitions, drawn
 
 COLUMNS = ["case", "segment", "period", "outcome", "baseline", "scenario", "change", "low", "high"]
 ALL = "all"
 """Label of the rows over all segments together."""
-MOST_DRAWN = 500_000
-"""Rows from which transitions are drawn at most; of a larger panel every second, third, ... row serves."""
+MOST_DRAWN = 30_000
+"""Rows from which transitions are drawn at most; of a larger panel so many are taken at random."""
 Tick = Callable[[str, int, int], None]
 
 
@@ -73,24 +74,27 @@ class Answer:
 class Question:
     """A scenario that fits a study, and the members it is asked for: what can be refused has been.
 
-    ``rows`` are the states of the frame (with nothing logged), ``panel`` the frame as a panel if it is one.
+    ``rows`` are the states of the frame.
     """
 
     model: FittedModel
     scenario: Scenario
     interventions: dict[str, Intervention]
-    panel: Panel | None
-    rows: Transitions
+    rows: States
     starts: Starts
 
     def answer(self, *, tick: Tick = lambda stage, done, of: None) -> Answer:
         """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress."""
         model, scenario = self.model, self.scenario
-        drawing = self._drawing()
+        some = self.rows.at_most(MOST_DRAWN, seed=scenario.seed)
         policies: dict[str, ScenarioPolicy] = {}
         for i, (label, intervention) in enumerate(self.interventions.items()):
             tick("solve", i, len(self.interventions))
-            policies[label] = solve(model, intervention, self._transitions(intervention, drawing))
+
+            def follow(segment: int, intervention: Intervention = intervention) -> Transitions:
+                return drawn(model.dynamics, intervention, some.of_segment(segment), seed=scenario.seed)
+
+            policies[label] = solve(model, intervention, follow)
         tick("solve", len(policies), len(policies))
         used = used_columns(model)
         counts = rollout(
@@ -110,21 +114,10 @@ class Question:
             if label != BASELINE
         ]
         solved = {
-            label: _record(policy, drawing, cautions(policy.intervention, self.rows.state, self.rows.segment))
+            label: _record(policy, cautions(policy.intervention, self.rows.state, self.rows.segment))
             for label, policy in policies.items()
         }
         return Answer(pd.concat(parts, ignore_index=True), solved, len(self.starts.state))
-
-    def _drawing(self) -> bool:
-        """Whether transitions are drawn; if one case needs it all do, so that they differ in nothing else."""
-        unlogged = self.panel is None or not bool((self.panel.next_choice >= 0).any())
-        return unlogged or any(each.changes_dynamics for each in self.interventions.values())
-
-    def _transitions(self, intervention: Intervention, drawing: bool) -> Callable[[int], Transitions]:
-        if not drawing and self.panel is not None:
-            return logged(self.panel).of_segment
-        some = self.rows.only(slice(None, None, -(-len(self.rows.state) // MOST_DRAWN)))
-        return lambda segment: drawn(self.model, intervention, some.of_segment(segment), seed=self.scenario.seed)
 
 
 def simulate(
@@ -157,13 +150,13 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
     for each in interventions.values():
         each.menu(each.state(rows.state, rows.segment), rows.segment)  # refuses to leave nothing to choose
     starts = draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario)
-    return Question(model, scenario, interventions, panel, rows, starts)
+    return Question(model, scenario, interventions, rows, starts)
 
 
 def _check_study(model: FittedModel) -> None:
     schema, data = model.schema, model.config.data
     problems = []
-    if isinstance(schema.anchor_reward, str) and schema.anchor_reward not in schema.names:
+    if not schema.knows_anchor_reward:
         problems.append(
             f"the anchor's reward column {schema.anchor_reward!r} is not a state column, so its future is unknown; "
             "list it under `data.state` and train again"
@@ -176,12 +169,12 @@ def _check_study(model: FittedModel) -> None:
         raise InputError("this study cannot answer scenarios:\n  " + "\n  ".join(problems))
 
 
-def _rows(model: FittedModel, frame: pd.DataFrame) -> tuple[Panel | None, Transitions]:
-    """The frame as a panel if it is one, and its rows' states (with placeholders where nothing is logged)."""
+def _rows(model: FittedModel, frame: pd.DataFrame) -> tuple[Panel | None, States]:
+    """The frame as a panel if it is one, and its rows' states."""
     data = model.config.data
     if all(name in frame.columns for name in (data.member, data.period, data.action)):
         panel = panel_from_frame(frame, model.config, schema=model.schema).to(model.device)
-        return panel, _unlinked(panel.state, panel.segment, panel.anchor_reward, panel.weight)
+        return panel, States(panel.state, panel.segment, panel.weight)
     if data.member in frame.columns and bool(frame[data.member].duplicated().any()):
         lost = [repr(name) for name in (data.period, data.action) if name not in frame.columns]
         raise InputError(
@@ -190,15 +183,10 @@ def _rows(model: FittedModel, frame: pd.DataFrame) -> tuple[Panel | None, Transi
         )
     state = model.schema.encode(frame).to(model.device)
     segment = model.schema.segment_codes(frame).to(model.device)
-    return None, _unlinked(state, segment, model.anchor_reward(frame), torch.ones(len(state), device=model.device))
+    return None, States(state, segment, torch.ones(len(state), device=model.device))
 
 
-def _unlinked(state: Tensor, segment: Tensor, anchor_reward: Tensor, weight: Tensor) -> Transitions:
-    nothing = torch.zeros_like(segment)
-    return Transitions(state, nothing, state, torch.ones_like(weight), nothing.bool(), segment, anchor_reward, weight)
-
-
-def _first_or_last(model: FittedModel, panel: Panel | None, rows: Transitions, scenario: Scenario) -> Tensor:
+def _first_or_last(model: FittedModel, panel: Panel | None, rows: States, scenario: Scenario) -> Tensor:
     """Row index [M] of each member's start: first or newest row at which there is something to choose or to sit out."""
     present = model.schema.menu(rows.state).any(1) & ~model.schema.is_terminal(rows.state)
     usable = present.nonzero().squeeze(1)
@@ -211,7 +199,7 @@ def _first_or_last(model: FittedModel, panel: Panel | None, rows: Transitions, s
     return usable[torch.cat([edge, differs] if scenario.start == "first" else [differs, edge])]
 
 
-def draw_starts(states: Transitions, rows: Tensor, scenario: Scenario) -> Starts:
+def draw_starts(states: States, rows: Tensor, scenario: Scenario) -> Starts:
     """Start states: every member once, or so many drawn with replacement with segment shares kept."""
     segment = states.segment[rows]
     if scenario.members != "all":
@@ -308,7 +296,7 @@ def _beside(label: str, baseline: pd.DataFrame, scenario: pd.DataFrame, welfare:
     return pd.DataFrame(table[COLUMNS])
 
 
-def _record(policy: ScenarioPolicy, drawing: bool, said: list[str]) -> dict[str, Any]:
+def _record(policy: ScenarioPolicy, said: list[str]) -> dict[str, Any]:
     """How one policy was found, as plain values for JSON (which has no infinity: None)."""
     change, condition = (x if math.isfinite(x) else None for x in (policy.change, policy.condition))
     return {
@@ -316,6 +304,6 @@ def _record(policy: ScenarioPolicy, drawing: bool, said: list[str]) -> dict[str,
         "converged": policy.converged,
         "policy_change": change,
         "condition": condition,
-        "drawn_transitions": drawing,
+        "changes_dynamics": policy.intervention.changes_dynamics,
         "warnings": said,
     }

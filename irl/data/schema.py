@@ -91,6 +91,21 @@ class StateSchema:
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 
+    @property
+    def knows_anchor_reward(self) -> bool:
+        """Whether g(s) follows from the state: it is a number, or a state column."""
+        return not isinstance(self.anchor_reward, str) or self.anchor_reward in self.names
+
+    def known_reward(self, state: Tensor) -> Tensor:
+        """g(s)[N] of state[N, F], in reward units; needs ``knows_anchor_reward``."""
+        if not isinstance(self.anchor_reward, str):
+            return torch.full_like(state[:, 0], float(self.anchor_reward))
+        f = self.index(self.anchor_reward)
+        if not self.columns[f].discrete:
+            return state[:, f]
+        values = [*map(float, self.columns[f].labels), torch.nan]
+        return torch.tensor(values, device=state.device)[state[:, f].long()]
+
     def index(self, name: str) -> int:
         """Position of a column in the state tensor; InputError with the nearest name if there is none."""
         if name not in self.names:

@@ -1,4 +1,4 @@
-"""The whole estimation in order: panel -> P -> Q -> R, and the dynamics beside them -> fitted model.
+"""The whole estimation in order: panel -> P -> Q -> R, and the dynamics beside them -> refit -> fitted model.
 
 ``estimate`` works on a panel in memory; ``train`` is the same with a run folder around it. Each finished step is stored
 in ``RUN/steps``, so that a run that was stopped resumes after the last finished step.
@@ -26,6 +26,7 @@ from irl.data.panel import Panel
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.policy import fit_policy
+from irl.estimation.refit import fit_refit
 from irl.estimation.reward import fit_reward
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel, new_networks
@@ -146,7 +147,9 @@ def estimate(
     )
     dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
     model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)
-    found = reward_summary(panel, _forward(reward, panel.state, panel.anchor_reward))
+    if model.refit is not None:
+        step("refit", model.refit, lambda: fit_refit(model, panel, held_out, e.refit, bench=bench))
+    found = reward_summary(panel, model.reward_of(panel.state, panel.anchor_reward))
     return model, {"panel": panel_metrics(panel, config), **metrics, "reward_summary": found}
 
 

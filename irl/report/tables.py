@@ -232,13 +232,13 @@ def convergence_table(scenario: ScenarioRecord) -> Table | None:
             str(at(how, "rounds", default=DASH)),
             scientific(at(how, "policy_change")),
             scientific(at(how, "condition")),
-            "drawn from the fitted dynamics" if at(how, "drawn_transitions") else "the panel's own",
+            "changed" if at(how, "changes_dynamics") else "as estimated",
         )
         for label, how in solved.items()
     )
     return Table(
         title="How it was solved",
-        header=("case", "converged", "rounds", "last change of probabilities", "condition number", "transitions"),
+        header=("case", "converged", "rounds", "last change of probabilities", "condition number", "dynamics"),
         rows=rows,
         flagged=frozenset(i for i, row in enumerate(rows) if row[1] == "NO"),
     )

@@ -17,7 +17,7 @@ import argparse
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +105,7 @@ def repetition(options: Sequence[str], *, tell: Callable[[str], None]) -> Found:
     model, metrics = estimate(config, panel_from_frame(frame, config), bench=bench)
     tell("the scenario")
     shares, surplus = scenario_answers(model, solution, frame)
-    # one entry per estimator of the reward
-    estimates = {"P, Q, R": model.reward(frame)}
+    estimates = {"P, Q, R": replace(model, refit=None).reward(frame), "+ refit": model.reward(frame)}
     rewards = {name: reward_scores(reward, solution, frame) for name, reward in estimates.items()}
     return Found(
         rewards=pd.concat(rewards, names=["estimator", "action"]),
@@ -188,9 +187,10 @@ def print_tables(console: Console, found: Found) -> None:
     rewards = found.rewards.groupby(level=["estimator", "action"], sort=False)
     table = Table("estimator", "action", "rows", "RMSE", "sd of truth", "R2", "R2 within", "bar", title="Rewards")
     for (estimator, action), scores in rewards:
+        judged = {} if estimator == "P, Q, R" else REWARD_BARS
         bars = [
             f"{score} >= {bar}: {met(scores[score].min() >= bar)}"
-            for (name, score), bar in REWARD_BARS.items()
+            for (name, score), bar in judged.items()
             if name == action
         ]
         cells = (spread(scores[c], 3) for c in ("rmse", "sd", "r2", "within"))

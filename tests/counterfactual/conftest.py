@@ -18,11 +18,11 @@ from torch import Tensor
 from irl import tabular
 from irl.config import Config
 from irl.counterfactual.intervention import Intervention, compile_scenario
-from irl.counterfactual.solve import Transitions
 from irl.data.panel import panel_from_frame
 from irl.data.schema import Column, StateSchema
 from irl.fitted import FittedModel, new_networks
 from irl.scenario import scenario_from
+from irl.transitions import States, Transitions
 
 PLACES = ("out", "in", "deep", "locked", "gone")
 OUT, IN, DEEP, LOCKED, GONE = range(5)
@@ -91,20 +91,17 @@ class World:
         return Transitions(
             state=torch.stack([place_, tier_], 1),
             action=action_.long(),
-            next_state=torch.stack([following_, tier_], 1),
-            steps=steps_,
-            ends=following_ == GONE,
+            next_state=torch.stack([following_, tier_], 1).unsqueeze(1),
+            steps=steps_.unsqueeze(1),
+            ends=(following_ == GONE).unsqueeze(1),
             segment=torch.zeros(len(place_), dtype=torch.long),
-            anchor_reward=torch.full((len(place_),), float(self.model.config.anchor.reward)),
             weight=weight_ / weight_.mean(),
         )
 
-    def everywhere(self, times: int) -> Transitions:
-        """Every state, so many times, as rows to draw from (nothing logged)."""
+    def everywhere(self, times: int) -> States:
+        """Every state, so many times, as rows to draw from."""
         state = self.states().repeat(times, 1)
-        none, one = torch.zeros(len(state), dtype=torch.long), torch.ones(len(state))
-        reward = float(self.model.config.anchor.reward) * one
-        return Transitions(state, none, state, one, none.bool(), none, reward, one)
+        return States(state, torch.zeros(len(state), dtype=torch.long), torch.ones(len(state)))
 
     def panel_frame(self, *, members: int, periods: int, seed: int) -> pd.DataFrame:
         """Members who choose at random, until they are gone (which is their last row)."""
@@ -149,7 +146,8 @@ def make_world(*, tier_moves_places: bool = False, anchor_reward: float = 0.3, d
             "anchor": {"action": "none", "reward": anchor_reward},
             "discount": discount,
             "temperature": 0.8,
-            "estimation": {name: {"hidden": [10]} for name in ("policy", "anchor_q", "reward", "dynamics")},
+            "estimation": {name: {"hidden": [10]} for name in ("policy", "anchor_q", "reward", "dynamics")}
+            | {"refit": {"rounds": 0}},
         }
     )  # fmt: skip
     place = Column(

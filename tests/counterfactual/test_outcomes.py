@@ -15,9 +15,9 @@ from irl.config import Config, InputError
 from irl.counterfactual import ask, outcomes, simulate
 from irl.counterfactual.outcomes import COLUMNS, Answer, draw_starts, outcome_table, used_columns
 from irl.counterfactual.rollout import Counts
-from irl.counterfactual.solve import Transitions
 from irl.data.schema import Column
 from irl.scenario import Scenario, scenario_from
+from irl.transitions import States
 
 UP = {"name": "annual up", "periods": 3, "changes": [{"reward": {"action": "annual", "add": 0.5}}]}
 OUTCOMES = {
@@ -86,7 +86,8 @@ def test_relations_between_outcomes(table):
     assert np.allclose(later["renewal"] + later["cancel"], 1)
     assert (later["switch"] <= later["renewal"]).all()
     assert np.allclose(table["change"], table["scenario"] - table["baseline"])
-    assert (at(table, outcome="share_annual")["change"] > 0).all()
+    more = at(table, outcome="share_annual")["change"]
+    assert (more >= 0).all() and more.mean() > 0.02
     assert (at(table, outcome="surplus")["change"] > 0).all()
     assert (at(table, outcome="gainers")["change"] == 1).all()
 
@@ -134,7 +135,8 @@ def test_surplus_is_the_oracle_s(world, panel_and_frame, monkeypatch):
     """The reward rises in one tier of one place: gains by the oracle's values at the start states."""
     change = {"reward": {"action": "annual", "add": 1.0, "where": {"place": "out", "tier": 1}}}
     frame = panel_and_frame[1]
-    monkeypatch.setattr(outcomes, "logged", lambda panel: world.transitions())  # exact, where a small panel is noisy
+    # exact, where draws are noisy
+    monkeypatch.setattr(outcomes, "drawn", lambda *_, **__: world.transitions())
     table = simulate(world.model, {"name": "x", "periods": 1, "changes": [change]}, frame)
     reward = world.reward.clone()
     reward[0, 1, 2] += 1.0
@@ -147,13 +149,12 @@ def test_surplus_is_the_oracle_s(world, panel_and_frame, monkeypatch):
     assert found["all"] == pytest.approx(found[["north", "south"]].mean())
 
 
-def test_a_change_of_nothing_changes_nothing_even_on_drawn_transitions(moving_world):
+def test_a_change_of_nothing_changes_nothing(moving_world):
     """Baseline and case are then drawn alike; else the noise of the draws would be taken for an effect."""
     frame = moving_world.panel_frame(members=60, periods=6, seed=1)
     nothing = {"feature": {"name": "tier", "set": 1, "where": {"tier": 1}}}
     question = ask(moving_world.model, {"name": "x", "periods": 4, "changes": [nothing]}, frame)
     answer = question.answer()
-    assert all(how["drawn_transitions"] for how in answer.solved.values())
     assert (answer.outcomes["change"] == 0).all()
 
 
@@ -211,8 +212,7 @@ def test_starts_do_not_depend_on_the_order_of_rows(world, panel_and_frame):
 
 def rows_of(segment):
     segment = torch.tensor(segment)
-    one, state = torch.ones(len(segment)), torch.arange(len(segment)).float().unsqueeze(1)
-    return Transitions(state, segment, state, one, one.bool(), segment, one, one)
+    return States(torch.arange(len(segment)).float().unsqueeze(1), segment, torch.ones(len(segment)))
 
 
 def test_members_are_drawn_with_segment_shares_kept():
@@ -247,12 +247,10 @@ def test_a_frame_of_states_only(world):
         }
     )
     question = ask(world.model, UP, frame)
-    assert question.panel is None
     assert len(question.starts.state) == 30  # those who are gone are left out
     assert question.starts.segment.tolist()[:3] == [1, 0, 1]
     answer = question.answer()
     assert answer.members == 30
-    assert all(how["drawn_transitions"] for how in answer.solved.values())
     assert set(answer.outcomes["outcome"]) == OUTCOMES
 
 

@@ -8,7 +8,8 @@ import torch
 
 from irl import tabular
 from irl.config import InputError
-from irl.counterfactual.solve import Transitions, drawn, logged, solve
+from irl.counterfactual.solve import solve
+from irl.transitions import Transitions, drawn
 
 ALL_FREE = slice(0, 6)  # out, in, deep at both tiers
 
@@ -76,9 +77,9 @@ def test_a_menu_reduced_to_the_anchor_still_earns_the_anchor_s_reward(world):
     available = world.menu()
     available[4:6, 1] = False
     oracle = tabular.solve(world.mdp(available=available))
-    many, intervention = world.everywhere(4000), world.intervention(change)
-    sources = [(world.transitions().of_segment, 1e-5), (lambda s: drawn(world.model, intervention, many, seed=0), 0.02)]
-    for source, tolerance in sources:
+    many, intervention = world.everywhere(1000), world.intervention(change)
+    draws = drawn(world.model.dynamics, intervention, many, seed=0)
+    for source, tolerance in ((world.transitions().of_segment, 1e-5), (draws.of_segment, 0.02)):
         policy = solved(world, source, change)
         states, segments = world.states(), torch.zeros(10, dtype=torch.long)
         value = policy.value(states, policy.menu(states, segments), segments)
@@ -116,86 +117,13 @@ def test_transitions_drawn_from_changed_dynamics(moving_world):
     change = {"feature": {"name": "tier", "set": 1}}
     intervention = world.intervention(change)
     assert intervention.changes_dynamics
-    many = world.everywhere(4000)
-    policy = solved(world, lambda segment: drawn(world.model, intervention, many.of_segment(segment), seed=0), change)
+    many = world.everywhere(1000)
+    policy = solved(world, drawn(world.model.dynamics, intervention, many, seed=0).of_segment, change)
     oracle = exact(world, tier=1)
     assert torch.allclose(policy_at(policy, world)[ALL_FREE], oracle[ALL_FREE], atol=0.02)
-    logged_only = solved(
-        world, world.transitions().of_segment, change
-    )  # the old dynamics under the new tier: something else
+    # the old dynamics under the new tier: something else
+    logged_only = solved(world, world.transitions().of_segment, change)
     assert not torch.allclose(policy_at(logged_only, world)[ALL_FREE], oracle[ALL_FREE], atol=0.04)
-
-
-def test_drawn_runs_through_forced_states_to_the_next_choice_or_end(world):
-    many = world.everywhere(4000)
-    found = drawn(world.model, world.intervention(), many, seed=1)
-    places = found.next_state[:, 0]
-    assert not (places == 3).any()  # locked: nothing is chosen there
-    assert torch.equal(found.ends, places == 4)
-    assert not (found.state[:, 0] == 3).any()
-    # one draw for every action on the menu of every row
-    assert len(found.state) == 4000 * int(world.menu()[ALL_FREE].sum())
-    # durations: 1 + the number of months locked, whose distribution is known
-    lock, stay = world.transition[0, 0, 2, 3], world.transition[3, 0, 1, 3]
-    mine = (found.state[:, 0] == 0) & (found.action == 2)
-    shares = [float((found.steps[mine] == k).double().mean()) for k in (1, 2, 3)]
-    assert shares == pytest.approx(
-        [float(1 - lock), float(lock * (1 - stay)), float(lock * stay * (1 - stay))], abs=0.02
-    )
-
-
-def test_drawn_leaves_the_states_before_the_changes(moving_world):
-    """The kernel applies the changes itself: a state that had them already would be changed twice."""
-    rows = moving_world.transitions()
-    found = drawn(moving_world.model, moving_world.intervention({"feature": {"name": "tier", "set": 1}}), rows, seed=0)
-    assert set(found.state[:, 1].tolist()) == {0.0, 1.0}
-    assert torch.equal(found.state[:, 1], found.next_state[:, 1])
-
-
-def test_draws_are_common_to_cases_and_repeat_with_the_seed(world):
-    rows = world.transitions()
-    draws = {seed: drawn(world.model, world.intervention(), rows, seed=seed).next_state for seed in (0, 1)}
-    assert torch.equal(draws[0], drawn(world.model, world.intervention(), rows, seed=0).next_state)
-    assert not torch.equal(draws[0], draws[1])
-    fewer = drawn(world.model, world.intervention({"remove": {"action": "annual"}}), rows, seed=0)
-    kept = drawn(world.model, world.intervention(), rows, seed=0).action != 2
-    moved = draws[0][kept]
-    agree = (moved[:, 0] == fewer.next_state[:, 0]).double().mean()
-    assert agree == 1.0
-
-
-def test_drawn_refuses_a_contract_without_end(world):
-    model = world.model
-    table = model.dynamics.table_0.clone()
-    rows = world.transitions()
-    try:
-        model.dynamics.table_0[3] = torch.eye(5)[3]  # locked for ever
-        with pytest.raises(InputError, match="without a choice for more than 600 periods"):
-            drawn(model, world.intervention(), rows, seed=0)
-    finally:
-        model.dynamics.table_0.copy_(table)
-
-
-def test_drawn_refuses_rows_without_any_choice(world):
-    rows = world.transitions()
-    locked = Transitions(
-        **{n: getattr(rows, n) for n in rows.__dataclass_fields__} | {"state": torch.full_like(rows.state, 3.0)}
-    )
-    with pytest.raises(InputError, match="nobody has anything to choose"):
-        drawn(world.model, world.intervention(), locked, seed=0)
-
-
-def test_logged_are_the_panel_s_own_transitions(world, panel_and_frame):
-    panel, frame = panel_and_frame
-    rows = logged(panel)
-    assert len(rows.state) == int((panel.next_choice >= 0).sum())
-    assert not (rows.state[:, 0] >= 3).any() and not (rows.next_state[:, 0] == 3).any()
-    assert torch.equal(rows.ends, rows.next_state[:, 0] == 4)
-    assert float(rows.steps.max()) > 1
-    first = frame[frame["id"] == 0].reset_index(drop=True)  # by hand: the first transition of the first member
-    after = next(i for i in range(1, len(first)) if first.loc[i, "place"] != "locked")
-    assert int(rows.steps[0]) == after
-    assert world.schema.columns[0].labels[int(rows.next_state[0, 0])] == first.loc[after, "place"]
 
 
 def test_convergence_is_returned_and_not_assumed(world):

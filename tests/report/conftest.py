@@ -67,7 +67,7 @@ SCENARIO: dict[str, Any] = {
     "periods": 2,
     "changes": [{"feature": {"name": "price", "scale": 1.2}}],
 }
-SOLVED = {"rounds": 4, "converged": True, "policy_change": 2e-6, "condition": 3e8, "drawn_transitions": False,
+SOLVED = {"rounds": 4, "converged": True, "policy_change": 2e-6, "condition": 3e8, "changes_dynamics": False,
           "warnings": []}  # fmt: skip
 
 

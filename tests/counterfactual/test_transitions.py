@@ -1,0 +1,100 @@
+"""Draws of what follows: forced states are run through, numbers are stratified, and programmes share them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from irl.config import InputError
+from irl.transitions import States, Unchanged, drawn, stratified
+
+ALL_FREE = slice(0, 6)  # out, in, deep at both tiers
+
+
+def follow(world, rows, *changes, seed=0, draws=2):
+    return drawn(world.model.dynamics, world.intervention(*changes), rows, seed=seed, draws=draws)
+
+
+def test_paths_run_through_forced_states_to_the_next_choice_or_end(world):
+    found = follow(world, world.everywhere(2000), seed=1)
+    places = found.next_state[:, :, 0]
+    assert found.next_state.shape == (len(found.state), 2, 2) and found.steps.shape == places.shape
+    assert not (places == 3).any()  # locked: nothing is chosen there
+    assert torch.equal(found.ends, places == 4)
+    assert not (found.state[:, 0] == 3).any()
+    # one row for every action on the menu of every state
+    assert len(found.state) == 2000 * int(world.menu()[ALL_FREE].sum())
+    # durations: 1 + the number of months locked, whose distribution is known
+    lock, stay = world.transition[0, 0, 2, 3], world.transition[3, 0, 1, 3]
+    mine = (found.state[:, 0] == 0) & (found.action == 2)
+    shares = [float((found.steps[mine] == k).double().mean()) for k in (1, 2, 3)]
+    exact = [float(1 - lock), float(lock * (1 - stay)), float(lock * stay * (1 - stay))]
+    assert shares == pytest.approx(exact, abs=0.02)
+
+
+def test_states_are_left_as_before_the_changes(moving_world):
+    """The kernel applies the changes itself: a state that had them already would be changed twice."""
+    found = follow(moving_world, moving_world.everywhere(20), {"feature": {"name": "tier", "set": 1}})
+    assert set(found.state[:, 1].tolist()) == {0.0, 1.0}
+    assert torch.equal(found.state[:, 1:].expand(-1, 2), found.next_state[:, :, 1])
+
+
+def test_draws_are_common_to_programmes_and_repeat_with_the_seed(world):
+    rows = world.everywhere(20)
+    first, second = (follow(world, rows, seed=seed) for seed in (0, 1))
+    assert torch.equal(first.next_state, follow(world, rows).next_state)
+    assert not torch.equal(first.next_state, second.next_state)
+    fewer = follow(world, rows, {"remove": {"action": "annual"}})
+    assert torch.equal(first.next_state[first.action != 2], fewer.next_state)
+
+
+def test_the_programme_as_it_is_is_the_empty_intervention(world):
+    rows = world.everywhere(20)
+    plain = drawn(world.model.dynamics, Unchanged(world.schema), rows, seed=0, draws=2)
+    assert torch.equal(plain.next_state, follow(world, rows).next_state)
+    assert torch.equal(plain.action, follow(world, rows).action)
+
+
+def test_numbers_are_stratified_row_by_row_and_coordinate_by_coordinate():
+    uniform = stratified(50, 8, 3, torch.Generator().manual_seed(0))
+    parts = (uniform * 8).long().sort(1).values
+    assert torch.equal(parts, torch.arange(8).view(1, 8, 1).expand(50, 8, 3))
+    assert len({tuple(row) for row in (uniform[:, :, 0] * 8).long().tolist()}) > 40  # the order is drawn afresh
+
+
+def test_more_draws_leave_less_noise_in_means(world):
+    """The mean of an indicator over 8 stratified draws: its variance falls by far more than by 8."""
+    rows = world.everywhere(500)
+    variance = {}
+    for draws in (1, 8):
+        found = follow(world, rows, draws=draws)
+        mine = (found.state[:, 0] == 1) & (found.action == 0)
+        reached = (found.next_state[mine][:, :, 0] == 0).double().mean(1)
+        variance[draws] = float(reached.var())
+    assert 0 < variance[8] < variance[1] / 20
+
+
+def test_a_contract_without_end_is_refused(world):
+    model = world.model
+    table = model.dynamics.table_0.clone()
+    try:
+        model.dynamics.table_0[3] = torch.eye(5)[3]  # locked for ever
+        with pytest.raises(InputError, match="without a choice for more than 600 periods"):
+            follow(world, world.everywhere(2))
+    finally:
+        model.dynamics.table_0.copy_(table)
+
+
+def test_rows_without_any_choice_are_refused(world):
+    locked = States(torch.tensor([[3.0, 0.0]]), torch.zeros(1, dtype=torch.long), torch.ones(1))
+    with pytest.raises(InputError, match="nobody has anything to choose"):
+        follow(world, locked)
+
+
+def test_some_rows_are_taken_at_random_and_keep_their_order():
+    rows = States(torch.arange(100.0).unsqueeze(1), torch.zeros(100, dtype=torch.long), torch.ones(100))
+    some = rows.at_most(20, seed=0)
+    taken = some.state.squeeze(1)
+    assert len(taken.unique()) == 20 and torch.equal(taken, taken.sort().values)
+    assert len(taken.diff().unique()) > 1  # no fixed stride
+    assert rows.at_most(100, seed=0) is rows
