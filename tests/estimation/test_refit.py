@@ -1,4 +1,4 @@
-"""The refit against a small market solved exactly: rewards, policy and value, groups that explain nothing, its report."""
+"""The refit against a small market solved exactly: rewards, policy, value, groups that explain nothing, its report."""
 
 from __future__ import annotations
 
