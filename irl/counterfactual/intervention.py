@@ -6,7 +6,7 @@ segment does not change.
 
 A changed static feature stays changed. A feature that moves by itself can only be ``set`` (it is held there every
 period); that, and any change of a column on which the movement of others or the menu may depend, is a change of
-dynamics: transitions are then drawn from the fitted dynamics instead of taken from the panel. A randomised column (a
+dynamics, whose effect rests on the fitted transition model. A randomised column (a
 price) is taken to move learned columns through the choices alone.
 """
 

@@ -5,8 +5,9 @@ The estimate, in MB of 10^6 bytes, is the sum of
 - the panel's tensors, as they are;
 - the network inputs of every row and of every next row, float32: one column per level (and one for the reserved code)
   of a category or ordinal, one per number;
-- the kernel, float64: per step, a square matrix of the basis (last hidden layer and intercept; once per action in the
-  reward's refit) and two chunks of at most ``CHUNK`` rows of that basis;
+- the kernel, float64: a square matrix of the basis and two chunks of at most ``CHUNK`` rows of it; the basis is the
+  last hidden layer and the intercept in the Q step, the interactions of the columns and all three last hidden layers,
+  once per action, in the refit, which takes four such matrices;
 - one batch's activations: batch size × all hidden units × 3 (values, gradients, optimiser scratch), float32.
 
 Not counted: the interpreter and libraries (some 500 MB) and the frame while it is read.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irl.config import AnchorQStep, Estimation, Step
+from irl.config import Estimation, Step
 from irl.data.panel import Panel, tensors_of
 
 CHUNK = 16_384
@@ -89,15 +90,25 @@ def _memory(panel: Panel, estimation: Estimation) -> float:
     tensors = sum(values.numel() * values.element_size() for values in tensors_of(panel).values())
     width = sum(column.levels + 1 if column.discrete else 1 for column in panel.schema.columns)
     inputs = 2 * panel.n_rows * width * 4
-    steps: list[tuple[Step | AnchorQStep, int]] = [(estimation.anchor_q, 1), (estimation.reward, panel.n_actions)]
     chunk = min(panel.n_rows, CHUNK)
-    kernels = [_basis(step) * copies for step, copies in steps]
-    kernel = max(8 * (basis**2 + 2 * chunk * basis) for basis in kernels)
+    kernels = [(_basis(estimation.anchor_q), 1)]
+    if estimation.refit.rounds:
+        learned = sum(_basis(step) for step in (estimation.policy, estimation.anchor_q, estimation.reward))
+        kernels.append(((_interactions(panel) + learned) * panel.n_actions, 4))
+    kernel = max(8 * (matrices * basis**2 + 2 * chunk * basis) for basis, matrices in kernels)
     batches = [
         3 * 4 * min(step.batch_size, panel.n_rows) * (width + sum(step.hidden))
         for step in (estimation.policy, estimation.anchor_q, estimation.reward, estimation.dynamics)
     ]
     return tensors + inputs + kernel + max(batches)
+
+
+def _interactions(panel: Panel) -> int:
+    """About how many: every input, and each input of a static column times each of the others."""
+    inputs = {kind: 0 for kind in ("static", "other")}
+    for column in panel.schema.columns:
+        inputs["static" if column.dynamics == "static" else "other"] += column.levels if column.discrete else 1
+    return sum(inputs.values()) + inputs["static"] * inputs["other"] + inputs["static"] ** 2 // 2
 
 
 def _basis(step: Step) -> int:

@@ -111,6 +111,7 @@ def step_table(record: Record) -> Table | None:
         "anchor_q": ("Q: value of the anchor", "held_out_loss", "of the target's variance (squared distance)"),
         "reward": ("R: rewards", "held_out_loss", "of the targets' variance (squared error)"),
         "dynamics": ("dynamics: how states move", "held_out_log_prob", "nats per transition (mean log-likelihood)"),
+        "refit": ("refit: rewards by likelihood", "held_out_log_likelihood", "nats per decision (mean log-likelihood)"),
     }
     rows = []
     for step, (label, key, unit) in what.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from irl.config import Estimation
+from irl.config import Estimation, Refit
 from irl.data import panel_from_frame, summary
 from irl.data.panel import tensors_of
 
@@ -26,9 +26,14 @@ def test_memory_by_hand(study, frame):
     estimation = Estimation.model_validate(dict.fromkeys(("policy", "anchor_q", "reward", "dynamics"), step))
     tensors = sum(v.numel() * v.element_size() for v in tensors_of(panel).values())
     width = 5 + 4 + 1 + 1  # 4 statuses and 3 levels, each with the reserved code; two numbers
-    basis = 3 * 5  # actions × (hidden + intercept)
-    expected = tensors + 2 * 8 * width * 4 + 8 * (basis**2 + 2 * 8 * basis) + 3 * 4 * 2 * (width + 4)
+    without = tensors + 2 * 8 * width * 4 + 3 * 4 * 2 * (width + 4)
+    # actions × (9 inputs, the static one times the 8 others, and hidden + intercept of three networks)
+    basis = 3 * (9 + 8 + 3 * 5)
+    expected = without + 8 * (4 * basis**2 + 2 * 8 * basis)
     assert summary(panel, estimation=estimation).memory_mb == pytest.approx(expected / 1e6)
+    plain = estimation.model_copy(update={"refit": Refit(rounds=0)})
+    expected = without + 8 * (5**2 + 2 * 8 * 5)  # the Q step's alone
+    assert summary(panel, estimation=plain).memory_mb == pytest.approx(expected / 1e6)
 
 
 def test_a_segment_without_a_choice_is_said_to_have_none(study, frame):
