@@ -60,7 +60,7 @@ def test_rewards_by_the_refit(study):
 
 
 def test_plan_shares_at_another_price(study, monkeypatch):
-    """Levels and the effect of the price by segment and plan, means over a year; at 4,000 members the bar is 2 points."""
+    """Levels and the effect of the price by segment and plan, means over a year. With 4,000 members, the bar is 2."""
     market, _, frame, model, _ = study
     monkeypatch.setattr(outcomes, "MOST_DRAWN", 6000)
     change = {"feature": {"name": "price_annual", "set": PRICES}}
