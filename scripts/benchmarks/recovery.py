@@ -72,6 +72,7 @@ def main() -> None:
             options = [f"seed={seed}", f"discount={arguments.discount}"]
             options += [f"market.members={arguments.members}", f"market.periods={arguments.periods}"]
             found[seed] = repetition(options, tell=lambda text, seed=seed: status.update(f"seed {seed}: {text}"))
+            status.console.print(f"seed {seed} done")
     together = Found(
         *(
             pd.concat({seed: getattr(f, field.name) for seed, f in found.items()}, names=["seed"])
@@ -159,7 +160,8 @@ def scenario_answers(
     for text in answer.warnings():
         Console(stderr=True).print(text)
     keys, columns, truths = ["segment", "outcome", "period"], {}, []
-    for label, name in zip(cases(scenario), CASES, strict=True):
+    labels = list(cases(scenario))
+    for label, name in zip(labels, CASES, strict=True):
         edit = scenario_edit(market, cases(scenario)[label])
         truths.append(membership.solve(market, cells=membership.cells_of(start), edit=edit))
         exact = exact_outcomes(truths[-1], start, periods=HORIZON)
@@ -171,7 +173,7 @@ def scenario_answers(
         answer.outcomes[answer.outcomes["outcome"] == "surplus"].set_index(["segment", "case"])["scenario"].unstack()
     )
     price = pd.Series({name: segment.price for name, segment in market.segments.items()})
-    both = {"exact": exact_surplus(*truths, start) * price, "model": surplus.iloc[:, 1] - surplus.iloc[:, 0]}
+    both = {"exact": exact_surplus(*truths, start) * price, "model": surplus[labels[1]] - surplus[labels[0]]}
     return pd.DataFrame(columns).dropna(), pd.DataFrame(both).dropna().rename_axis("segment")
 
 
