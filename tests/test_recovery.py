@@ -62,7 +62,7 @@ def test_rewards_by_the_refit(study):
 def test_plan_shares_at_another_price(study, monkeypatch):
     """Levels and the effect of the price by segment and plan, means over a year. With 4,000 members, the bar is 2."""
     market, _, frame, model, _ = study
-    monkeypatch.setattr(outcomes, "MOST_DRAWN", 6000)
+    monkeypatch.setattr(outcomes, "MOST_DRAWN", 4000)
     change = {"feature": {"name": "price_annual", "set": PRICES}}
     scenario = scenario_from({"name": "price", "periods": PERIODS, "members": "all", "changes": [change]})
     table = simulate(model, scenario, frame)
@@ -78,6 +78,6 @@ def test_plan_shares_at_another_price(study, monkeypatch):
         mine = mine.pivot_table(index="segment", columns="outcome", values="scenario", observed=True)
         levels[label] = (exact, mine[list(exact)])
     (cheap, cheap_found), (dear, dear_found) = levels.values()
-    assert (cheap - dear)["share_annual"].min() > 0.1  # else the next lines show nothing
+    assert (cheap - dear)["share_annual"].min() > 0.08  # else the next lines show nothing
     assert ((cheap_found - dear_found) - (cheap - dear)).abs().max().max() < 0.04
     assert max((cheap_found - cheap).abs().max().max(), (dear_found - dear).abs().max().max()) < 0.04
