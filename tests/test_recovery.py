@@ -64,7 +64,7 @@ def test_plan_shares_at_another_price(study, monkeypatch):
     market, _, frame, model, _ = study
     monkeypatch.setattr(outcomes, "MOST_DRAWN", 4000)
     change = {"feature": {"name": "price_annual", "set": PRICES}}
-    scenario = scenario_from({"name": "price", "periods": PERIODS, "members": "all", "changes": [change]})
+    scenario = scenario_from({"name": "price", "periods": PERIODS, "members": 8000, "changes": [change]})
     table = simulate(model, scenario, frame)
     start = frame.groupby("member_id").head(1)
     levels = {}
@@ -80,4 +80,4 @@ def test_plan_shares_at_another_price(study, monkeypatch):
     (cheap, cheap_found), (dear, dear_found) = levels.values()
     assert (cheap - dear)["share_annual"].min() > 0.08  # else the next lines show nothing
     assert ((cheap_found - dear_found) - (cheap - dear)).abs().max().max() < 0.04
-    assert max((cheap_found - cheap).abs().max().max(), (dear_found - dear).abs().max().max()) < 0.04
+    assert max((cheap_found - cheap).abs().max().max(), (dear_found - dear).abs().max().max()) < 0.05
