@@ -165,7 +165,6 @@ class Refit(Section):
 
     rounds: int = Field(2, ge=0, description="policy evaluations; 0: no refit, the reward is the R step's")
     rows: int = Field(20_000, gt=0, description="states from which what follows is drawn, at most")
-    ridge: float = Field(1e-6, ge=0, description="of the kernel, per row, on standardised features")
 
 
 class Estimation(Section):

@@ -6,6 +6,7 @@ python scripts/train.py --config configs/membership.yaml --run runs/membership [
 from __future__ import annotations
 
 import argparse
+import math
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -45,7 +46,7 @@ def main() -> None:
         def tick(step: str, epoch: int, of: int, loss: float) -> None:
             if step not in tasks:
                 tasks[step] = progress.add_task(f"{step:<10}", total=of, loss="")
-            progress.update(tasks[step], completed=epoch, loss=f"held-out loss {loss:.4f}")
+            progress.update(tasks[step], completed=epoch, loss="" if math.isnan(loss) else f"held-out loss {loss:.4f}")
 
         options = {"overwrite": arguments.overwrite, "resume": arguments.resume, "tick": tick}
         try:

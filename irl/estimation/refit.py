@@ -161,7 +161,7 @@ def fit_refit(
     """The refit of ``model`` (whose P, Q, R and dynamics are fitted) on ``panel``; ``held_out`` is bool [N]."""
     started = time.perf_counter()
     assert model.refit is not None, "the model has no room for a refit"
-    refit, config = model.refit, model.config
+    refit = model.refit
     states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=bench.seed)
     rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=bench.seed)
     choices = _Choices(model, panel, panel.free.nonzero().squeeze(1), {})
@@ -199,7 +199,6 @@ def fit_refit(
     )
     bench.tick("refit", options.rounds, options.rounds, -report.held_out_log_likelihood)
     bench.record("refit", {"held_out_log_likelihood": report.held_out_log_likelihood})
-    assert config.temperature == logit.temperature
     return refit, report
 
 

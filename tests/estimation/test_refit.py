@@ -128,8 +128,8 @@ def test_without_rounds_there_is_no_refit(study):
     assert np.isfinite(model.reward(frame.head(5))["member"]).all()
 
 
-class Logistic:
-    """One weight per row of a binary choice: what ``_maximised`` needs of a logit, in closed form."""
+class Parabola:
+    """A log-likelihood with its maximum at 2 for every weight: what ``_maximised`` needs of a logit, in closed form."""
 
     def log_likelihood(self, theta, choices):
         return float(-0.5 * 3 * (theta - 2).square().sum())
@@ -144,6 +144,6 @@ class Logistic:
 def test_newton_finds_the_penalised_maximum(study):
     _, _, data, model, _ = study
     choices = _Choices(model, data, torch.arange(100), {})
-    theta, information = _maximised(Logistic(), choices, torch.zeros(2).double(), torch.tensor([0.0, 3.0]).double())
+    theta, information = _maximised(Parabola(), choices, torch.zeros(2).double(), torch.tensor([0.0, 3.0]).double())
     assert theta.tolist() == pytest.approx([2.0, 1.0])  # 3 (2 - x) = penalty x
     assert torch.allclose(information, 3 * torch.eye(2).double() * 1.0)
