@@ -6,7 +6,9 @@
     learned   one shared trunk over state and action, then a small head per column, drawn in sequence: each head also
               sees the table and learned values already drawn (linearly), so that columns may move together
 
-Heads of ``learned`` columns: category and ordinal, a softmax over levels; count, a logistic rounded to whole numbers
+Heads of ``learned`` columns: category and ordinal, a softmax over levels, which starts from the (smoothed) frequencies
+given the column's own level, the action and the static categories, so that the network has only to say what these do
+not; count, a logistic rounded to whole numbers
 (Salimans et al., PixelCNN++, 2017: closed-form likelihood and inverse); numeric, a normal. Count and numeric are
 centred on the present value and cut to the observed range, what lies beyond counting as the bound (so does a value
 beyond it). Where many rows sit at the column's minimum (spend = 0), that value has a probability of its own besides (a
@@ -37,6 +39,8 @@ LARGEST_TABLE = 5_000_000
 """Entries (parents' combinations x actions x levels) above which a table is refused."""
 LOG_SCALE_RANGE = (-7.0, 3.0)
 """Bounds of the log scale of count and numeric heads, in units of the column's standard deviation."""
+LARGEST_START = 50_000
+"""Entries above which the frequencies that a learned head starts from leave out static categories."""
 IMPOSSIBLE = 1e-12
 """The probability at which a transition that a table holds impossible is scored."""
 
@@ -83,7 +87,7 @@ class TransitionModel(nn.Module):
                 step[-2:] = torch.tensor([0.0, float(len(c.labels))])
             self.register_buffer(f"clock_{f}", step)
         for f in self.table:
-            cells = math.prod(len(columns[p].labels) + 1 for p in columns[f].parents)
+            cells = n_cells(self.schema, columns[f].parents)
             self.register_buffer(f"table_{f}", torch.zeros(cells, actions, len(columns[f].labels)))
 
     def _build_heads(self, hidden: tuple[int, ...]) -> None:
@@ -104,6 +108,12 @@ class TransitionModel(nn.Module):
             earlier[: self.encoding_of[len(self.table) + j].start, self.parameters_of[j]] = True
         self.register_buffer("earlier", earlier)
         self.register_buffer("atom", torch.full((len(self.learned),), -torch.inf))
+        nn.init.zeros_(self.heads.weight)
+        nn.init.zeros_(self.heads.bias)
+        for f in self.learned:
+            if columns[f].discrete:
+                cells = n_cells(self.schema, start_parents(self.schema, f))
+                self.register_buffer(f"start_{f}", torch.zeros(cells, len(self.schema.actions), len(columns[f].labels)))
 
     def log_prob(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
         """log P[N] of ``following[N, F]`` over table and learned columns.
@@ -157,12 +167,19 @@ class TransitionModel(nn.Module):
         """[P, N], before anything is drawn."""
         chosen = _levels(action, len(self.schema.actions)).to(state.dtype)
         out: Tensor = self.heads(self.trunk(torch.cat([self.encoder(state).T, chosen]).T))
-        return out.T.contiguous()
+        starts = []
+        for f, block in zip(self.learned, self.parameters_of, strict=True):
+            if self.schema.columns[f].discrete:
+                start: Tensor = getattr(self, f"start_{f}")
+                starts.append(start[table_cell(self.schema, start_parents(self.schema, f), state), action].T)
+            else:
+                starts.append(state.new_zeros(block.stop - block.start, len(state)))
+        return out.T + torch.cat(starts)
 
     def _table_rows(self, f: int, state: Tensor, action: Tensor) -> Tensor:
         """P[N, levels] of the next level of table column ``f``."""
         table: Tensor = getattr(self, f"table_{f}")
-        return table[table_cell(self.schema, f, state), action]
+        return table[table_cell(self.schema, self.schema.columns[f].parents, state), action]
 
 
 def check_tables(schema: StateSchema) -> None:
@@ -170,8 +187,7 @@ def check_tables(schema: StateSchema) -> None:
     problems = []
     for column in schema.columns:
         if column.dynamics == "table":
-            cells = math.prod(len(schema.columns[p].labels) + 1 for p in column.parents)
-            size = cells * len(schema.actions) * len(column.labels)
+            size = n_cells(schema, column.parents) * len(schema.actions) * len(column.labels)
             if size > LARGEST_TABLE:
                 problems.append(f"state.{column.name}: a table over its parents would have {size:,} entries")
     if problems:
@@ -179,10 +195,26 @@ def check_tables(schema: StateSchema) -> None:
         raise InputError("\n".join(problems) + remedy)
 
 
-def table_cell(schema: StateSchema, f: int, state: Tensor) -> Tensor:
-    """Index [N] of the parents' combination of table column ``f``; the last code of each parent is "unseen"."""
+def start_parents(schema: StateSchema, f: int) -> tuple[int, ...]:
+    """The columns by which the frequencies are counted that learned column ``f`` starts from: its own, then static
+    categories as long as the counts stay small."""
+    parents = (f,)
+    for p, column in enumerate(schema.columns):
+        if column.kind == "category" and column.dynamics == "static":
+            size = n_cells(schema, (*parents, p)) * len(schema.actions) * len(schema.columns[f].labels)
+            parents = (*parents, p) if size <= LARGEST_START else parents
+    return parents
+
+
+def n_cells(schema: StateSchema, parents: tuple[int, ...]) -> int:
+    """Combinations of the parents' levels, "unseen" being one of each."""
+    return math.prod(len(schema.columns[p].labels) + 1 for p in parents)
+
+
+def table_cell(schema: StateSchema, parents: tuple[int, ...], state: Tensor) -> Tensor:
+    """Index [N] of the parents' combination; the last code of each parent is "unseen"."""
     cell = torch.zeros(len(state), dtype=torch.long, device=state.device)
-    for p in schema.columns[f].parents:
+    for p in parents:
         cell = cell * (len(schema.columns[p].labels) + 1) + state[:, p].long()
     return cell
 

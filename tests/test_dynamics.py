@@ -247,7 +247,9 @@ def test_an_unseen_level_moves_as_documented():
     drawn = model.sample(state, ACTION, torch.full((3, model.n_random), 0.5))
     assert (drawn[:, MONTH] == 3).all()  # an unseen phase stays unseen
     assert (drawn[:, STATUS] < 2).all() and (drawn[:, DEVICE] < 2).all()
-    assert torch.equal(table_cell(SCHEMA, STATUS, state), torch.tensor([2 * 4 + 2, 2 * 4 + 0, 2 * 4 + 1]))
+    assert torch.equal(
+        table_cell(SCHEMA, SCHEMA.columns[STATUS].parents, state), torch.tensor([2 * 4 + 2, 2 * 4 + 0, 2 * 4 + 1])
+    )
     seen, unseen = STATE.clone(), STATE.clone()
     unseen[:, DEVICE] = 2
     terms = model.learned_log_prob(STATE, ACTION, unseen)
@@ -255,7 +257,9 @@ def test_an_unseen_level_moves_as_documented():
     unseen[:, STATUS] = 2
     lost = model.log_prob(STATE, ACTION, unseen) - model.learned_log_prob(STATE, ACTION, unseen).sum(1)
     kept = model.log_prob(STATE, ACTION, seen) - model.learned_log_prob(STATE, ACTION, seen).sum(1)
-    status = model.table_1[table_cell(SCHEMA, STATUS, STATE), ACTION].gather(1, seen[:, STATUS : STATUS + 1].long())
+    status = model.table_1[table_cell(SCHEMA, SCHEMA.columns[STATUS].parents, STATE), ACTION].gather(
+        1, seen[:, STATUS : STATUS + 1].long()
+    )
     torch.testing.assert_close(kept - lost, status.squeeze(1).log())
 
 

@@ -1,11 +1,13 @@
 """The dynamics step: fits the transition model on every pair of consecutive rows, forced ones included.
 
 Tables are weighted counts; cells never seen borrow from coarser counts (see :mod:`irl.dynamics`). Learned heads are
-fitted by maximum likelihood. Clocks are read off the data: any rule that gives the next value from the own one.
+fitted by maximum likelihood; where that does no better on held-out members than the frequencies that the heads start
+from, it is undone. Clocks are read off the data: any rule that gives the next value from the own one.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -16,11 +18,15 @@ from irl.config import InputError, Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
-from irl.dynamics import TransitionModel, table_cell
+from irl.dynamics import TransitionModel, n_cells, start_parents, table_cell
 from irl.estimation.training import Fitting, Trained, Workbench, train
 
 LEAST_ATOM = 0.01
 """Share of rows at a count's or number's minimum from which that value gets a probability of its own."""
+BORROWED = 5.0
+"""Rows that the frequencies a learned head starts from take from coarser counts."""
+LEAST_SHARE = 1e-4
+"""The smallest of these frequencies: a level not seen yet must stay within the network's reach."""
 CHECK_ROWS = 65536
 """Held-out rows scored at once."""
 
@@ -29,7 +35,7 @@ CHECK_ROWS = 65536
 class DynamicsReport:
     """How the heads were trained (None without learned columns), and the mean log P of held-out transitions.
 
-    Tables are counted on all members, held-out ones too.
+    Tables are counted on all members, held-out ones too, and in the end so are the frequencies under the heads.
     """
 
     held_out_log_prob: float
@@ -66,14 +72,16 @@ def fit_dynamics(
     if problems:
         raise InputError("the panel contradicts the declared dynamics:\n  " + "\n  ".join(problems))
     for f in model.table:
-        _set_table(model, f, *pairs)
+        getattr(model, f"table_{f}").copy_(_frequencies(model.schema, f, model.schema.columns[f].parents, *pairs))
     fit, check = (tuple(c[keep] for c in pairs) for keep in (~held_out[rows], held_out[rows]))
-    trained = None
+    trained, held_out_log_prob = None, None
     if model.learned:
         if not len(fit[0]) or not len(check[0]):
             which = "held-out" if len(fit[0]) else "other than held-out"
             raise InputError(f"no {which} member has two consecutive rows: change `estimation.validation` or `seed`")
+        _set_starts(model, *fit)
         _set_atoms(model, pairs[2], pairs[3])
+        start, before = copy.deepcopy(model.state_dict()), _mean_log_prob(model, check)
         trained = train(
             DynamicsStep(model, options),
             Batches(fit, batch_size=options.batch_size, seed=bench.seed + 3),
@@ -81,7 +89,14 @@ def fit_dynamics(
             name="dynamics",
             bench=bench,
         )
-    return model, DynamicsReport(_mean_log_prob(model.eval(), check if len(check[0]) else pairs), trained)
+        held_out_log_prob = _mean_log_prob(model, check)
+        if held_out_log_prob < before:
+            model.load_state_dict(start)
+            held_out_log_prob = before
+        _set_starts(model, *pairs)
+    if held_out_log_prob is None:
+        held_out_log_prob = _mean_log_prob(model, check if len(check[0]) else pairs)
+    return model, DynamicsReport(held_out_log_prob, trained)
 
 
 @torch.no_grad()
@@ -121,31 +136,40 @@ def _moving_static(schema: StateSchema, state: Tensor, following: Tensor) -> lis
     return problems
 
 
-def _set_table(
-    model: TransitionModel, f: int, state: Tensor, action: Tensor, following: Tensor, weight: Tensor
-) -> None:
-    """Weighted frequencies of the next level given the parents, with coarser ones where a cell is empty."""
-    table: Tensor = getattr(model, f"table_{f}")
-    cells, actions, levels = table.shape
+def _frequencies(
+    schema: StateSchema,
+    f: int,
+    parents: tuple[int, ...],
+    state: Tensor,
+    action: Tensor,
+    following: Tensor,
+    weight: Tensor,
+    *,
+    borrowed: float = 0.0,
+) -> Tensor:
+    """Weighted frequencies [cells, A, levels] of column ``f``'s next level given the parents and the action.
+
+    ``borrowed`` rows of every cell are taken from the coarser counts; where nothing was counted, all.
+    """
+    cells, actions, levels = n_cells(schema, parents), len(schema.actions), len(schema.columns[f].labels)
     known = following[:, f] < levels
     state, action, later, weight = state[known], action[known], following[known, f].long(), weight[known]
-    group_of_cell = _own_level_of_cells(model.schema, f).to(table.device)
-    if f in model.schema.columns[f].parents:
+    group_of_cell = _own_level_of_cells(schema, f, parents).to(state.device)
+    if f in parents:
         group, groups, start = state[:, f].long(), levels + 1, torch.eye(levels + 1, levels)
         start[-1] = 1 / levels
     else:
         group, groups, start = torch.zeros_like(later), 1, torch.full((1, levels), 1 / levels)
-    start = start.to(table.device, torch.float64)
+    start = start.to(state.device, torch.float64)
     by_group = _shares(_counts(group * levels + later, weight, (groups, levels)), start)
     joint = (group * actions + action) * levels + later
-    by_action = _shares(_counts(joint, weight, (groups, actions, levels)), by_group.unsqueeze(1))
-    joint = (table_cell(model.schema, f, state) * actions + action) * levels + later
-    table.copy_(_shares(_counts(joint, weight, (cells, actions, levels)), by_action[group_of_cell]))
+    by_action = _shares(_counts(joint, weight, (groups, actions, levels)), by_group.unsqueeze(1), borrowed)
+    joint = (table_cell(schema, parents, state) * actions + action) * levels + later
+    return _shares(_counts(joint, weight, (cells, actions, levels)), by_action[group_of_cell], borrowed)
 
 
-def _own_level_of_cells(schema: StateSchema, f: int) -> Tensor:
-    """The column's own level in each combination of its parents [cells]; 0 if it is no parent of its own."""
-    parents = schema.columns[f].parents
+def _own_level_of_cells(schema: StateSchema, f: int, parents: tuple[int, ...]) -> Tensor:
+    """The column's own level in each combination of the parents [cells]; 0 if it is no parent of its own."""
     sizes = [len(schema.columns[p].labels) + 1 for p in parents]
     cells = torch.arange(math.prod(sizes))
     if f not in parents:
@@ -160,10 +184,20 @@ def _counts(index: Tensor, weight: Tensor | None, shape: tuple[int, ...]) -> Ten
     return torch.bincount(index, weight, math.prod(shape)).double().view(shape)
 
 
-def _shares(counts: Tensor, otherwise: Tensor) -> Tensor:
-    """Counts over the last axis as frequencies; ``otherwise`` (broadcast) where nothing was counted."""
+def _shares(counts: Tensor, otherwise: Tensor, borrowed: float = 0.0) -> Tensor:
+    """Counts over the last axis as frequencies, with ``borrowed`` counts of ``otherwise`` (broadcast) added; that alone
+    where nothing was counted."""
     total = counts.sum(-1, keepdim=True)
-    return torch.where(total > 0, counts / total.clamp_min(1e-300), otherwise)
+    return torch.where(total > 0, (counts + borrowed * otherwise) / (total + borrowed).clamp_min(1e-300), otherwise)
+
+
+def _set_starts(model: TransitionModel, *pairs: Tensor) -> None:
+    """Let the head of each learned category and ordinal start from the log of the frequencies in ``pairs``."""
+    for f in model.learned:
+        if model.schema.columns[f].discrete:
+            own = start_parents(model.schema, f)
+            frequencies = _frequencies(model.schema, f, own, *pairs, borrowed=BORROWED)
+            getattr(model, f"start_{f}").copy_(frequencies.clamp_min(LEAST_SHARE).log())
 
 
 def _set_atoms(model: TransitionModel, following: Tensor, weight: Tensor) -> None:

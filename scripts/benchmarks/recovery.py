@@ -5,7 +5,7 @@ scenario sets `price_annual` to 1.2 x list and to list, for every member, over 3
 its effect is the difference of the two. R2 within segment x status is against the truth's own cell means, so errors of
 those means count; KL is the mean over visited states of KL(true policy || fitted).
 
-The model's shares are simulated for 20,000 members: in one period a segment's share has a Monte Carlo sd of up to 0.7
+The model's shares are simulated for 60,000 members: in one period a segment's share has a Monte Carlo sd of up to 0.4
 points, an effect (common random numbers) less, a mean over periods less still. The exact ones have none.
 
 python scripts/benchmark.py recovery [--members 4000] [--periods 36] [--discount 0.95] [--seeds 0 1 2] [--out FOLDER]
@@ -39,7 +39,7 @@ from irl.report.tables import recovery
 from irl.scenario import cases, scenario_from
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "membership.yaml"
-HORIZON, SIMULATED = 36, 20_000
+HORIZON, SIMULATED = 36, 60_000
 SHOWN = (11, 35)
 """Periods shown besides the mean over all of them."""
 BAR = 2.0

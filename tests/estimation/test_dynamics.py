@@ -334,3 +334,42 @@ def test_the_same_seed_gives_the_same_model():
         return torch.cat([p.flatten() for p in model.parameters()])
 
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
+
+
+def noise(members: int, *, seed: int = 4) -> tuple[StateSchema, Tensor, Tensor]:
+    """Use of video that rises with the plan and by region, and by nothing else; region, video, and two bystanders."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = tuple("abc")
+    region = Column(name="region", kind="category", dynamics="static", labels=labels)
+    bystanders = [Column(name=n, kind="category", dynamics="static", labels=labels) for n in ("hair", "shoes")]
+    columns = [replace(c, maximum=2.0) for c in (region, VIDEO, *(replace(b, kind="ordinal") for b in bystanders))]
+    state = torch.randint(0, 3, (members, 1, 4), generator=generator).expand(members, 2, 4).clone()
+    action = torch.randint(0, 2, (members, 2), generator=generator)
+    rise = (torch.rand(members, generator=generator) < RISE[state[:, 0, 0], action[:, 0]]).long()
+    state[:, 1, 1] = (state[:, 0, 1] + rise).clamp_max(2)
+    return schema_of(*columns), state, action
+
+
+RISE = torch.tensor([[0.1, 0.4], [0.2, 0.6], [0.3, 0.9]])
+
+
+def test_a_training_that_does_harm_is_undone():
+    panel = panel_of(*noise(4000))
+    wild = QUICK.model_copy(update={"learning_rate": 1.0, "max_epochs": 1})
+    model, report = fit_dynamics(panel, panel.member % 5 == 0, wild, bench=BENCH)
+    assert report.trained is not None and report.trained.held_out_loss > 0.1 - report.held_out_log_prob
+    assert float(model.heads.weight.abs().max()) == 0
+    up = model.start_1.view(4, 4, 2, 3)[0, :3].exp()  # own level and region (the last of each: unseen), by action
+    assert (up[:, :, 1] - RISE).abs().max() < 0.1
+    assert (up.sum(-1) - 1).abs().max() < 1e-3
+
+
+def test_the_frequencies_borrow_from_other_regions_where_they_are_thin():
+    schema, state, action = noise(20_000)
+    lone = (state[:, 0, 0] == 2) & (action[:, 0] == 1)
+    thin = ~lone | (lone.long().cumsum(0) <= 2)
+    model, _ = fitted(panel_of(schema, state[thin], action[thin]))
+    up = model.start_1.view(4, 4, 2, 3)[0, :, 1, 1].exp()  # from level 0 with the plan, by region
+    assert up[:2] == pytest.approx(RISE[:2, 1], abs=0.07)
+    assert 0.35 < up[2] < 0.75  # two rows of its own, five borrowed
+    assert up[3] == pytest.approx(0.5, abs=0.07)  # a region never seen: what all do
