@@ -198,7 +198,7 @@ def check_tables(schema: StateSchema) -> None:
 def start_parents(schema: StateSchema, f: int) -> tuple[int, ...]:
     """The columns by which the frequencies are counted that learned column ``f`` starts from: its own, then static
     categories as long as the counts stay small."""
-    parents = (f,)
+    parents: tuple[int, ...] = (f,)
     for p, column in enumerate(schema.columns):
         if column.kind == "category" and column.dynamics == "static":
             size = n_cells(schema, (*parents, p)) * len(schema.actions) * len(schema.columns[f].labels)
