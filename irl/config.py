@@ -140,6 +140,37 @@ class Anchor(Section):
     reward: float | str = Field(0.0, description="a number in reward units, or a column that holds it")
 
 
+class Reward(Section):
+    """The form of the reward of every action but the anchor.
+
+    ``full``: main effects and interactions, shrunk by evidence. ``additive``: the same, but every benefit has a term of
+    its own (which may differ by what never changes about a member), so that the reward splits into benefits exactly.
+    ``linear``: a coefficient for every column, by maximum likelihood; with ``select``, shrunk by evidence, which
+    removes columns that explain nothing.
+    """
+
+    structure: Literal["full", "additive", "linear"] = "full"
+    columns: tuple[str, ...] = Field((), description="state columns that the reward may depend on; empty: all")
+    benefits: tuple[str, ...] = Field((), description="state columns whose contributions to the reward are reported")
+    intercept: bool = Field(True, description="linear: whether an action has a constant of its own")
+    select: bool = Field(False, description="linear: shrink every column by evidence (the others always do)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Reward:
+        problems = []
+        if self.structure == "additive" and not self.benefits:
+            problems.append("`structure: additive` needs `benefits`, the columns with a term of their own")
+        if self.structure != "linear" and (self.select or not self.intercept):
+            problems.append("`select` and `intercept` are for `structure: linear`")
+        if self.columns:
+            problems += [
+                p for name in self.benefits for p in unknown(name, self.columns, "benefits", "one of `columns`:")
+            ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
 class Step(Section):
     """How one network is trained."""
 
@@ -190,6 +221,7 @@ class Config(Section):
 
     data: Data
     anchor: Anchor
+    reward: Reward = Reward()
     discount: float = Field(gt=0, lt=1, description="per period")
     temperature: float = Field(1.0, gt=0, description="scale of the logit shocks, in reward units")
     seed: int = Field(0, ge=0)
@@ -197,8 +229,12 @@ class Config(Section):
     market: Market | None = Field(None, description="only for studies on the simulated market")
 
     @model_validator(mode="after")
-    def _anchor_is_an_action(self) -> Config:
+    def _names_are_known(self) -> Config:
         problems = unknown(self.anchor.action, self.data.actions, "anchor.action", "action")
+        for place, names in (("reward.columns", self.reward.columns), ("reward.benefits", self.reward.benefits)):
+            problems += [p for name in names for p in unknown(name, self.data.state, place, "state column")]
+        if self.reward != Reward(benefits=self.reward.benefits) and not self.estimation.refit.rounds:
+            problems.append("reward: its form is the refit's: `estimation.refit.rounds` must be at least 1")
         if problems:
             raise ValueError("; ".join(problems))
         return self

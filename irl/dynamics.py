@@ -8,8 +8,8 @@
 
 Heads of ``learned`` columns: category and ordinal, a softmax over levels, which starts from the (smoothed) frequencies
 given the column's own level, the action and the static categories, so that the network has only to say what these do
-not; count, a logistic rounded to whole numbers
-(Salimans et al., PixelCNN++, 2017: closed-form likelihood and inverse); numeric, a normal. Count and numeric are
+not (that of a number starts from a regression on its present value, by action); count, a logistic rounded to whole
+numbers (Salimans et al., PixelCNN++, 2017: closed-form likelihood and inverse); numeric, a normal. Count and numeric are
 centred on the present value and cut to the observed range, what lies beyond counting as the bound (so does a value
 beyond it). Where many rows sit at the column's minimum (spend = 0), that value has a probability of its own besides (a
 hurdle). Everything is drawn by inverting the distribution function at a uniform number given by the caller, so that
@@ -110,10 +110,11 @@ class TransitionModel(nn.Module):
         self.register_buffer("atom", torch.full((len(self.learned),), -torch.inf))
         nn.init.zeros_(self.heads.weight)
         nn.init.zeros_(self.heads.bias)
+        actions = len(self.schema.actions)
         for f in self.learned:
-            if columns[f].discrete:
-                cells = n_cells(self.schema, start_parents(self.schema, f))
-                self.register_buffer(f"start_{f}", torch.zeros(cells, len(self.schema.actions), len(columns[f].labels)))
+            cells = n_cells(self.schema, start_parents(self.schema, f))
+            shape = (cells, actions, len(columns[f].labels)) if columns[f].discrete else (actions, 3)
+            self.register_buffer(f"start_{f}", torch.zeros(shape))
 
     def log_prob(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
         """log P[N] of ``following[N, F]`` over table and learned columns.
@@ -167,14 +168,17 @@ class TransitionModel(nn.Module):
         """[P, N], before anything is drawn."""
         chosen = _levels(action, len(self.schema.actions)).to(state.dtype)
         out: Tensor = self.heads(self.trunk(torch.cat([self.encoder(state).T, chosen]).T))
-        starts = []
-        for f, block in zip(self.learned, self.parameters_of, strict=True):
-            if self.schema.columns[f].discrete:
-                start: Tensor = getattr(self, f"start_{f}")
-                starts.append(start[table_cell(self.schema, start_parents(self.schema, f), state), action].T)
-            else:
-                starts.append(state.new_zeros(block.stop - block.start, len(state)))
-        return out.T + torch.cat(starts)
+        return out.T + torch.cat([self._start(f, state, action) for f in self.learned])
+
+    def _start(self, f: int, state: Tensor, action: Tensor) -> Tensor:
+        """What the head of learned column ``f`` starts from [n, N]: log frequencies; or move, log scale and 0."""
+        start: Tensor = getattr(self, f"start_{f}")
+        column = self.schema.columns[f]
+        if column.discrete:
+            return start[table_cell(self.schema, start_parents(self.schema, f), state), action].T
+        constant, slope, log_scale = start[action].T
+        move = constant + slope * (state[:, f] - column.centre) / column.scale
+        return torch.stack([move, log_scale, torch.zeros_like(move)])
 
     def _table_rows(self, f: int, state: Tensor, action: Tensor) -> Tensor:
         """P[N, levels] of the next level of table column ``f``."""

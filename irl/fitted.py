@@ -20,10 +20,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from irl import bellman, runs
-from irl.config import Config, InputError, nearest, validated
+from irl.config import Config, InputError, Reward, nearest, validated
 from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel
-from irl.networks import AnchorValueNetwork, Crossings, PolicyNetwork, Refitted, RewardNetwork
+from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, Refitted, RewardNetwork
 
 FORMAT = 1
 """Version of the model folder; a folder of another version is refused."""
@@ -42,7 +42,8 @@ class FittedModel:
     anchor_network: AnchorValueNetwork
     reward_network: RewardNetwork
     dynamics: TransitionModel
-    crossings: Crossings
+    terms: Crossings | LinearTerms
+    crossings: Crossings | None
     refit: Refitted | None = None
 
     def reward(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -95,7 +96,7 @@ class FittedModel:
         if self.refit is None:
             reward: Tensor = self.reward_network(state, known)
             return reward
-        return self.refit.reward(self.crossings(state), known)
+        return self.refit.reward(self.terms(state), known)
 
     @torch.no_grad()
     def log_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
@@ -108,10 +109,11 @@ class FittedModel:
 
     @torch.no_grad()
     def basis(self, state: Tensor) -> Tensor:
-        """phi[N, D], first column 1: what values are linear in: the crossings (what the refit's reward is linear in),
-        then the features of the three networks."""
+        """phi[N, D], first column 1: what values are linear in: the terms of the reward, the crossings of all columns
+        (unless these are the terms), and the features of the three networks."""
         trunks = (self.policy_network.trunk, self.anchor_network.trunk, self.reward_network.trunk)
-        return torch.cat([self.crossings(state), *(trunk(state) for trunk in trunks)], 1)
+        crossed = () if self.crossings is None else (self.crossings(state)[:, 1:],)
+        return torch.cat([self.terms(state), *crossed, *(trunk(state) for trunk in trunks)], 1)
 
     def anchor_reward(self, frame: pd.DataFrame) -> Tensor:
         """g(s)[N] of the rows of ``frame``: the declared number or column."""
@@ -131,8 +133,9 @@ class FittedModel:
 
     def to(self, device: torch.device | str) -> FittedModel:
         """The same model with its networks moved to ``device`` (in place)."""
-        for network in (*self._networks().values(), self.crossings):
-            network.to(device)
+        for network in (*self._networks().values(), self.terms, self.crossings):
+            if network is not None:
+                network.to(device)
         return self
 
     def save(self, folder: str | Path) -> None:
@@ -175,7 +178,14 @@ def free_rows(schema: StateSchema, state: Tensor) -> Tensor:
 
 def new_networks(config: Config, schema: StateSchema) -> FittedModel:
     """A model with untrained networks of the configured sizes."""
-    e = config.estimation
+    e, form = config.estimation, config.reward
+    terms: Crossings | LinearTerms
+    if form.structure == "linear":
+        terms = LinearTerms(schema, form.columns)
+    else:
+        terms = Crossings(schema, form.columns, alone=form.benefits if form.structure == "additive" else ())
+    plain = form.structure == "full" and not form.columns
+    crossings = None if plain else Crossings(schema)
     model = FittedModel(
         config=config,
         schema=schema,
@@ -183,12 +193,20 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
         anchor_network=AnchorValueNetwork(schema, e.anchor_q.hidden),
         reward_network=RewardNetwork(schema, e.reward.hidden),
         dynamics=TransitionModel(schema, e.dynamics.hidden),
-        crossings=Crossings(schema),
+        terms=terms,
+        crossings=crossings,
     )
-    if not e.refit.rounds or not schema.knows_anchor_reward or config.data.duration is not None:
+    if not e.refit.rounds:
+        return model
+    if not schema.knows_anchor_reward or config.data.duration is not None:
+        if config.reward != Reward(benefits=config.reward.benefits):
+            raise InputError(
+                "reward: its form is the refit's, which needs an anchor reward that is a number or a state column, and "
+                "no `data.duration`; leave out `reward`"
+            )
         return model
     width = model.basis(torch.zeros(1, len(schema.columns))).shape[1]
-    return replace(model, refit=Refitted(schema.anchor, len(schema.actions), model.crossings.width, width))
+    return replace(model, refit=Refitted(schema.anchor, len(schema.actions), model.terms.width, width))
 
 
 def load(run: str | Path, *, device: torch.device | str = "cpu") -> FittedModel:

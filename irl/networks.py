@@ -4,8 +4,9 @@ Each network takes the state tensor ``state[N, F]`` of :class:`irl.data.schema.S
 ordinals, values of counts and numbers in declared units); the encoder is part of the network, so an exported network
 takes the same columns. ``features`` of every network has the constant 1 as its first column, as the kernel asks.
 
-    Crossings           main effects and interactions of the columns             refit, scenarios
-    Refitted            r(s, a) and what follows, linear in features                 refit
+    LinearTerms         the columns as they are                              refit (reward.structure: linear)
+    Crossings           main effects and interactions of the columns         refit, scenarios
+    Refitted            r(s, a) and what follows, linear in features         refit
     PolicyNetwork       log pi(a|s), a masked softmax                        P step
     AnchorValueNetwork  Q(s, A), linear in its features                      Q step
     RewardNetwork       r(s, a), one head per action; the anchor's is g(s)   R step
@@ -14,6 +15,8 @@ takes the same columns. ``features`` of every network has the constant 1 as its 
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -21,6 +24,11 @@ from torch import Tensor, nn
 
 from irl import bellman
 from irl.data.schema import StateSchema
+
+KNOTS = (-1.0, 0.0, 1.0)
+"""Where the effect of a number may bend, in standard deviations from its mean."""
+MOST_PAIRS = 150
+"""Features of pairs of moving columns above which such pairs are left out."""
 
 
 class Encoder(nn.Module):
@@ -128,67 +136,175 @@ class RewardNetwork(nn.Module):
         return torch.where(is_anchor, anchor_reward.unsqueeze(-1), reward)
 
 
+class LinearTerms(nn.Module):
+    """The columns as they are, x[N, D], first column 1: numbers and ordinals in their declared units (an ordinal whose
+    labels are no numbers counts its levels from 0), and an indicator for every level of a category but the first.
+
+    Attributes
+    ----------
+    names : [D], of the features.
+    groups : int64 [D], the features of a column share one; 0 is the constant.
+    columns_of : [D], the state columns that each feature is made of.
+    """
+
+    column: Tensor
+    worth: Tensor
+    groups: Tensor
+
+    def __init__(self, schema: StateSchema, names: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        features: list[tuple[int, str, list[float]]] = []  # (column, name, worth of every code; none: the number)
+        for f, c in enumerate(schema.columns):
+            if (names and c.name not in names) or not c.minimum < c.maximum:
+                continue
+            if c.kind == "category":
+                features += [
+                    (f, f"{c.name}={label}", [float(i == code) for i in range(len(c.labels) + 1)])
+                    for code, label in enumerate(c.labels)
+                    if code
+                ]
+            else:
+                features.append((f, c.name, [*_label_values(c.labels), 0.0] if c.discrete else []))
+        longest = max((len(w) for _, _, w in features), default=0)
+        padded = [w + [math.nan] * (longest - len(w)) for _, _, w in features]
+        own = list(dict.fromkeys(f for f, _, _ in features))
+        self.names = ("1", *(name for _, name, _ in features))
+        self.columns_of: tuple[frozenset[int], ...] = (frozenset(), *(frozenset([f]) for f, _, _ in features))
+        self.register_buffer("column", torch.tensor([f for f, _, _ in features], dtype=torch.long))
+        self.register_buffer("worth", torch.tensor(padded).view(len(features), longest))
+        self.register_buffer("groups", torch.tensor([0, *(1 + own.index(f) for f, _, _ in features)]))
+        self.counted = torch.tensor([not w for _, _, w in features], dtype=torch.bool)
+        self.width = 1 + len(features)
+
+    def forward(self, state: Tensor) -> Tensor:
+        raw = state.T.contiguous().index_select(0, self.column)  # [D - 1, N]
+        if self.worth.shape[1]:
+            code = raw.long().clamp(0, self.worth.shape[1] - 1)
+            raw = torch.where(self.counted.to(raw.device).unsqueeze(1), raw, self.worth.gather(1, code))
+        return torch.cat([state.new_ones(1, len(state)), raw]).T
+
+
+def _label_values(labels: tuple[str, ...]) -> list[float]:
+    """The labels as numbers, if they are; else 0, 1, ..."""
+    try:
+        return [float(label) for label in labels]
+    except ValueError:
+        return [float(code) for code in range(len(labels))]
+
+
 class Crossings(nn.Module):
     """Main effects and interactions of the state's columns, x[N, D], first column 1: products of up to three inputs.
 
     Inputs are indicators of every level (none is left out: these features are made for estimators that shrink, which
-    should not depend on which level comes first) and standardised numbers; a column that never varies gives none. What
-    never changes about a member (segment, a price assigned once) is crossed with every other column, since the effect
-    of anything may differ by it; and, so that a tested price may count for one segment under one plan only, static
-    categories are crossed with randomised and table columns at once.
+    should not depend on which level comes first) and standardised numbers; a column that never varies gives none, and
+    a number that moves gives three hinges max(z - k, 0) besides, so that its effect may bend. What never changes about
+    a member (segment, a price assigned once) is crossed with every other column, since the effect of anything may
+    differ by it; and, so that a tested price may count for one segment under one plan only, static categories are
+    crossed with randomised and table columns at once. Columns that move are crossed pair by pair, ordinals by their
+    standardised rank, as long as these are no more than ``MOST_PAIRS``.
+
+    Parameters
+    ----------
+    names : the columns to use; empty: all.
+    alone : columns that are crossed with no other moving one.
 
     Attributes
     ----------
+    names : [D], of the features.
     groups : int64 [D], features of the same columns share a group; 0 is the constant.
+    columns_of : [D], the state columns that each feature is made of.
     """
 
     column: Tensor
     code: Tensor
     centre: Tensor
     scale: Tensor
+    knot: Tensor
     factors: Tensor
     groups: Tensor
 
-    def __init__(self, schema: StateSchema) -> None:
+    def __init__(self, schema: StateSchema, names: tuple[str, ...] = (), *, alone: tuple[str, ...] = ()) -> None:
         super().__init__()
         columns = schema.columns
-        inputs = [  # (column, code); code -1: the number itself
-            (f, code)
-            for f, c in enumerate(columns)
-            for code in (range(len(c.labels)) if c.discrete else [-1])
-            if c.minimum < c.maximum
-        ]
-        fixed = {f for f, c in enumerate(columns) if c.dynamics == "static"}
+        used = [f for f, c in enumerate(columns) if c.minimum < c.maximum and (not names or c.name in names)]
+        inputs: list[_Input] = []
+        for f in used:
+            c = columns[f]
+            if c.discrete:
+                inputs += [_Input(f, f"{c.name}={label}", code=code) for code, label in enumerate(c.labels)]
+            else:
+                inputs.append(_Input(f, c.name, centre=c.centre, scale=c.scale))
+        fixed = {f for f in used if columns[f].dynamics == "static"}
         labelled = {f for f in fixed if columns[f].kind == "category"}
         tested = {f for f in fixed if columns[f].assigned == "randomised"}
-        moved = {f for f, c in enumerate(columns) if c.dynamics == "table"}
+        moved = {f for f in used if columns[f].dynamics == "table"}
         at = range(len(inputs))
         chosen: list[tuple[int, ...]] = [(), *((i,) for i in at)]
         for i, j in itertools.combinations(at, 2):
-            f, g = inputs[i][0], inputs[j][0]
+            f, g = inputs[i].column, inputs[j].column
             if f != g and (f in fixed or g in fixed):
                 chosen.append((i, j))
-        kinds = ([a for a in at if inputs[a][0] in kind] for kind in (labelled, tested, moved))
-        chosen += [(i, j, k) for i, j, k in itertools.product(*kinds) if inputs[i][0] != inputs[j][0]]
-        of_columns = [tuple(sorted(inputs[i][0] for i in product)) for product in chosen]
-        number = {columns: g for g, columns in enumerate(dict.fromkeys(of_columns))}
+        kinds = ([a for a in at if inputs[a].column in kind] for kind in (labelled, tested, moved))
+        chosen += [(i, j, k) for i, j, k in itertools.product(*kinds) if inputs[i].column != inputs[j].column]
+        moving = [f for f in used if f not in fixed]
+        for f in moving:
+            if not columns[f].discrete:
+                chosen += [(len(inputs) + k,) for k in range(len(KNOTS))]
+                c = columns[f]
+                inputs += [_Input(f, f"{c.name}>{k:+g}sd", centre=c.centre, scale=c.scale, knot=k) for k in KNOTS]
+        ranks: dict[int, list[int]] = {}
+        for f in moving:
+            c = columns[f]
+            if c.kind == "ordinal":
+                centre, scale = _standard(c.kind, len(c.labels), c.centre, c.scale)
+                ranks[f] = [len(inputs)]
+                inputs.append(_Input(f, c.name, centre=centre, scale=scale))
+            else:
+                ranks[f] = [i for i, one in enumerate(inputs) if one.column == f and one.knot is None]
+        pairs = [
+            (i, j)
+            for f, g in itertools.combinations([f for f in moving if columns[f].name not in alone], 2)
+            for i, j in itertools.product(ranks[f], ranks[g])
+        ]
+        chosen += pairs if len(pairs) <= MOST_PAIRS else []
+        of_columns = [tuple(sorted(inputs[i].column for i in product)) for product in chosen]
+        of_knots = [any(inputs[i].knot is not None for i in product) for product in chosen]
+        keys = list(zip(of_columns, of_knots, strict=True))
+        number = {key: g for g, key in enumerate(dict.fromkeys(keys))}
         padded = [[1 + i for i in product] + [0] * (3 - len(product)) for product in chosen]  # input 0 is the constant
-        self.register_buffer("column", torch.tensor([f for f, _ in inputs], dtype=torch.long))
-        self.register_buffer("code", torch.tensor([float(code) for _, code in inputs]))
-        self.register_buffer("centre", torch.tensor([0.0 if code >= 0 else columns[f].centre for f, code in inputs]))
-        self.register_buffer("scale", torch.tensor([1.0 if code >= 0 else columns[f].scale for f, code in inputs]))
+        self.names = tuple(" x ".join(inputs[i].name for i in product) or "1" for product in chosen)
+        self.columns_of = tuple(frozenset(f) for f in of_columns)
+        self.register_buffer("column", torch.tensor([i.column for i in inputs], dtype=torch.long))
+        self.register_buffer("code", torch.tensor([-1.0 if i.code is None else float(i.code) for i in inputs]))
+        self.register_buffer("centre", torch.tensor([i.centre for i in inputs]))
+        self.register_buffer("scale", torch.tensor([i.scale for i in inputs]))
+        self.register_buffer("knot", torch.tensor([-math.inf if i.knot is None else i.knot for i in inputs]))
         self.register_buffer("factors", torch.tensor(padded, dtype=torch.long).T.contiguous())
-        self.register_buffer("groups", torch.tensor([number[columns] for columns in of_columns], dtype=torch.long))
+        self.register_buffer("groups", torch.tensor([number[key] for key in keys], dtype=torch.long))
         self.width = len(chosen)
 
     def forward(self, state: Tensor) -> Tensor:
         raw = state.T.contiguous().index_select(0, self.column)
         indicator = (raw == self.code.unsqueeze(1)).to(state.dtype)
         number = (raw - self.centre.unsqueeze(1)) / self.scale.unsqueeze(1)
+        knot = self.knot.unsqueeze(1)
+        number = torch.where(knot.isinf(), number, (number - knot).clamp_min(0))
         inputs = torch.where(self.code.unsqueeze(1) < 0, number, indicator)
-        inputs = torch.cat([torch.ones_like(inputs[:1]) if len(inputs) else state.new_ones(1, len(state)), inputs])
+        inputs = torch.cat([state.new_ones(1, len(state)), inputs])
         first, second, third = (inputs.index_select(0, factor) for factor in self.factors)
         return (first * second * third).T
+
+
+@dataclass(frozen=True)
+class _Input:
+    """One input of the crossings: the indicator of a level (``code``), or a standardised number, or its hinge."""
+
+    column: int
+    name: str
+    code: int | None = None
+    centre: float = 0.0
+    scale: float = 1.0
+    knot: float | None = None
 
 
 class Refitted(nn.Module):

@@ -206,6 +206,64 @@ def _moved(mdp: FiniteMDP, mass: Tensor) -> Tensor:
     return moved
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """A maximum of the likelihood of choices: theta[P], covariance[P, P] (inverse information), and the fixed point."""
+
+    theta: Tensor
+    covariance: Tensor
+    log_likelihood: float
+    iterations: int
+    converged: bool
+    solution: Solution
+
+
+def nested_fixed_point(
+    mdp_of: Callable[[Tensor], FiniteMDP],
+    counts: Tensor,
+    start: Tensor,
+    *,
+    tolerance: float = 1e-8,
+    max_iterations: int = 100,
+) -> Likelihood:
+    """theta[P] at which choices counted in counts[(Ph,) S, A] are likeliest, the problem solved anew at every theta.
+
+    Fisher scoring with halved steps; derivatives of the log policy by central differences. ``tolerance`` is on the
+    expected gain of log-likelihood of the next step. Source: Rust, *Econometrica* 55 (1987), the nested fixed point.
+    """
+
+    def log_policy(theta: Tensor) -> Tensor:
+        return solve(mdp_of(theta), tolerance=1e-11).log_policy
+
+    def likelihood(log_pi: Tensor) -> float:
+        return float(torch.where(counts > 0, counts * log_pi, 0.0).sum())
+
+    theta, mass = start.double(), counts.sum(-1, keepdim=True)
+    value = likelihood(log_policy(theta))
+    information, gain, iteration = torch.eye(len(theta), dtype=torch.float64), math.inf, 0
+    while gain > tolerance and iteration < max_iterations:
+        iteration += 1
+        pi = log_policy(theta).exp()
+        slopes = []
+        for p in range(len(theta)):
+            step = torch.zeros_like(theta)
+            step[p] = 1e-5 * max(1.0, abs(float(theta[p])))
+            slopes.append((log_policy(theta + step) - log_policy(theta - step)) / (2 * step[p]))
+        slope = torch.stack(slopes).nan_to_num(0.0, 0.0, 0.0)  # -inf less -inf where not available
+        score = (counts * slope).flatten(1).sum(1)
+        information = torch.einsum("p...,q...->pq", slope * (mass * pi), slope)
+        move = torch.linalg.solve(information, score)
+        gain, size = float(score @ move) / 2, 1.0
+        while size > 1e-6 and not (better := likelihood(log_policy(theta + size * move))) >= value:
+            size /= 2
+        if size <= 1e-6:
+            break
+        theta, value = theta + size * move, better
+    return Likelihood(
+        theta, torch.linalg.inv(information), value, iteration, gain <= max(tolerance, 1e-6), solve(mdp_of(theta))
+    )
+
+
 def _fixed_point(
     mdp: FiniteMDP, backup: Callable[[Tensor, int], Tensor], tolerance: float, max_sweeps: int
 ) -> tuple[Tensor, Tensor, tuple[int, float, float, bool]]:

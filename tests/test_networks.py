@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from irl.data.schema import Column, StateSchema
-from irl.networks import AnchorValueNetwork, Crossings, Encoder, PolicyNetwork, RewardNetwork, Trunk
+from irl.networks import AnchorValueNetwork, Crossings, Encoder, LinearTerms, PolicyNetwork, RewardNetwork, Trunk
 
 ANCHOR = 1
 SCHEMA = StateSchema(
@@ -191,17 +191,61 @@ def test_crossings_on_hand_rows():
     east, west, price, inside, out, use = 0.0, 1.0, -1.0, 1.0, 0.0, 2.0
     main = [east, west, price, inside, out, use]
     pairs = [east * price, east * inside, east * out, east * use, west * price, west * inside, west * out, west * use]
-    pairs += [price * inside, price * out, price * use]  # plan x use: neither is static
+    pairs += [price * inside, price * out, price * use]
     triples = [r * price * p for r in (east, west) for p in (inside, out)]
+    bends = [2.0 - -1.0, 2.0 - 0.0, 2.0 - 1.0]  # of use, beyond -1, 0 and 1 sd
+    moving = [inside * use, out * use]
     found = crossings(west_cheap_in)[0]
-    assert found.tolist() == [1.0, *main, *pairs, *triples]
+    assert found.tolist() == [1.0, *main, *pairs, *triples, *bends, *moving]
     assert crossings.width == len(found) == len(crossings.groups)
-    # the constant; four columns; five pairs of columns; one triple
-    assert crossings.groups.unique().tolist() == list(range(1 + 4 + 5 + 1)) and int(crossings.groups[0]) == 0
-    of_triples = crossings.groups[-4:]
+    # the constant; four columns; six pairs of columns; one triple; the bends of one
+    assert crossings.groups.unique().tolist() == list(range(1 + 4 + 6 + 1 + 1)) and int(crossings.groups[0]) == 0
+    of_triples = crossings.groups[-9:-5]
     assert len(of_triples.unique()) == 1 and int((crossings.groups == of_triples[0]).sum()) == 4
     unseen = torch.tensor([[2.0, 8.0, 0.0, 3.0, 1.0]])
     assert crossings(unseen)[0, 1:3].tolist() == [0.0, 0.0]
+
+
+def described(features: Crossings | LinearTerms, row: Tensor) -> dict[str, float]:
+    return dict(zip(features.names, features(row)[0].tolist(), strict=True))
+
+
+MOVING = StateSchema(
+    columns=(
+        Column(name="video", kind="ordinal", dynamics="learned", labels=("0", "1", "2"), maximum=2.0),
+        Column(name="music", kind="ordinal", dynamics="learned", labels=("0", "1", "2"), maximum=2.0),
+        Column(name="job", kind="category", dynamics="learned", labels=("a", "b", "c"), maximum=2.0),
+        Column(name="miles", kind="ordinal", dynamics="learned", labels=("10", "20", "40"), maximum=2.0),
+        Column(name="size", kind="ordinal", dynamics="static", labels=("small", "large"), maximum=1.0),
+    ),
+    actions=("none", "member"), anchor=0, anchor_reward=0.0, terminal={},
+)  # fmt: skip
+
+
+def test_moving_ordinals_are_crossed_by_rank_and_benefits_alone_are_not():
+    row = torch.tensor([[2.0, 0.0, 1.0, 1.0, 0.0]])
+    found = described(Crossings(MOVING), row)
+    assert found["video x music"] == -1.0  # ranks are spread over [-1, 1]
+    assert found["video x job=b"] == 1.0 and found["video x job=a"] == 0.0
+    alone = described(Crossings(MOVING, alone=("video", "music")), row)
+    assert "video x music" not in alone and not any("video" in n and "job" in n for n in alone)
+    assert "job=b x miles" in alone and "video=2 x size=small" in alone
+    only = Crossings(MOVING, ("music", "size"))
+    assert {f for columns in only.columns_of for f in columns} == {1, 4}
+
+
+def test_linear_terms_are_in_declared_units():
+    terms = LinearTerms(MOVING)
+    assert described(terms, torch.tensor([[2.0, 0.0, 1.0, 1.0, 1.0]])) == {
+        "1": 1.0, "video": 2.0, "music": 0.0, "job=b": 1.0, "job=c": 0.0, "miles": 20.0, "size": 1.0,
+    }  # fmt: skip
+    assert terms.groups.tolist() == [0, 1, 2, 3, 3, 4, 5]
+    assert described(terms, torch.tensor([[2.0, 0.0, 3.0, 1.0, 1.0]]))["job=c"] == 0.0  # never seen: like the first
+    numbers = LinearTerms(SCHEMA, tuple(c.name for c in SCHEMA.columns if not c.discrete))
+    state = torch.arange(len(SCHEMA.columns)).float().unsqueeze(0)
+    assert numbers(state)[0, 1:].tolist() == [
+        float(f) for f, c in enumerate(SCHEMA.columns) if not c.discrete and c.minimum < c.maximum
+    ]
 
 
 def test_crossings_of_nothing_that_varies_are_the_constant():

@@ -18,11 +18,13 @@ from irl.config import InputError, Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
-from irl.dynamics import TransitionModel, n_cells, start_parents, table_cell
+from irl.dynamics import LOG_SCALE_RANGE, TransitionModel, n_cells, start_parents, table_cell
 from irl.estimation.training import Fitting, Trained, Workbench, train
 
 LEAST_ATOM = 0.01
 """Share of rows at a count's or number's minimum from which that value gets a probability of its own."""
+LEAST_ROWS = 10
+"""Rows of an action below which a number's regression is that over all actions."""
 BORROWED = 5.0
 """Rows that the frequencies a learned head starts from take from coarser counts."""
 LEAST_SHARE = 1e-4
@@ -192,12 +194,43 @@ def _shares(counts: Tensor, otherwise: Tensor, borrowed: float = 0.0) -> Tensor:
 
 
 def _set_starts(model: TransitionModel, *pairs: Tensor) -> None:
-    """Let the head of each learned category and ordinal start from the log of the frequencies in ``pairs``."""
+    """Let every head start from what simple statistics of ``pairs`` say: log frequencies of a category's or ordinal's
+    levels; a number's regression on its present value, by action."""
     for f in model.learned:
         if model.schema.columns[f].discrete:
             own = start_parents(model.schema, f)
             frequencies = _frequencies(model.schema, f, own, *pairs, borrowed=BORROWED)
             getattr(model, f"start_{f}").copy_(frequencies.clamp_min(LEAST_SHARE).log())
+        else:
+            getattr(model, f"start_{f}").copy_(_regressions(model.schema, f, *pairs))
+
+
+def _regressions(
+    schema: StateSchema, f: int, state: Tensor, action: Tensor, following: Tensor, weight: Tensor
+) -> Tensor:
+    """Constant, slope and log scale [A, 3] of the move of number ``f`` given its present value, in sd units.
+
+    Rows that end at the minimum are left out where that has a probability of its own; actions with fewer than
+    ``LEAST_ROWS`` rows take the regression over all.
+    """
+    column = schema.columns[f]
+    z = (state[:, f].double() - column.centre) / column.scale
+    move = (following[:, f].double() - state[:, f].double()) / column.scale
+    share = (following[:, f] <= column.minimum).double() @ weight.double() / weight.double().sum()
+    inside = (following[:, f] > column.minimum) | (share < LEAST_ATOM)
+    spread = math.sqrt(3) / math.pi if column.kind == "count" else 1.0  # of a logistic of sd 1
+    low, high = LOG_SCALE_RANGE
+
+    def of(rows: Tensor) -> Tensor:
+        x, y, w = torch.stack([torch.ones_like(z[rows]), z[rows]]), move[rows], weight[rows].double()
+        gram = (x * w) @ x.T + 1e-6 * w.sum() * torch.diag(torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device))
+        beta = torch.linalg.solve(gram, (x * w) @ y)
+        sd = ((y - beta @ x).square() @ w / w.sum()).sqrt().clamp_min(1e-12)
+        return torch.cat([beta, (spread * sd).log().clamp(low, high).unsqueeze(0)])
+
+    everywhere = of(inside) if bool(inside.any()) else torch.zeros(3, dtype=torch.float64, device=z.device)
+    own = [inside & (action == a) for a in range(len(schema.actions))]
+    return torch.stack([of(rows) if int(rows.sum()) >= LEAST_ROWS else everywhere for rows in own])
 
 
 def _set_atoms(model: TransitionModel, following: Tensor, weight: Tensor) -> None:

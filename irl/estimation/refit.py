@@ -50,6 +50,10 @@ PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
 FREE = 1e-3
 """Precision of the prior of the intercepts."""
+GAIN = 0.01
+"""Log-likelihood (of all choices together) below which another Newton step is not worth making."""
+STILL = 1e-4
+"""Mean absolute change of the choice probabilities below which no further round is made."""
 EVIDENCE = (14, 5)
 """Updates of the groups' precisions, in the first round and in later ones."""
 
@@ -167,8 +171,10 @@ def fit_refit(
     choices = _Choices(model, panel, panel.free.nonzero().squeeze(1), {})
     mean, scale, groups = _features(model, states)
     theta = torch.zeros(len(groups), dtype=torch.float64, device=bench.device)
+    form = model.config.reward
+    shrinks = form.structure != "linear" or form.select
     precision = torch.full((int(groups.max()) + 1,), choices.mass / PRIOR_ROWS, dtype=torch.float64).to(bench.device)
-    precision[0] = FREE
+    precision[... if not shrinks else 0] = FREE
     changes: list[float] = []
     effective, solution, logit = 0.0, None, None
     refitted = False
@@ -176,11 +182,17 @@ def fit_refit(
         bench.tick("refit", r, options.rounds, float("nan"))
         solution = _evaluated(model, rows, mean, scale, refitted=refitted)
         logit = _logit(model, solution.weights, mean, scale)
-        theta, precision, effective = _evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
+        if shrinks:
+            theta, precision, effective = _evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
+        else:
+            theta, _ = _maximised(logit, choices, theta, precision[groups])
+            effective = float((1 / scale > 0).sum()) * (len(groups) // len(mean))
         before = _sample_policy(model, rows, refitted=refitted)
         _store(refit, theta, solution.weights, mean, scale)
         refitted = True
         changes.append(float((_sample_policy(model, rows, refitted=True) - before).abs().mean()))
+        if changes[-1] < STILL:
+            break
     assert solution is not None and logit is not None, "at least one round"
     likelihood = logit.log_likelihood(theta, choices) / choices.mass
     inside = _Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
@@ -204,12 +216,15 @@ def fit_refit(
 
 def _features(model: FittedModel, states: States) -> tuple[Tensor, Tensor, Tensor]:
     """Mean[Dx] and scale[Dx] of the reward's features, and the group of every weight [P]: 0, the intercepts."""
-    x = torch.cat([model.crossings(s) for s in states.state.split(CHUNK)]).double()
+    x = torch.cat([model.terms(s) for s in states.state.split(CHUNK)]).double()
     mean, sd = x.mean(0), x.std(0, correction=0)
     varies = sd > 1e-4 * x.abs().amax(0).clamp_min(1e-12)
     scale = torch.where(varies, sd, torch.inf)  # a feature that does not vary stays out
     mean[0], scale[0] = 0.0, 1.0
-    own = model.crossings.groups
+    if not model.config.reward.intercept:
+        mean.zero_()
+        scale[0] = torch.inf
+    own = model.terms.groups
     actions = len(model.schema.actions) - 1
     groups = torch.stack([torch.where(own > 0, own + b * (int(own.max()) + 1), 0) for b in range(actions)])
     return mean, scale, groups.flatten()
@@ -330,7 +345,7 @@ def _maximised(
             size = size if gain > 0 else size / 2
         if gain > 0:
             theta, value = theta + size * step, value + gain
-        if gain < 0.05 and not (given and gain <= 0):
+        if gain < GAIN and not (given and gain <= 0):
             break
         if not given or size < 1:
             information, given = None, False

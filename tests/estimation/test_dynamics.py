@@ -358,7 +358,7 @@ def test_a_training_that_does_harm_is_undone():
     wild = QUICK.model_copy(update={"learning_rate": 1.0, "max_epochs": 1})
     model, report = fit_dynamics(panel, panel.member % 5 == 0, wild, bench=BENCH)
     assert report.trained is not None and report.trained.held_out_loss > 0.1 - report.held_out_log_prob
-    assert float(model.heads.weight.abs().max()) == 0
+    assert float(model.heads.weight.detach().abs().max()) == 0
     up = model.start_1.view(4, 4, 2, 3)[0, :3].exp()  # own level and region (the last of each: unseen), by action
     assert (up[:, :, 1] - RISE).abs().max() < 0.1
     assert (up.sum(-1) - 1).abs().max() < 1e-3
@@ -373,3 +373,20 @@ def test_the_frequencies_borrow_from_other_regions_where_they_are_thin():
     assert up[:2] == pytest.approx(RISE[:2, 1], abs=0.07)
     assert 0.35 < up[2] < 0.75  # two rows of its own, five borrowed
     assert up[3] == pytest.approx(0.5, abs=0.07)  # a region never seen: what all do
+
+
+def test_numbers_start_from_a_regression_by_action():
+    generator = torch.Generator().manual_seed(6)
+    wealth = torch.randn(20_000, generator=generator) * 10 + 50
+    action = torch.randint(0, 2, (20_000, 2), generator=generator)
+    later = torch.where(action[:, 0] == 0, 20 + 0.5 * wealth, wealth + 3) + 2 * torch.randn(20_000, generator=generator)
+    state = torch.stack([wealth, later], 1).unsqueeze(-1)
+    around = {"centre": 50.0, "scale": 10.0, "minimum": -100.0, "maximum": 200.0}
+    schema = schema_of(Column(name="wealth", kind="numeric", dynamics="learned", **around))
+    panel = panel_of(schema, state, action)
+    wild = QUICK.model_copy(update={"learning_rate": 1.0, "max_epochs": 1})
+    model, _ = fit_dynamics(panel, panel.member % 5 == 0, wild, bench=BENCH)
+    expected = torch.tensor([[-0.5, -0.5, math.log(0.2)], [0.3, 0.0, math.log(0.2)]])  # in units of 10 from 50
+    torch.testing.assert_close(model.start_0, expected, atol=0.02, rtol=0)
+    drawn = model.sample(torch.full((9, 1), 80.0), torch.zeros(9, dtype=torch.long), torch.full((9, 1), 0.5))
+    assert drawn.flatten().tolist() == pytest.approx([60.0] * 9, abs=0.5)
