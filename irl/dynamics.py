@@ -6,14 +6,14 @@
     learned   one shared trunk over state and action, then a small head per column, drawn in sequence: each head also
               sees the table and learned values already drawn (linearly), so that columns may move together
 
-Heads of ``learned`` columns: category and ordinal, a softmax over levels, which starts from the (smoothed) frequencies
-given the column's own level, the action and the static categories, so that the network has only to say what these do
-not (that of a number starts from a regression on its present value, by action); count, a logistic rounded to whole
-numbers (Salimans et al., PixelCNN++, 2017: closed-form likelihood and inverse); numeric, a normal. Count and numeric are
-centred on the present value and cut to the observed range, what lies beyond counting as the bound (so does a value
-beyond it). Where many rows sit at the column's minimum (spend = 0), that value has a probability of its own besides (a
-hurdle). Everything is drawn by inverting the distribution function at a uniform number given by the caller, so that
-baseline and scenario can share their random numbers; a draw never falls when its number rises.
+Heads of ``learned`` columns: category and ordinal, a softmax over levels; count, a logistic rounded to whole numbers
+(Salimans et al., PixelCNN++, 2017: closed-form likelihood and inverse); numeric, a normal. Every head starts from
+simple statistics, so that the network has only to say what these do not: levels from their (smoothed) frequencies given
+the column's own level, the action and the static categories, numbers from a regression on the present value, by action.
+Count and numeric are centred on the present value and cut to the observed range, what lies beyond counting as the bound
+(so does a value beyond it). Where many rows sit at the column's minimum (spend = 0), that value has a probability of
+its own besides (a hurdle). Everything is drawn by inverting the distribution function at a uniform number given by the
+caller, so that baseline and scenario can share their random numbers; a draw never falls when its number rises.
 
 A table cell never seen falls back on the frequencies given the column's own level and the action, then given its own
 level, then stays; if its own level is not among its parents, on the frequencies given the action, then on all.

@@ -54,28 +54,32 @@ FORMS = {
     "full": {"structure": "full"},
 }
 """linear: intercept and slopes by maximum likelihood; slope: without intercept; select: shrunk by evidence."""
+ALWAYS = (("linear", "slope", "full"), ("linear", "select"))
+"""The forms shown by default, without and with K columns."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", default=[f"{n}:{k}" for n, k in GLADIUS], help="trajectories[:K]")
-    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=list(FORMS))
+    parser.add_argument(
+        "--forms", nargs="+", choices=list(FORMS), help="default: linear, slope, full; with K > 0 linear, select"
+    )
     parser.add_argument("--repetitions", type=int, help="default 20; 5 from 2,500 trajectories on, 10 with K > 0")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/bus"), help="folder for the CSV file")
     arguments = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 130)
     check(console)
     found: list[dict[str, object]] = []
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for cell in arguments.cells:
         trajectories, _, dummies = cell.partition(":")
         n, k = int(trajectories), int(dummies or 0)
         repetitions = arguments.repetitions or (5 if n >= 2500 else 10 if k else 20)
         title = f"{n} trajectories, K = {k}"
         for seed in track(range(repetitions), title, console=Console(stderr=True), transient=True):
-            found += repetition(n, k, seed, arguments.forms)
+            found += repetition(n, k, seed, arguments.forms or ALWAYS[k > 0])
+        pd.DataFrame(found).to_csv(arguments.out / "bus.csv", index=False)
     frame = pd.DataFrame(found)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(arguments.out / "bus.csv", index=False)
     print_table(console, frame)
     console.print(
         f"seeds 0 to repetitions - 1; torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, "
@@ -140,7 +144,8 @@ def study(dummies: int, seed: int, form: dict[str, object]) -> Config:
             "actions": ["replace", "keep"], "state": state,
         },
         "anchor": {"action": "replace", "reward": REPLACING},
-        "reward": form, "discount": DISCOUNT, "seed": seed, "estimation": {"refit": {"rounds": 8}, "dynamics": {"max_epochs": 4}},
+        "reward": form, "discount": DISCOUNT, "seed": seed,
+        "estimation": {"refit": {"rounds": 8}, "dynamics": {"max_epochs": 4}},
     }  # fmt: skip
     return validated(Config, about, "the benchmark")
 
