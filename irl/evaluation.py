@@ -164,7 +164,26 @@ def solve(sums: Sums, *, ridge: float = 0.0) -> Solution:
     ridge applies per unit of row weight; features that do not vary, and blocks without rows, get weight 0.
     """
     actions, d, _ = sums.gram.shape
-    k = sums.rhs.shape[1]
+    matrix, standard = _standardised(sums, ridge)
+    rhs = standard @ sums.rhs
+    x, condition = _solved(matrix, rhs)
+    residual = float(((matrix @ x - rhs).norm(dim=0) / rhs.norm(dim=0).clamp_min(1e-300)).max())
+    weights = (standard.T @ x).view(actions, d, -1)
+    return Solution(weights, residual, condition, residual < 1e-6 and condition < 1e12)
+
+
+def adjoint(sums: Sums, left: Tensor, *, ridge: float = 0.0) -> Tensor:
+    """x[M, K] of (A + ridge)^T x = left[M, K]: how functionals left^T of the solution depend on B.
+
+    left^T times the solution of (A + ridge) y = B equals x^T B.
+    """
+    matrix, standard = _standardised(sums, ridge)
+    return standard.T @ _solved(matrix.T, standard @ left)[0]
+
+
+def _standardised(sums: Sums, ridge: float) -> tuple[Tensor, Tensor]:
+    """The ridged matrix [m, m] in standardised features, those that vary only, and the map [m, M] to them."""
+    actions, d, _ = sums.gram.shape
     mass = sums.moments[0, 0]
     mean, square = sums.moments / mass
     variance = (square - mean.square()).clamp_min(0)
@@ -172,20 +191,13 @@ def solve(sums: Sums, *, ridge: float = 0.0) -> Solution:
     scale = torch.where(varies, variance.sqrt(), torch.ones_like(variance))
     transform = torch.diag(1 / scale)  # standardised phi = transform @ phi
     transform[1:, 0] = -(mean / scale)[1:]
-    standard = torch.block_diag(*[transform] * actions)
     seen = sums.gram[:, 0, 0] > 0
     keep = torch.cat([torch.cat([seen[a : a + 1], varies[1:] & seen[a]]) for a in range(actions)])
-    matrix = (standard @ sums.matrix @ standard.T)[keep][:, keep]
-    rhs = (standard @ sums.rhs)[keep]
-    penalty = torch.ones(actions, d, dtype=matrix.dtype, device=matrix.device)
+    standard = torch.block_diag(*[transform] * actions)[keep]
+    penalty = torch.ones(actions, d, dtype=standard.dtype, device=standard.device)
     penalty[:, 0] = 0
-    matrix = matrix + torch.diag(ridge * mass * penalty.flatten()[keep])
-    x, condition = _solved(matrix, rhs)
-    residual = float(((matrix @ x - rhs).norm(dim=0) / rhs.norm(dim=0).clamp_min(1e-300)).max())
-    full = sums.rhs.new_zeros(actions * d, k)
-    full[keep] = x
-    weights = (standard.T @ full).view(actions, d, k)
-    return Solution(weights, residual, condition, residual < 1e-6 and condition < 1e12)
+    matrix = standard @ sums.matrix @ standard.T
+    return matrix + torch.diag(ridge * mass * penalty.flatten()[keep]), standard
 
 
 def _solved(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, float]:

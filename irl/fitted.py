@@ -61,6 +61,27 @@ class FittedModel:
         reward = self.reward_of(state, self.anchor_reward(frame))
         return self._frame(reward.masked_fill(~(menu & free.unsqueeze(1)), torch.nan), frame)
 
+    def standard_error(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Standard error of the reward of every action, shaped as :meth:`reward`; 0 for the anchor, which is known.
+
+        Clustered by member; conditional on what :mod:`irl.estimation.inference` says.
+
+        Raises
+        ------
+        InputError
+            If the model has none (``estimation.refit``), or as :meth:`reward`.
+        """
+        state, menu = self._state_menu(frame)
+        if self.refit is None or not self.has_standard_errors:
+            raise InputError("this model has no standard errors: train with `estimation.refit.standard_errors: true`")
+        menu = menu & free_rows(self.schema, state).unsqueeze(1)
+        return self._frame(self.refit.standard_error(self.terms(state)).masked_fill(~menu, torch.nan), frame)
+
+    @property
+    def has_standard_errors(self) -> bool:
+        """Whether the refit carries the covariance of its parameters."""
+        return self.refit is not None and bool((self.refit.covariance != 0).any())
+
     def policy(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Choice probability of every action, shaped as :meth:`reward`; 0 where not available, rows sum to 1.
 

@@ -314,16 +314,20 @@ class Refitted(nn.Module):
     ----------
     theta : [A, Dx], the anchor's row unused: its reward is g(s).
     weights : [A, D], float64, of the continuation gamma^k E[V(s')|s, a].
+    covariance : [P, P], float64, of theta's rows but the anchor's, one after the other, P = (A - 1) Dx.
     """
 
     theta: Tensor
     weights: Tensor
+    covariance: Tensor
 
     def __init__(self, anchor: int, actions: int, reward_features: int, features: int) -> None:
         super().__init__()
         self.anchor = anchor
         self.register_buffer("theta", torch.zeros(actions, reward_features, dtype=torch.float64))
         self.register_buffer("weights", torch.zeros(actions, features, dtype=torch.float64))
+        free = (actions - 1) * reward_features
+        self.register_buffer("covariance", torch.zeros(free, free, dtype=torch.float64))
 
     def reward(self, x: Tensor, anchor_reward: Tensor) -> Tensor:
         """r[N, A] in reward units, float64."""
@@ -334,3 +338,25 @@ class Refitted(nn.Module):
     def continuation(self, phi: Tensor) -> Tensor:
         """c[N, A] in reward units, float64."""
         return phi.double() @ self.weights.T
+
+    def standard_error(self, x: Tensor) -> Tensor:
+        """Standard error [N, A] of x[N, Dx].theta_a, in reward units; 0 for the anchor, whose reward is known."""
+        x, width = x.double(), self.theta.shape[1]
+        error = x.new_zeros(len(x), len(self.theta))
+        for b, a in enumerate(self._paid()):
+            own = self.covariance[b * width : (b + 1) * width, b * width : (b + 1) * width]
+            error[:, a] = ((x @ own) * x).sum(1).clamp_min(0).sqrt()
+        return error
+
+    def draws(self, number: int, *, seed: int) -> Tensor:
+        """Draws [number, A, Dx] of theta less its estimate, normal with its covariance; the anchor's row 0."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        generator = torch.Generator().manual_seed(seed)
+        normal = torch.randn(number, len(values), generator=generator, dtype=torch.float64).to(values.device)
+        free: Tensor = (normal * values.clamp_min(0).sqrt()) @ vectors.T
+        out: Tensor = free.new_zeros(number, *self.theta.shape)
+        out[:, self._paid()] = free.view(number, -1, self.theta.shape[1])
+        return out
+
+    def _paid(self) -> list[int]:
+        return [a for a in range(len(self.theta)) if a != self.anchor]

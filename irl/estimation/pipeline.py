@@ -25,6 +25,7 @@ from irl.data.describe import summary
 from irl.data.panel import Panel
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.dynamics import fit_dynamics
+from irl.estimation.findings import findings
 from irl.estimation.policy import fit_policy
 from irl.estimation.refit import fit_refit
 from irl.estimation.reward import fit_reward
@@ -149,8 +150,7 @@ def estimate(
     model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)
     if model.refit is not None:
         step("refit", model.refit, lambda: fit_refit(model, panel, held_out, e.refit, bench=bench))
-    found = reward_summary(panel, model.reward_of(panel.state, panel.anchor_reward))
-    return model, {"panel": panel_metrics(panel, config), **metrics, "reward_summary": found}
+    return model, {"panel": panel_metrics(panel, config), **metrics, **findings(model, panel)}
 
 
 def held_out_rows(panel: Panel, share: float, seed: int) -> Tensor:
@@ -175,37 +175,6 @@ def panel_metrics(panel: Panel, config: Config) -> Metrics:
         "gaps": found.gaps,
         "segments": segments,
     }
-
-
-def reward_summary(panel: Panel, reward: Tensor) -> Metrics:
-    """Mean and spread of the recovered reward[N, A] over visited states where the action was available.
-
-    {action: {segment or "all": {mean, sd, p10, p50, p90, share_available}}}, in reward units.
-    """
-    groups = {name: panel.segment == code for code, name in enumerate(panel.schema.segments)}
-    groups["all"] = torch.ones_like(panel.free)
-    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64, device=reward.device)
-    found: Metrics = {action: {} for action in panel.schema.actions}
-    for a, action in enumerate(panel.schema.actions):
-        for name, mine in groups.items():
-            available = mine & panel.free & panel.menu[:, a]
-            values = reward[available, a].double()
-            if len(values):
-                p10, p50, p90 = torch.quantile(_thinned(values), levels).tolist()
-                found[action][name] = {
-                    "mean": float(values.mean()),
-                    "sd": float(values.std(correction=0)),
-                    "p10": p10,
-                    "p50": p50,
-                    "p90": p90,
-                    "share_available": float(available.sum() / (mine & panel.free).sum()),
-                }
-    return found
-
-
-def _thinned(values: Tensor, most: int = 1_000_000) -> Tensor:
-    """At most so many of the values, evenly spaced: quantiles need no more, and torch takes no more than 16 million."""
-    return values[:: max(1, -(-len(values) // most))]
 
 
 def _forward(network: nn.Module, *inputs: Tensor) -> Tensor:

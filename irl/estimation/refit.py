@@ -1,8 +1,8 @@
 """Refit: the reward of highest likelihood, given what its features are worth under the policy.
 
-The reward is linear in features x(s) (main effects, interactions, and the R step's last hidden layer), one vector of
-weights theta_a for every action but the anchor, whose reward is g(s). Under a policy pi the kernel evaluates every
-feature at once: choosing a in s gives
+The reward is linear in features x(s) (main effects and interactions, or columns as they are: ``reward.structure``), one
+vector of weights theta_a for every action but the anchor, whose reward is g(s). Under a policy pi the kernel evaluates
+every feature at once: choosing a in s gives
 
     Q(s,a) = x(s).theta_a + c(s,a),   c = zeta(s,a).theta + epsilon(s,a),
     zeta, epsilon: discounted sums of the features, and of g and the taste shocks, from the next choice on,
@@ -36,22 +36,15 @@ from torch import Tensor
 from irl import bellman, evaluation
 from irl.config import Refit
 from irl.data.panel import Panel
+from irl.estimation.inference import covariance
+from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.networks import Refitted
 from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn
 
-CHUNK = 16384
-CACHED = 500_000_000
-"""Numbers of the features of all choices up to which they are kept in memory instead of computed at every pass."""
-HESSIAN_ROWS = 40_000
-"""Choices (at random) from which the second derivatives are taken."""
 PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
-FREE = 1e-3
-"""Precision of the prior of the intercepts."""
-GAIN = 0.01
-"""Log-likelihood (of all choices together) below which another Newton step is not worth making."""
 STILL = 1e-4
 """Mean absolute change of the choice probabilities below which no further round is made."""
 EVIDENCE = (14, 5)
@@ -79,86 +72,6 @@ class RefitReport:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Choices:
-    """The observed choices, in chunks: features phi[n, D], g[n], menu[n, A], action[n], weight[n]."""
-
-    model: FittedModel
-    panel: Panel
-    rows: Tensor
-    cache: dict[int, Tensor]
-
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        for first in range(0, len(self.rows), CHUNK):
-            i = self.rows[first : first + CHUNK]
-            phi = self.cache.get(first)
-            if phi is None:
-                phi = self.model.basis(self.panel.state[i]).contiguous()
-                if len(self.rows) * phi.shape[1] <= CACHED:
-                    self.cache[first] = phi
-            yield phi, self.panel.anchor_reward[i], self.panel.menu[i], self.panel.action[i], self.panel.weight[i]
-
-    def some(self, most: int, *, seed: int) -> _Choices:
-        """So many of the choices, at random."""
-        order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))[:most]
-        return _Choices(self.model, self.panel, self.rows[order.to(self.rows.device)], {})
-
-    @property
-    def mass(self) -> float:
-        return float(self.panel.weight[self.rows].double().sum())
-
-
-@dataclass(frozen=True)
-class _Logit:
-    """The conditional logit in theta[P], P = (A - 1) Dx: logits = phi(s).(map theta + offset)_a + g(s) 1{a = anchor}.
-
-    map[A, D, P], offset[A, D]; in standardised features.
-    """
-
-    map: Tensor
-    offset: Tensor
-    anchor: int
-    temperature: float
-
-    def log_policy(self, theta: Tensor, phi: Tensor, known: Tensor, menu: Tensor) -> Tensor:
-        q = phi @ (self.map @ theta + self.offset).T.to(phi.dtype)
-        q[:, self.anchor] += known
-        return bellman.log_policy(q, menu, self.temperature)
-
-    def log_likelihood(self, theta: Tensor, choices: _Choices) -> float:
-        """Weighted sum over the choices."""
-        total = 0.0
-        for phi, known, menu, action, weight in choices.chunks():
-            chosen = self.log_policy(theta, phi, known, menu).gather(1, action.unsqueeze(1)).squeeze(1)
-            total += float(chosen.double() @ weight.double())
-        return total
-
-    def gradient(self, theta: Tensor, choices: _Choices) -> Tensor:
-        """[P]: sum w (1{a} - pi) d logit / d theta."""
-        total = torch.zeros_like(self.offset)
-        for phi, known, menu, action, weight in choices.chunks():
-            score = -self.log_policy(theta, phi, known, menu).exp()
-            score[torch.arange(len(action), device=action.device), action] += 1
-            total += ((score * weight.unsqueeze(1)).T @ phi).double()
-        return torch.einsum("ad,adp->p", total, self.map) / self.temperature
-
-    def information(self, theta: Tensor, choices: _Choices) -> Tensor:
-        """[P, P]: minus the second derivative, sum w of the covariance of the logits' gradients under pi."""
-        actions, d = self.offset.shape
-        total = self.offset.new_zeros(actions, d, actions, d)
-        for phi, known, menu, _, weight in choices.chunks():
-            pi = self.log_policy(theta, phi, known, menu).exp()
-            for a in range(actions):
-                for b in range(a, actions):
-                    w = weight * pi[:, a] * (float(a == b) - pi[:, b])
-                    block = ((phi * w.unsqueeze(1)).T @ phi).double()
-                    total[a, :, b] += block
-                    if a != b:
-                        total[b, :, a] += block.T
-        flat = self.map.reshape(actions * d, -1)
-        return flat.T @ (total.view(actions * d, actions * d) @ flat) / self.temperature**2
-
-
 def fit_refit(
     model: FittedModel, panel: Panel, held_out: Tensor, options: Refit, *, bench: Workbench
 ) -> tuple[Refitted, RefitReport]:
@@ -168,7 +81,7 @@ def fit_refit(
     refit = model.refit
     states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=bench.seed)
     rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=bench.seed)
-    choices = _Choices(model, panel, panel.free.nonzero().squeeze(1), {})
+    choices = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
     mean, scale, groups = _features(model, states)
     theta = torch.zeros(len(groups), dtype=torch.float64, device=bench.device)
     form = model.config.reward
@@ -183,9 +96,9 @@ def fit_refit(
         solution = _evaluated(model, rows, mean, scale, refitted=refitted)
         logit = _logit(model, solution.weights, mean, scale)
         if shrinks:
-            theta, precision, effective = _evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
+            theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
-            theta, _ = _maximised(logit, choices, theta, precision[groups])
+            theta, _ = maximised(logit, choices, theta, precision[groups])
             effective = float((1 / scale > 0).sum()) * (len(groups) // len(mean))
         before = _sample_policy(model, rows, refitted=refitted)
         _store(refit, theta, solution.weights, mean, scale)
@@ -194,10 +107,13 @@ def fit_refit(
         if changes[-1] < STILL:
             break
     assert solution is not None and logit is not None, "at least one round"
+    if options.standard_errors:
+        found = covariance(model, panel, logit, theta, precision[groups])
+        _store_covariance(refit, found, mean, scale)
     likelihood = logit.log_likelihood(theta, choices) / choices.mass
-    inside = _Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
-    outside = _Choices(model, panel, (panel.free & held_out).nonzero().squeeze(1), {})
-    without, _ = _maximised(logit, inside, theta, precision[groups])
+    inside = Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
+    outside = Choices(model, panel, (panel.free & held_out).nonzero().squeeze(1), {})
+    without, _ = maximised(logit, inside, theta, precision[groups])
     report = RefitReport(
         choices=len(choices.rows),
         log_likelihood=likelihood,
@@ -280,7 +196,7 @@ def _sample_policy(model: FittedModel, rows: Transitions, *, refitted: bool) -> 
     return _log_policy(model, rows.next_state[:, 0][:CHUNK], refitted=refitted).exp()
 
 
-def _logit(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor) -> _Logit:
+def _logit(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor) -> Logit:
     """The logit of kernel weights[A, D, P + 1]."""
     mapping, offset = weights[..., :-1].clone(), weights[..., -1].clone()
     anchor, actions, width = model.schema.anchor, len(weights), len(mean)
@@ -289,7 +205,7 @@ def _logit(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor) -> 
         own = mapping[a, :, b * width : (b + 1) * width]  # the present choice's own
         own[at, at] += 1 / scale
         own[0, :] -= mean / scale
-    return _Logit(mapping, offset, anchor, model.config.temperature)
+    return Logit(mapping, offset, anchor, model.config.temperature)
 
 
 def _store(refit: Refitted, theta: Tensor, weights: Tensor, mean: Tensor, scale: Tensor) -> None:
@@ -301,53 +217,10 @@ def _store(refit: Refitted, theta: Tensor, weights: Tensor, mean: Tensor, scale:
     refit.weights.copy_(weights[..., :-1] @ theta + weights[..., -1])
 
 
-def _evidence(
-    logit: _Logit, choices: _Choices, theta: Tensor, precision: Tensor, groups: Tensor, updates: int
-) -> tuple[Tensor, Tensor, float]:
-    """theta[P], the groups' precisions, and the number of effective parameters, where the evidence is largest."""
-    information: Tensor | None = None
-    count = torch.bincount(groups, minlength=len(precision)).double()
-    effective = count
-    for _ in range(updates):
-        penalty = precision[groups]
-        theta, information = _maximised(logit, choices, theta, penalty, information)
-        spread = torch.linalg.inv(information + torch.diag(penalty)).diagonal()
-        square = torch.zeros_like(precision).index_add_(0, groups, theta.square())
-        trace = torch.zeros_like(precision).index_add_(0, groups, spread)
-        effective = (count - precision * trace).clamp_min(1e-6)
-        precision = (effective / square.clamp_min(1e-12)).clamp(1e-2, 1e8)
-        precision[0] = FREE
-    return theta, precision, float(effective[1:].sum())
-
-
-def _maximised(
-    logit: _Logit, choices: _Choices, theta: Tensor, penalty: Tensor, information: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """theta[P] at which likelihood less penalty/2 theta^2 is largest (damped Newton), and the information matrix there.
-
-    A matrix that is given is kept for as long as it serves.
-    """
-    some = choices.some(HESSIAN_ROWS, seed=0)
-    more = choices.mass / some.mass
-
-    def objective(at: Tensor) -> float:
-        return logit.log_likelihood(at, choices) - 0.5 * float(penalty @ at.square())
-
-    value, given = objective(theta), information is not None
-    for _ in range(50):
-        if information is None:
-            information = more * logit.information(theta, some)
-        slope = logit.gradient(theta, choices) - penalty * theta
-        step = torch.linalg.solve(information + torch.diag(penalty), slope)
-        size, gain = 1.0, -1.0
-        while gain <= 0 and size > 1e-3:
-            gain = objective(theta + size * step) - value
-            size = size if gain > 0 else size / 2
-        if gain > 0:
-            theta, value = theta + size * step, value + gain
-        if gain < GAIN and not (given and gain <= 0):
-            break
-        if not given or size < 1:
-            information, given = None, False
-    assert information is not None
-    return theta, information
+def _store_covariance(refit: Refitted, covariance: Tensor, mean: Tensor, scale: Tensor) -> None:
+    """Put the covariance[P, P] of theta in standardised features into the module, in raw features."""
+    raw = torch.diag(1 / scale)
+    raw[0] -= mean / scale
+    actions = len(refit.theta) - 1
+    to_raw = torch.block_diag(*[raw] * actions)
+    refit.covariance.copy_(to_raw @ covariance @ to_raw.T)

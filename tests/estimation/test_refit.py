@@ -12,8 +12,8 @@ import torch
 from irl import tabular
 from irl.config import Config
 from irl.data.panel import panel_from_frame
+from irl.estimation.logit import Choices, maximised
 from irl.estimation.pipeline import estimate
-from irl.estimation.refit import _Choices, _maximised
 from irl.estimation.training import Workbench
 from irl.fitted import load_model
 
@@ -129,7 +129,7 @@ def test_without_rounds_there_is_no_refit(study):
 
 
 class Parabola:
-    """A log-likelihood with its maximum at 2 for every weight: what ``_maximised`` needs of a logit, in closed form."""
+    """A log-likelihood with its maximum at 2 for every weight: what ``maximised`` needs of a logit, in closed form."""
 
     def log_likelihood(self, theta, choices):
         return float(-0.5 * 3 * (theta - 2).square().sum())
@@ -143,7 +143,7 @@ class Parabola:
 
 def test_newton_finds_the_penalised_maximum(study):
     _, _, data, model, _ = study
-    choices = _Choices(model, data, torch.arange(100), {})
-    theta, information = _maximised(Parabola(), choices, torch.zeros(2).double(), torch.tensor([0.0, 3.0]).double())
+    choices = Choices(model, data, torch.arange(100), {})
+    theta, information = maximised(Parabola(), choices, torch.zeros(2).double(), torch.tensor([0.0, 3.0]).double())
     assert theta.tolist() == pytest.approx([2.0, 1.0])  # 3 (2 - x) = penalty x
     assert torch.allclose(information, 3 * torch.eye(2).double() * 1.0)

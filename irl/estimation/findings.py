@@ -1,0 +1,180 @@
+"""What was found, in numbers: mean rewards by action and segment, what each benefit contributes, coefficients; each
+with its standard error and 95 % interval where there is a refit to take them from.
+
+Averages are over the states visited in the panel, which are taken as given: the intervals are those of the estimated
+reward, by the delta method (exact here, since rewards are linear in the parameters).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irl.data.panel import Panel
+from irl.estimation.logit import CHUNK
+from irl.fitted import FittedModel
+from irl.networks import LinearTerms
+
+Z = 1.959964
+"""Standard errors on either side of a 95 % interval."""
+
+
+def findings(model: FittedModel, panel: Panel) -> dict[str, Any]:
+    """``reward_summary`` and ``contributions`` ({action: {segment or "all": ...}}), ``coefficients`` and ``wald``."""
+    return {
+        "reward_summary": reward_summary(model, panel),
+        "contributions": contributions(model, panel),
+        "coefficients": coefficients(model),
+        "wald": wald_tests(model),
+    }
+
+
+def reward_summary(model: FittedModel, panel: Panel) -> dict[str, Any]:
+    """Mean and spread of the recovered reward over visited states where the action was available.
+
+    {action: {segment or "all": {mean, se, low, high, sd, p10, p50, p90, share_available}}}, in reward units; ``se``,
+    ``low`` and ``high`` (of the mean) are None without standard errors.
+    """
+    reward = torch.cat([model.reward_of(panel.state[i], panel.anchor_reward[i]) for i in _chunks(panel)])
+    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64, device=reward.device)
+    found: dict[str, Any] = {action: {} for action in panel.schema.actions}
+    for name, mine in _groups(panel):
+        for a, action in enumerate(panel.schema.actions):
+            available = mine & panel.free & panel.menu[:, a]
+            values = reward[available, a].double()
+            if not len(values):
+                continue
+            p10, p50, p90 = torch.quantile(_thinned(values), levels).tolist()
+            error = None
+            if model.has_standard_errors:
+                assert model.refit is not None
+                mean_x = _mean(panel, available, model.terms)
+                error = float(model.refit.standard_error(mean_x.unsqueeze(0))[0, a])
+            found[action][name] = {
+                **interval(float(values.mean()), error),
+                "sd": float(values.std(correction=0)),
+                "p10": p10,
+                "p50": p50,
+                "p90": p90,
+                "share_available": float(available.sum() / (mine & panel.free).sum()),
+            }
+    return found
+
+
+def contributions(model: FittedModel, panel: Panel) -> dict[str, Any]:
+    """What each benefit adds to the reward, over visited states where the action was available: the reward as it is
+    less the reward if the benefit were at its lowest level.
+
+    {action: {segment or "all": {benefit: {mean, se, low, high}}}}, in reward units; empty without a refit or benefits.
+    """
+    names, schema = model.config.reward.benefits, panel.schema
+    if model.refit is None or not names:
+        return {}
+    refit = model.refit
+
+    def added(state: Tensor, f: int) -> Tensor:
+        without = state.clone()
+        without[:, f] = schema.columns[f].minimum
+        return model.terms(state) - model.terms(without)
+
+    found: dict[str, Any] = {action: {} for action in schema.actions}
+    for a, action in enumerate(schema.actions):
+        for name, mine in _groups(panel):
+            available = mine & panel.free & panel.menu[:, a]
+            if a == schema.anchor or not bool(available.any()):
+                continue
+            of_benefits = {}
+            for benefit in names:
+                f = schema.index(benefit)
+                mean_x = _mean(panel, available, lambda state, f=f: added(state, f))
+                error = float(refit.standard_error(mean_x.unsqueeze(0))[0, a]) if model.has_standard_errors else None
+                of_benefits[benefit] = interval(float(mean_x @ refit.theta[a]), error)
+            found[action][name] = of_benefits
+    return {action: by for action, by in found.items() if by}
+
+
+def coefficients(model: FittedModel) -> list[dict[str, Any]]:
+    """The coefficients of a linear reward: action, name, estimate, se, z, p (two-sided, normal); else none."""
+    if model.refit is None or not isinstance(model.terms, LinearTerms):
+        return []
+    found = []
+    for a, action in enumerate(model.schema.actions):
+        if a == model.schema.anchor:
+            continue
+        error = model.refit.standard_error(torch.eye(model.terms.width, device=model.device))[:, a]
+        for i, name in enumerate(model.terms.names):
+            if name == "1" and not model.config.reward.intercept:
+                continue
+            estimate, se = float(model.refit.theta[a, i]), float(error[i])
+            row: dict[str, Any] = {"action": action, "name": "constant" if name == "1" else name, "estimate": estimate}
+            row |= {"se": None, "z": None, "p": None}
+            if model.has_standard_errors and se > 0:
+                row |= {"se": se, "z": estimate / se, "p": math.erfc(abs(estimate / se) / math.sqrt(2))}
+            found.append(row)
+    return found
+
+
+def wald_tests(model: FittedModel) -> list[dict[str, Any]]:
+    """For every action and column, whether the reward depends on the column at all: action, column, chi2, df, p.
+
+    Tests that all coefficients of features made of the column are 0. With shrinkage the covariance is the Bayesian one,
+    and the test is only indicative. Empty without standard errors.
+    """
+    if not model.has_standard_errors:
+        return []
+    assert model.refit is not None
+    refit, width, found = model.refit, model.terms.width, []
+    paid = [a for a in range(len(model.schema.actions)) if a != model.schema.anchor]
+    for b, a in enumerate(paid):
+        for f, column in enumerate(model.schema.columns):
+            own = torch.tensor([f in columns for columns in model.terms.columns_of], device=model.device).nonzero()
+            own = own.squeeze(1)
+            if not len(own):
+                continue
+            at = b * width + own
+            theta, covariance = refit.theta[a, own], refit.covariance[at][:, at]
+            scale = covariance.diagonal().clamp_min(1e-300).sqrt()
+            correlation = covariance / scale / scale.unsqueeze(1)
+            rank = int(torch.linalg.matrix_rank(correlation, hermitian=True, rtol=1e-9))
+            z = theta / scale
+            chi2 = float(z @ torch.linalg.pinv(correlation, hermitian=True, rtol=1e-9) @ z)
+            half = torch.tensor([rank / 2, chi2 / 2], dtype=torch.float64)
+            p = float(torch.special.gammaincc(half[0], half[1]))
+            found.append({"action": model.schema.actions[a], "column": column.name, "chi2": chi2, "df": rank, "p": p})
+    return found
+
+
+def interval(estimate: float, error: float | None) -> dict[str, float | None]:
+    """The estimate (``mean``), its standard error and 95 % interval."""
+    low, high = (None, None) if error is None else (estimate - Z * error, estimate + Z * error)
+    return {"mean": estimate, "se": error, "low": low, "high": high}
+
+
+def _groups(panel: Panel) -> Iterator[tuple[str, Tensor]]:
+    """Every segment, then all: name and rows."""
+    for code, name in enumerate(panel.schema.segments):
+        yield name, panel.segment == code
+    if panel.schema.segments != ("all",):
+        yield "all", torch.ones_like(panel.free)
+
+
+def _mean(panel: Panel, rows: Tensor, features: Any) -> Tensor:
+    """Mean [Dx] of features(state) over the rows."""
+    chosen = rows.nonzero().squeeze(1)
+    total = sum(features(panel.state[i]).double().sum(0) for i in chosen.split(CHUNK))
+    assert isinstance(total, Tensor)
+    mean: Tensor = total / len(chosen)
+    return mean
+
+
+def _chunks(panel: Panel) -> Iterator[Tensor]:
+    yield from torch.arange(panel.n_rows, device=panel.state.device).split(CHUNK)
+
+
+def _thinned(values: Tensor, most: int = 1_000_000) -> Tensor:
+    """At most so many of the values, evenly spaced: quantiles need no more, and torch takes no more than 16 million."""
+    return values[:: max(1, -(-len(values) // most))]

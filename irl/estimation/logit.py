@@ -1,0 +1,167 @@
+"""The conditional logit of the refit: choices in, the weights of highest (penalised) likelihood out.
+
+Logits are phi(s).(map theta + offset)_a, plus g(s) for the anchor: the present choice's own features, what they are
+worth from the next choice on (``map``, by the kernel), and what follows apart from the reward (``offset``). Convex in
+theta; Newton's method with second derivatives from a sample of the choices.
+
+Sources: McFadden (1974); MacKay (1992), Tipping (2001) for the evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irl import bellman
+from irl.data.panel import Panel
+from irl.fitted import FittedModel
+
+CHUNK = 16384
+"""Rows whose features are held at once."""
+CACHED = 500_000_000
+"""Numbers of the features of all choices up to which they are kept in memory instead of computed at every pass."""
+HESSIAN_ROWS = 40_000
+"""Choices (at random) from which the second derivatives are taken."""
+GAIN = 0.01
+"""Log-likelihood (of all choices together) below which another Newton step is not worth making."""
+FREE = 1e-3
+"""Precision of the prior of the intercepts."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The observed choices, in chunks: features phi[n, D], g[n], menu[n, A], action[n], weight[n]."""
+
+    model: FittedModel
+    panel: Panel
+    rows: Tensor
+    cache: dict[int, Tensor]
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        for first in range(0, len(self.rows), CHUNK):
+            i = self.rows[first : first + CHUNK]
+            phi = self.cache.get(first)
+            if phi is None:
+                phi = self.model.basis(self.panel.state[i]).contiguous()
+                if len(self.rows) * phi.shape[1] <= CACHED:
+                    self.cache[first] = phi
+            yield phi, self.panel.anchor_reward[i], self.panel.menu[i], self.panel.action[i], self.panel.weight[i]
+
+    def some(self, most: int, *, seed: int) -> Choices:
+        """So many of the choices, at random."""
+        order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))[:most]
+        return Choices(self.model, self.panel, self.rows[order.to(self.rows.device)], {})
+
+    @property
+    def mass(self) -> float:
+        return float(self.panel.weight[self.rows].double().sum())
+
+
+@dataclass(frozen=True)
+class Logit:
+    """The conditional logit in theta[P], P = (A - 1) Dx: logits = phi(s).(map theta + offset)_a + g(s) 1{a = anchor}.
+
+    map[A, D, P], offset[A, D]; in standardised features.
+    """
+
+    map: Tensor
+    offset: Tensor
+    anchor: int
+    temperature: float
+
+    def log_policy(self, theta: Tensor, phi: Tensor, known: Tensor, menu: Tensor) -> Tensor:
+        q = phi @ (self.map @ theta + self.offset).T.to(phi.dtype)
+        q[:, self.anchor] += known
+        return bellman.log_policy(q, menu, self.temperature)
+
+    def log_likelihood(self, theta: Tensor, choices: Choices) -> float:
+        """Weighted sum over the choices."""
+        total = 0.0
+        for phi, known, menu, action, weight in choices.chunks():
+            chosen = self.log_policy(theta, phi, known, menu).gather(1, action.unsqueeze(1)).squeeze(1)
+            total += float(chosen.double() @ weight.double())
+        return total
+
+    def gradient(self, theta: Tensor, choices: Choices) -> Tensor:
+        """[P]: sum w (1{a} - pi) d logit / d theta."""
+        total = torch.zeros_like(self.offset)
+        for phi, known, menu, action, weight in choices.chunks():
+            score = -self.log_policy(theta, phi, known, menu).exp()
+            score[torch.arange(len(action), device=action.device), action] += 1
+            total += ((score * weight.unsqueeze(1)).T @ phi).double()
+        return torch.einsum("ad,adp->p", total, self.map) / self.temperature
+
+    def information(self, theta: Tensor, choices: Choices) -> Tensor:
+        """[P, P]: minus the second derivative, sum w of the covariance of the logits' gradients under pi."""
+        flat = self.map.flatten(0, 1)
+        return flat.T @ (self.curvature(theta, choices) @ flat)
+
+    def curvature(self, theta: Tensor, choices: Choices) -> Tensor:
+        """[A D, A D]: the same in the features of every action: sum w cov_pi(e_a (x) phi) / alpha^2."""
+        actions, d = self.offset.shape
+        total = self.offset.new_zeros(actions, d, actions, d)
+        for phi, known, menu, _, weight in choices.chunks():
+            pi = self.log_policy(theta, phi, known, menu).exp()
+            for a in range(actions):
+                for b in range(a, actions):
+                    w = weight * pi[:, a] * (float(a == b) - pi[:, b])
+                    block = ((phi * w.unsqueeze(1)).T @ phi).double()
+                    total[a, :, b] += block
+                    if a != b:
+                        total[b, :, a] += block.T
+        return total.view(actions * d, actions * d) / self.temperature**2
+
+
+def evidence(
+    logit: Logit, choices: Choices, theta: Tensor, precision: Tensor, groups: Tensor, updates: int
+) -> tuple[Tensor, Tensor, float]:
+    """theta[P], the groups' precisions, and the number of effective parameters, where the evidence is largest."""
+    information: Tensor | None = None
+    count = torch.bincount(groups, minlength=len(precision)).double()
+    effective = count
+    for _ in range(updates):
+        penalty = precision[groups]
+        theta, information = maximised(logit, choices, theta, penalty, information)
+        spread = torch.linalg.inv(information + torch.diag(penalty)).diagonal()
+        square = torch.zeros_like(precision).index_add_(0, groups, theta.square())
+        trace = torch.zeros_like(precision).index_add_(0, groups, spread)
+        effective = (count - precision * trace).clamp_min(1e-6)
+        precision = (effective / square.clamp_min(1e-12)).clamp(1e-2, 1e8)
+        precision[0] = FREE
+    return theta, precision, float(effective[1:].sum())
+
+
+def maximised(
+    logit: Logit, choices: Choices, theta: Tensor, penalty: Tensor, information: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """theta[P] at which likelihood less penalty/2 theta^2 is largest (damped Newton), and the information matrix there.
+
+    A matrix that is given is kept for as long as it serves.
+    """
+    some = choices.some(HESSIAN_ROWS, seed=0)
+    more = choices.mass / some.mass
+
+    def objective(at: Tensor) -> float:
+        return logit.log_likelihood(at, choices) - 0.5 * float(penalty @ at.square())
+
+    value, given = objective(theta), information is not None
+    for _ in range(50):
+        if information is None:
+            information = more * logit.information(theta, some)
+        slope = logit.gradient(theta, choices) - penalty * theta
+        step = torch.linalg.solve(information + torch.diag(penalty), slope)
+        size, gain = 1.0, -1.0
+        while gain <= 0 and size > 1e-3:
+            gain = objective(theta + size * step) - value
+            size = size if gain > 0 else size / 2
+        if gain > 0:
+            theta, value = theta + size * step, value + gain
+        if gain < GAIN and not (given and gain <= 0):
+            break
+        if not given or size < 1:
+            information, given = None, False
+    assert information is not None
+    return theta, information
