@@ -349,10 +349,15 @@ class Refitted(nn.Module):
         return error
 
     def draws(self, number: int, *, seed: int) -> Tensor:
-        """Draws [number, A, Dx] of theta less its estimate, normal with its covariance; the anchor's row 0."""
+        """Draws [number, A, Dx] of theta less its estimate, normal with its covariance; the anchor's row 0.
+
+        Where there are no more parameters than draws, their second moments are the covariance exactly.
+        """
         values, vectors = torch.linalg.eigh(self.covariance)
         generator = torch.Generator().manual_seed(seed)
         normal = torch.randn(number, len(values), generator=generator, dtype=torch.float64).to(values.device)
+        if number >= len(values):
+            normal = torch.linalg.qr(normal).Q * number**0.5
         free: Tensor = (normal * values.clamp_min(0).sqrt()) @ vectors.T
         out: Tensor = free.new_zeros(number, *self.theta.shape)
         out[:, self._paid()] = free.view(number, -1, self.theta.shape[1])

@@ -13,10 +13,12 @@ scenario are simulated from the model. Outcomes by segment and period (0 = the f
                              period, over the members who have a choice there
     gainers                  share of those members better off by more than 0.001 reward units per period
 
-``surplus`` and ``gainers`` have no period; their baseline is 0 by definition. ``low`` and ``high`` bound ``change`` and
-are empty as long as the model carries no standard errors. A rate of nobody has no row.
+``surplus`` and ``gainers`` have no period; their baseline is 0 by definition. ``low`` and ``high`` are the bounds of a
+95 % interval of ``change``, by the delta method on draws of the reward's parameters; they are empty where the model has
+no standard errors, and for ``gainers``, which counts members beyond a threshold. A rate of nobody has no row.
 
-Limit: a period of the simulation is one row of the panel, so studies with a `duration` column are refused.
+Limits: the intervals hold the dynamics, the start states and the luck of the simulated members fixed; a period of the
+simulation is one row of the panel, so studies with a `duration` column are refused.
 """
 
 from __future__ import annotations
@@ -46,8 +48,12 @@ from irl.transitions import States, Transitions, drawn
 COLUMNS = ["case", "segment", "period", "outcome", "baseline", "scenario", "change", "low", "high"]
 ALL = "all"
 """Label of the rows over all segments together."""
+PARAMETER_DRAWS = 64
+"""Draws of the reward's parameters behind the intervals; with no more parameters than that, the intervals are exact."""
 MOST_DRAWN = 30_000
 """Rows from which transitions are drawn at most; of a larger panel so many are taken at random."""
+SMALL = 1e-4
+"""Step of the numerical derivatives of rates, in units of a draw of the parameters."""
 Tick = Callable[[str, int, int], None]
 
 
@@ -87,6 +93,10 @@ class Question:
         """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress."""
         model, scenario = self.model, self.scenario
         some = self.rows.at_most(MOST_DRAWN, seed=scenario.seed)
+        parameters = None
+        if model.has_standard_errors:
+            assert model.refit is not None
+            parameters = model.refit.draws(PARAMETER_DRAWS, seed=scenario.seed)
         policies: dict[str, ScenarioPolicy] = {}
         for i, (label, intervention) in enumerate(self.interventions.items()):
             tick("solve", i, len(self.interventions))
@@ -94,7 +104,7 @@ class Question:
             def follow(segment: int, intervention: Intervention = intervention) -> Transitions:
                 return drawn(model.dynamics, intervention, some.of_segment(segment), seed=scenario.seed)
 
-            policies[label] = solve(model, intervention, follow)
+            policies[label] = solve(model, intervention, follow, draws=parameters)
         tick("solve", len(policies), len(policies))
         used = used_columns(model)
         counts = rollout(
@@ -108,11 +118,15 @@ class Question:
         )
         names = [model.schema.names[f] for f in used]
         tables = {label: outcome_table(model, c, names) for label, c in counts.items()}
-        parts = [
-            _beside(label, tables[BASELINE], tables[label], _welfare(model, counts[label], counts[BASELINE]))
-            for label in policies
-            if label != BASELINE
-        ]
+        errors = {label: outcome_slopes(model, c, names) for label, c in counts.items()}
+        width = t_quantile(PARAMETER_DRAWS) if parameters is not None else math.nan
+        parts = []
+        for label in policies:
+            if label != BASELINE:
+                welfare = _welfare(model, counts[label], counts[BASELINE])
+                change = width * np.sqrt(np.mean((errors[label] - errors[BASELINE]) ** 2, axis=1))
+                table = tables[label].assign(width=change)
+                parts.append(_beside(label, tables[BASELINE], table, welfare.assign(width=width * welfare.pop("se"))))
         solved = {
             label: _record(policy, cautions(policy.intervention, self.rows.state, self.rows.segment))
             for label, policy in policies.items()
@@ -227,9 +241,50 @@ def used_columns(model: FittedModel) -> tuple[int, ...]:
 
 def outcome_table(model: FittedModel, counts: Counts, used: list[str]) -> pd.DataFrame:
     """One case's outcomes by segment and period: columns segment, period, outcome, value (NaN: a rate of nobody)."""
+    labels = _labels(model)
+    arrays = {name: _with_total(tensor) for name, tensor in counts.tensors().items()}
+    parts = [
+        pd.DataFrame(
+            {
+                "segment": np.repeat(labels, array.shape[1]),
+                # survival starts one period after joining; everything else with the first simulated choice
+                "period": np.tile(np.arange(array.shape[1]) + (outcome == "survival"), len(labels)),
+                "outcome": outcome,
+                "value": array.ravel(),
+            }
+        )
+        for outcome, array in _outcomes(model, arrays, used).items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def outcome_slopes(model: FittedModel, counts: Counts, used: list[str]) -> NDArray[np.float64]:
+    """How the value of each row of :func:`outcome_table` moves along each draw of the parameters [rows, B]; without
+    draws, NaN [rows, 1]."""
+    point = {name: _with_total(tensor) for name, tensor in counts.tensors().items()}
+    if counts.slopes is None:
+        return np.full((sum(a.size for a in _outcomes(model, point, used).values()), 1), np.nan)
+    slopes = {name: _with_total(tensor) for name, tensor in counts.slopes.tensors().items()}
+    columns = []
+    for b in range(counts.slopes.value.shape[-1]):
+        sides = []
+        for step in (SMALL, -SMALL):
+            moved = {name: array + step * slopes[name][..., b] for name, array in point.items()}
+            sides.append(np.concatenate([a.ravel() for a in _outcomes(model, moved, used).values()]))
+        columns.append((sides[0] - sides[1]) / (2 * SMALL))
+    return np.stack(columns, axis=1)
+
+
+def t_quantile(df: int) -> float:
+    """The 97.5 % quantile of Student's t, by its expansion around the normal one (Abramowitz & Stegun 26.7.5)."""
+    z = 1.959964
+    return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+
+
+def _outcomes(model: FittedModel, arrays: Mapping[str, NDArray[Any]], used: list[str]) -> dict[str, NDArray[Any]]:
+    """outcome -> [S, T] of the counts' arrays."""
     schema = model.schema
-    arrays = {name: _with_total(getattr(counts, name)) for name in counts.__dataclass_fields__}
-    labels, a = _labels(model), schema.anchor
+    a = schema.anchor
     present, chose, moved = arrays["present"], arrays["chose"], arrays["moved"]
     paid = [k for k in range(len(schema.actions)) if k != a]
     was_out, was_member = moved[:, :, a].sum(-1), moved[:, :, paid].sum((-1, -2))
@@ -247,29 +302,24 @@ def outcome_table(model: FittedModel, counts: Counts, used: list[str]) -> pd.Dat
         values["survival"] = np.cumprod(arrays["stayed"] / arrays["at_risk"], axis=1)
         for u, name in enumerate(used):
             values[f"use_{name}"] = arrays["use"][:, :, u] / present
-    parts = [
-        pd.DataFrame(
-            {
-                "segment": np.repeat(labels, array.shape[1]),
-                # survival starts one period after joining; everything else with the first simulated choice
-                "period": np.tile(np.arange(array.shape[1]) + (outcome == "survival"), len(labels)),
-                "outcome": outcome,
-                "value": array.ravel(),
-            }
-        )
-        for outcome, array in values.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return values
 
 
 def _welfare(model: FittedModel, counts: Counts, baseline: Counts) -> pd.DataFrame:
-    """Surplus and gainers by segment: columns segment, outcome, value (NaN without a member who has a choice)."""
-    change = _with_total((counts.value - baseline.value) * (1 - model.config.discount))
+    """Surplus and gainers by segment: columns segment, outcome, value (NaN without a member who has a choice), se."""
+    per_period = 1 - model.config.discount
+    change = _with_total((counts.value - baseline.value) * per_period)
     gained, valued = _with_total(counts.gained), _with_total(counts.valued)
+    error = np.full_like(change, np.nan)
+    if counts.slopes is not None and baseline.slopes is not None:
+        moved = _with_total((counts.slopes.value - baseline.slopes.value) * per_period)
+        error = np.sqrt(np.mean(moved**2, axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        rows = {"surplus": change / valued, "gainers": gained / valued}
+        rows = {"surplus": (change / valued, error / valued), "gainers": (gained / valued, np.nan * error)}
     labels = _labels(model)
-    return pd.concat([pd.DataFrame({"segment": labels, "outcome": k, "value": v}) for k, v in rows.items()])
+    return pd.concat(
+        [pd.DataFrame({"segment": labels, "outcome": k, "value": v, "se": se}) for k, (v, se) in rows.items()]
+    )
 
 
 def _labels(model: FittedModel) -> list[str]:
@@ -285,14 +335,14 @@ def _with_total(counts: Tensor) -> NDArray[np.float64]:
 
 def _beside(label: str, baseline: pd.DataFrame, scenario: pd.DataFrame, welfare: pd.DataFrame) -> pd.DataFrame:
     """Baseline and one case side by side, in the columns of the outcomes table."""
-    table = baseline.rename(columns={"value": "baseline"}).assign(scenario=scenario["value"])
+    table = baseline.rename(columns={"value": "baseline"}).assign(scenario=scenario["value"], width=scenario["width"])
     table["period"] = table["period"].astype("Int64")
     welfare = welfare.rename(columns={"value": "scenario"}).assign(baseline=0.0)
     welfare["period"] = pd.Series([pd.NA] * len(welfare), index=welfare.index, dtype="Int64")
     table, welfare = table.dropna(subset=["baseline", "scenario"], how="all"), welfare.dropna(subset=["scenario"])
     table = pd.concat([table, welfare], ignore_index=True)
     table["case"], table["change"] = label, table["scenario"] - table["baseline"]
-    table["low"] = table["high"] = np.nan
+    table["low"], table["high"] = table["change"] - table["width"], table["change"] + table["width"]
     return pd.DataFrame(table[COLUMNS])
 
 

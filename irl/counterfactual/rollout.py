@@ -4,12 +4,16 @@ Members come in blocks of 1,024; each block and period has a random stream of it
 difference between two cases is not blurred by luck, and results do not depend on how many blocks go into a batch.
 Choices use the Gumbel-max rule, transitions the inverse distribution functions of :mod:`irl.dynamics`. Only counts by
 segment and period are kept, never the paths.
+
+How the counts would move with the reward's parameters needs no further simulation: along a path the probability of its
+choices changes by sum_t dQ(s_t,a_t) - sum_a pi dQ, and the expected count by its covariance with that (the score
+function of Glynn 1990, and of policy gradients).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +47,7 @@ class Counts:
     use : [S, T, U], sums of the columns ``used`` over members present (an ordinal counts by its levels' numbers, or by
         their rank where they are not numbers).
     valued : [S], members who have a choice at the start: inside a contract no value is known.
+    slopes : how each sum moves along each of B draws of the reward's parameters, [..., B]; None without draws.
     value : [S], sums of their soft values at the start; gained : [S], those of them whose value exceeds the first
         case's (the baseline's) by more than ``GAIN`` per period.
     """
@@ -56,6 +61,11 @@ class Counts:
     valued: Tensor
     value: Tensor
     gained: Tensor
+    slopes: Counts | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums by name, ``slopes`` left out."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "slopes"}
 
 
 GAIN = 1e-3
@@ -81,7 +91,10 @@ def rollout(
     used : state columns whose sums are kept.
     tick : called with members done and members in all.
     """
-    totals = {case: _no_counts(model, periods, len(used), starts.state.device) for case in policies}
+    totals = {
+        case: _no_counts(model, periods, len(used), starts.state.device, None if p.draws is None else len(p.draws))
+        for case, p in policies.items()
+    }
     size = BLOCK * BLOCKS_PER_BATCH
     for first in range(0, len(starts.state), size):
         batch = Starts(starts.state[first : first + size], starts.segment[first : first + size])
@@ -107,6 +120,11 @@ def _add_values(
         totals[case].valued.index_add_(0, segment, choosing)
         totals[case].value.index_add_(0, segment, value * choosing)
         totals[case].gained.index_add_(0, segment, better * choosing)
+        slopes = totals[case].slopes
+        if slopes is not None:
+            pi = policy.log_policy(faced, policy.menu(faced, segment), segment).double().exp()
+            moved = torch.einsum("na,nab->nb", pi, policy.q_draws(faced, segment))
+            slopes.value.index_add_(0, segment, moved * choosing.unsqueeze(1))
 
 
 def _simulate(
@@ -125,25 +143,41 @@ def _simulate(
     state = batch.state  # before changes; ``faced`` after them
     before = torch.full_like(segment, -1)  # the action of the period before; -1: none
     age = torch.full_like(segment, -1)  # periods since joining in the simulation; -1: not joined in it
+    score = None if policy.draws is None else state.new_zeros(len(state), len(policy.draws), dtype=torch.float64)
     for t in range(periods):
         faced = policy.intervention.state(state, segment)
         uniform = _uniform(len(segment), actions + model.dynamics.n_random, block, t, seed, state.device)
         menu = policy.menu(faced, segment)
         here = menu.any(1)
         gumbel = -(-uniform[:, :actions].log()).log()
-        action = (policy.log_policy(faced, menu, segment) + gumbel).argmax(1)
+        log_pi = policy.log_policy(faced, menu, segment)
+        action = (log_pi + gumbel).argmax(1)
+        if score is not None:
+            score += _score(policy, faced, segment, log_pi, action) * here.unsqueeze(1)
         member = action != anchor
-        counts.present[:, t].index_add_(0, segment, here.double())
-        _count(counts.chose[:, t], segment * actions + action, here)
         moved = here & (before >= 0)
-        _count(counts.moved[:, t], (segment * actions + before.clamp_min(0)) * actions + action, moved)
         risk = here & (age >= 0)
-        _count(counts.at_risk, segment * periods + age.clamp_min(0), risk)
-        _count(counts.stayed, segment * periods + age.clamp_min(0), risk & member)
+        index = {
+            "present": (here, segment),
+            "chose": (here, segment * actions + action),
+            "moved": (moved, (segment * actions + before.clamp_min(0)) * actions + action),
+            "at_risk": (risk, segment * periods + age.clamp_min(0)),
+            "stayed": (risk & member, segment * periods + age.clamp_min(0)),
+        }
+        for name, (which, where) in index.items():
+            by_period = name not in ("at_risk", "stayed")
+            into = getattr(counts, name)
+            _count(into[:, t] if by_period else into, where, which)
+            if score is not None:
+                into = getattr(counts.slopes, name)
+                _add(into[:, t] if by_period else into, where[which], score[which])
         for u, f in enumerate(used):
             measure = measures[u]
-            use = faced[:, f].double() if measure is None else measure[faced[:, f].long()]
-            counts.use[:, t, u].index_add_(0, segment, use * here)
+            use = (faced[:, f].double() if measure is None else measure[faced[:, f].long()]) * here
+            counts.use[:, t, u].index_add_(0, segment, use)
+            if score is not None:
+                assert counts.slopes is not None
+                counts.slopes.use[:, t, u].index_add_(0, segment, use.unsqueeze(1) * score)
         joined = moved & member & (before == anchor)
         age = torch.where(joined, 0, torch.where((age >= 0) & member, age + 1, -1)).masked_fill(~here, -1)
         before = torch.where(here, action, -1)
@@ -151,6 +185,13 @@ def _simulate(
             following = model.dynamics.sample(faced, action, uniform[:, actions:])
             following = policy.intervention.before_changes(following, state)
             state = torch.where(here.unsqueeze(1), following, state)
+
+
+def _score(policy: ScenarioPolicy, faced: Tensor, segment: Tensor, log_pi: Tensor, action: Tensor) -> Tensor:
+    """How the log-probability of action[N] moves along each draw of the parameters, [N, B]."""
+    moved = policy.q_draws(faced, segment) / policy.model.config.temperature
+    chosen = moved.gather(1, action.view(-1, 1, 1).expand(-1, 1, moved.shape[2])).squeeze(1)
+    return chosen - torch.einsum("na,nab->nb", log_pi.double().exp(), moved)
 
 
 def _measure(column: Column, device: torch.device) -> Tensor | None:
@@ -180,8 +221,29 @@ def _count(into: Tensor, index: Tensor, which: Tensor) -> None:
     into += added.view(into.shape)
 
 
-def _no_counts(model: FittedModel, periods: int, used: int, device: torch.device) -> Counts:
+def _add(into: Tensor, index: Tensor, values: Tensor) -> None:
+    """Add values[n, B] at each flat index [n] of ``into`` (a view [..., B] whose elements are in index order)."""
+    flat = into.new_zeros(into.numel() // values.shape[1], values.shape[1])
+    into += flat.index_add_(0, index, values).view(into.shape)
+
+
+def _no_counts(model: FittedModel, periods: int, used: int, device: torch.device, draws: int | None) -> Counts:
     s, a = len(model.schema.segments), len(model.schema.actions)
-    shapes = [(s, periods), (s, periods, a), (s, periods, a, a), (s, periods), (s, periods), (s, periods, used)]
-    shapes_of_segments = [(s,), (s,), (s,)]
-    return Counts(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in [*shapes, *shapes_of_segments]))
+
+    def zeros(*more: int) -> Counts:
+        def of(*shape: int) -> Tensor:
+            return torch.zeros(*shape, *more, dtype=torch.float64, device=device)
+
+        return Counts(
+            present=of(s, periods),
+            chose=of(s, periods, a),
+            moved=of(s, periods, a, a),
+            at_risk=of(s, periods),
+            stayed=of(s, periods),
+            use=of(s, periods, used),
+            valued=of(s),
+            value=of(s),
+            gained=of(s),
+        )
+
+    return zeros() if draws is None else replace(zeros(), slopes=zeros(draws))

@@ -41,6 +41,9 @@ class ScenarioPolicy:
 
     ``weights[S, A, D]`` by segment (the same in segments that are treated alike). ``change`` is the last round's mean
     absolute change of the choice probabilities, ``condition`` the last system's; of several groups, the worst.
+    ``draws`` [B, A, Dx] are draws of the reward's parameters less their estimate, and ``weight_draws`` [S, B, A, D]
+    what they do to the weights, to first order (None without standard errors): at the optimum a change of the reward
+    changes values by its discounted sum under the policy as it is (the envelope theorem), one more pass of the kernel.
     """
 
     model: FittedModel
@@ -50,6 +53,20 @@ class ScenarioPolicy:
     change: float
     condition: float
     converged: bool
+    draws: Tensor | None = None
+    weight_draws: Tensor | None = None
+
+    def q_draws(self, faced: Tensor, segment: Tensor) -> Tensor:
+        """Q of each draw of the parameters less Q[N, A, B], to first order, at faced[N, F]."""
+        assert self.draws is not None and self.weight_draws is not None
+        phi = self.model.basis(faced).to(self.weights.dtype)
+        own = _reward_draws(self.model, self.intervention, faced, segment, phi, self.draws)
+        groups = self.intervention.groups
+        continuation = _per_action(phi, self.weight_draws[groups[0]])
+        for group in set(groups) - {groups[0]}:
+            mine = torch.tensor([g == group for g in groups], device=segment.device)[segment]
+            continuation = torch.where(mine[:, None, None], _per_action(phi, self.weight_draws[group]), continuation)
+        return own + continuation
 
     def q(self, faced: Tensor, segment: Tensor) -> Tensor:
         """Q[N, A] at the changed state faced[N, F], in reward units."""
@@ -83,6 +100,7 @@ def solve(
     ridge_rows: float = RIDGE_ROWS,
     tolerance: float = 1e-5,
     max_rounds: int = 30,
+    draws: Tensor | None = None,
 ) -> ScenarioPolicy:
     """The policy that is soft-optimal under ``intervention``, starting from the estimated one.
 
@@ -91,6 +109,7 @@ def solve(
     rows : the transitions on which a segment's policy is solved.
     ridge_rows : the kernel's ridge, as a number of rows of average weight.
     tolerance : mean absolute change of the choice probabilities over rows at which the iteration stops.
+    draws : [B, A, Dx], of the reward's parameters less their estimate, whose effect is wanted too.
 
     Raises
     ------
@@ -99,27 +118,32 @@ def solve(
     """
     ends = {}
     for group in dict.fromkeys(intervention.groups):
-        ends[group] = _iterated(model, intervention, rows(group), ridge_rows, tolerance, max_rounds)
-    weights = torch.stack([ends[group].weights for group in intervention.groups])
+        ends[group] = _iterated(model, intervention, rows(group), ridge_rows, tolerance, max_rounds, draws)
+    weights, shifts = (
+        [getattr(ends[group], name) for group in intervention.groups] for name in ("weights", "weight_draws")
+    )
     return ScenarioPolicy(
         model,
         intervention,
-        weights,
+        torch.stack(weights),
         rounds=max(end.rounds for end in ends.values()),
         change=max(end.change for end in ends.values()),
         condition=max(end.condition for end in ends.values()),
         converged=all(end.change <= tolerance for end in ends.values()),
+        draws=draws,
+        weight_draws=None if draws is None else torch.stack(shifts),
     )
 
 
 @dataclass(frozen=True)
 class _End:
-    """Where one group's iteration ended; weights[A, D]."""
+    """Where one group's iteration ended; weights[A, D], weight_draws[B, A, D]."""
 
     weights: Tensor
     rounds: int
     change: float
     condition: float
+    weight_draws: Tensor | None
 
 
 def _iterated(
@@ -129,6 +153,7 @@ def _iterated(
     ridge_rows: float,
     tolerance: float,
     max_rounds: int,
+    draws: Tensor | None,
 ) -> _End:
     actions = len(model.schema.actions)
     weights: Tensor | None = None
@@ -143,13 +168,22 @@ def _iterated(
         change = _policy_change(model, intervention, rows, weights, new)
         weights = new
     assert weights is not None, "max_rounds is at least 1"
-    return _End(weights, rounds, change, solution.condition)
+    shifts = None
+    if draws is not None:
+        sums = evaluation.accumulate(_chunks(model, intervention, rows, weights, draws), actions=actions)
+        shifts = evaluation.solve(sums, ridge=ridge_rows / len(rows.state)).weights.permute(2, 0, 1)
+    return _End(weights, rounds, change, solution.condition, shifts)
 
 
 def _chunks(
-    model: FittedModel, intervention: Intervention, rows: Transitions, weights: Tensor | None
+    model: FittedModel,
+    intervention: Intervention,
+    rows: Transitions,
+    weights: Tensor | None,
+    parameters: Tensor | None = None,
 ) -> Iterator[evaluation.Rows]:
-    """The kernel's rows under the policy of ``weights`` (None: the estimated policy)."""
+    """The kernel's rows under the policy of ``weights`` (None: the estimated policy). The target is the reward with the
+    taste shocks; or what each draw of the parameters [B, A, Dx] adds to it."""
     alpha, gamma = model.config.temperature, model.config.discount
     size = max(1, CHUNK // rows.steps.shape[1])
     for first in range(0, len(rows.state), size):
@@ -160,14 +194,18 @@ def _chunks(
         following = intervention.state(part.next_state.flatten(0, 1), segment)
         phi = model.basis(following).double()
         log_pi, reward = _choice(model, intervention, following, segment, phi, weights)
-        value = (log_pi.exp() * reward).sum(1) + alpha * bellman.entropy(log_pi)
+        if parameters is None:
+            value = ((log_pi.exp() * reward).sum(1) + alpha * bellman.entropy(log_pi)).unsqueeze(1)
+        else:
+            added = _reward_draws(model, intervention, following, segment, phi, parameters)
+            value = torch.einsum("na,nab->nb", log_pi.exp(), added)
         discount = (gamma**part.steps * ~part.ends).double()
         on_menu = intervention.menu(state, part.segment).gather(1, part.action.unsqueeze(1)).squeeze(1)
         yield evaluation.Rows(
             phi=model.basis(state).double(),
             phi_next=phi.view(n, draws, -1),
             discount=discount,
-            target=(discount * value.view(n, draws)).mean(1, keepdim=True),
+            target=(discount.unsqueeze(2) * value.view(n, draws, -1)).mean(1),
             weight=part.weight.double() * on_menu,
             action=part.action,
             next_policy=log_pi.exp().view(n, draws, -1),
@@ -183,6 +221,22 @@ def _choice(
     if weights is None:
         return model.log_policy_of(faced, menu).double(), reward
     return bellman.log_policy(reward + phi @ weights.T, menu, model.config.temperature), reward
+
+
+def _reward_draws(
+    model: FittedModel, intervention: Intervention, faced: Tensor, segment: Tensor, phi: Tensor, draws: Tensor
+) -> Tensor:
+    """What each of draws[B, A, Dx] adds to the scenario's reward, [N, A, B], 0 where not available."""
+    added = _per_action(phi[:, : draws.shape[2]], draws)
+    flat = added.new_zeros(added.shape[:2])
+    slope = intervention.reward(flat + 1, faced, segment) - intervention.reward(flat, faced, segment)
+    return added * (slope * intervention.menu(faced, segment)).unsqueeze(2)
+
+
+def _per_action(phi: Tensor, weights: Tensor) -> Tensor:
+    """phi[N, D] times weights[B, A, D]: [N, A, B]."""
+    number, actions, width = weights.shape
+    return (phi @ weights.reshape(-1, width).T).view(len(phi), number, actions).transpose(1, 2)
 
 
 def _policy_change(

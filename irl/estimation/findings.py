@@ -79,7 +79,8 @@ def contributions(model: FittedModel, panel: Panel) -> dict[str, Any]:
     def added(state: Tensor, f: int) -> Tensor:
         without = state.clone()
         without[:, f] = schema.columns[f].minimum
-        return model.terms(state) - model.terms(without)
+        difference: Tensor = model.terms(state) - model.terms(without)
+        return difference
 
     found: dict[str, Any] = {action: {} for action in schema.actions}
     for a, action in enumerate(schema.actions):

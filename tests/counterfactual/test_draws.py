@@ -1,0 +1,133 @@
+"""What draws of the reward's parameters do to values, shares and surplus, against the world solved anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from irl import tabular
+from irl.counterfactual.outcomes import ask, outcome_slopes, t_quantile
+from irl.counterfactual.rollout import Starts, rollout
+from irl.counterfactual.solve import solve
+from irl.networks import Refitted
+
+STEP = 1e-4
+SEEN = [0, 1, 2, 3, 4, 5]  # place and tier, where there is a choice
+PERIODS = 5
+
+
+@pytest.fixture(scope="module")
+def refitted(world):
+    """The world with its reward as a refit, and two directions [2, A, Dx] of its parameters."""
+    x = world.model.terms(world.states()).double()
+    refit = Refitted(0, 3, x.shape[1], world.model.basis(world.states()).shape[1])
+    refit.theta.copy_(torch.linalg.lstsq(x[SEEN], world.reward.reshape(10, 3)[SEEN], driver="gelsd").solution.T)
+    draws = torch.randn(2, 3, x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    draws[:, 0] = 0
+    return replace(world, model=replace(world.model, refit=refit)), draws
+
+
+def exact(world, draw, *, fifth=False):
+    """Solutions at the reward a small step along the draw, and against it."""
+    x = world.model.terms(world.states()).double()
+    found = []
+    for step in (STEP, -STEP):
+        reward = world.reward.reshape(10, 3) + step * x @ draw.T
+        reward[6:] = world.reward.reshape(10, 3)[6:]
+        if fifth:
+            reward[:, 2] = torch.where(world.menu().sum(1) > 1, 1.2 * reward[:, 2], reward[:, 2])
+        found.append(tabular.solve(world.mdp(reward=reward.view(5, 2, 3))))
+    return found
+
+
+def solved(world, draws, *changes):
+    return solve(
+        world.model, world.intervention(*changes), world.transitions().of_segment, ridge_rows=1e-6, draws=draws
+    )
+
+
+SCALED = {"reward": {"action": "annual", "scale": 1.2}}
+
+
+@pytest.mark.parametrize("fifth", [False, True])
+def test_values_move_with_the_parameters_as_they_should(refitted, fifth):
+    world, draws = refitted
+    policy = solved(world, draws, *([SCALED] if fifth else []))
+    state, menu = world.states()[SEEN], world.menu()[SEEN]
+    found = policy.q_draws(state, torch.zeros(len(state), dtype=torch.long))
+    for b, draw in enumerate(draws):
+        up, down = exact(world, draw, fifth=fifth)
+        expected = (up.q - down.q)[SEEN] / (2 * STEP)
+        assert torch.allclose(found[..., b][menu], expected[menu], atol=1e-2)
+        assert expected[menu].abs().max() > 1.5
+
+
+def test_shares_and_surplus_move_with_the_parameters_as_they_should(refitted):
+    world, draws = refitted
+    policy = solved(world, draws)
+    members = 120_000
+    index = torch.arange(members)
+    starts = Starts(torch.stack([(index % 3).float(), (index // 3 % 2).float()], 1), torch.zeros_like(index))
+    counts = rollout(world.model, {"baseline": policy}, starts, periods=PERIODS, seed=0)["baseline"]
+    mass = torch.bincount((starts.state[:, 0] * 2 + starts.state[:, 1]).long(), minlength=10).double() / members
+    found = outcome_slopes(world.model, counts, []).reshape(-1, 2)
+    labels = ("north", "south", "all")
+    for b, draw in enumerate(draws):
+        shares, values = [], []
+        for solution in exact(world, draw):
+            paths = tabular.propagate(world.mdp(), solution.policy, mass, periods=PERIODS)
+            shares.append(torch.stack([(m.unsqueeze(1) * solution.policy).sum(0) / m[:8].sum() for m in paths]))
+            values.append(float(mass @ solution.value))
+        expected = ((shares[0] - shares[1]) / (2 * STEP)).numpy()  # [T, A]
+        shown = found[:, b].reshape(-1, len(labels), PERIODS)[:3, 0].T  # share_<action> come first
+        assert np.abs(shown - expected).max() < 0.02
+        assert np.abs(expected).max() > 0.2
+        surplus = float(counts.slopes.value[0, b]) / members
+        assert surplus == pytest.approx((values[0] - values[1]) / (2 * STEP), abs=2e-2)
+
+
+def test_intervals_are_as_wide_as_the_parameters_uncertainty(refitted, panel_and_frame):
+    world, draws = refitted
+    _, frame = panel_and_frame
+    refit = world.model.refit
+    assert not world.model.has_standard_errors
+    free = draws[:, 1:].flatten(1)
+    refit.covariance.copy_(free.T @ free / 2)
+    scenario = {"name": "x", "periods": 4, "members": 8000, "changes": [SCALED]}
+    outcomes = ask(world.model, scenario, frame).answer().outcomes
+    refit.covariance.copy_(refit.covariance / 4)
+    halved = ask(world.model, scenario, frame).answer().outcomes
+    refit.covariance.zero_()
+    shares = outcomes["outcome"].str.startswith("share_") | (outcomes["outcome"] == "surplus")
+    width, half = ((o["high"] - o["low"])[shares] for o in (outcomes, halved))
+    assert (width > 0).all()
+    assert np.allclose(width, 2 * half, rtol=1e-3)
+    middle = (outcomes["high"] + outcomes["low"])[shares] / 2
+    assert np.allclose(middle, outcomes.loc[shares, "change"])
+    assert outcomes.loc[outcomes["outcome"] == "gainers", ["low", "high"]].isna().all(axis=None)
+    without = ask(world.model, scenario, frame).answer().outcomes
+    assert without[["low", "high"]].isna().all(axis=None)
+
+
+def test_draws_have_the_covariance_they_should():
+    refit = Refitted(1, 3, 2, 4)
+    root = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    refit.covariance.copy_(root @ root.T)
+    exactly = refit.draws(6, seed=0)
+    assert exactly.shape == (6, 3, 2) and (exactly[:, 1] == 0).all()
+    free = exactly[:, [0, 2]].flatten(1)
+    assert torch.allclose(free.T @ free / 6, refit.covariance)
+    few = refit.draws(3, seed=0)[:, [0, 2]].flatten(1)
+    assert not torch.equal(few, refit.draws(3, seed=1)[:, [0, 2]].flatten(1))
+    x = torch.tensor([[1.0, 2.0]])
+    error = refit.standard_error(x)
+    assert error[0, 1] == 0
+    assert float(error[0, 2]) == pytest.approx(float((x.double() @ refit.covariance[2:, 2:] @ x.double().T).sqrt()))
+
+
+def test_quantiles_of_students_t():
+    assert t_quantile(64) == pytest.approx(1.9977, abs=2e-4)
+    assert t_quantile(10**6) == pytest.approx(1.959964, abs=1e-5)
