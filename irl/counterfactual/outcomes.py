@@ -49,7 +49,10 @@ COLUMNS = ["case", "segment", "period", "outcome", "baseline", "scenario", "chan
 ALL = "all"
 """Label of the rows over all segments together."""
 PARAMETER_DRAWS = 64
-"""Draws of the reward's parameters behind the intervals; with no more parameters than that, the intervals are exact."""
+"""Draws of the reward's parameters behind the intervals; with no more parameters than that, as many as parameters,
+whose second moments are the covariance exactly."""
+Z = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
 MOST_DRAWN = 30_000
 """Rows from which transitions are drawn at most; of a larger panel so many are taken at random."""
 SMALL = 1e-4
@@ -93,10 +96,12 @@ class Question:
         """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress."""
         model, scenario = self.model, self.scenario
         some = self.rows.at_most(MOST_DRAWN, seed=scenario.seed)
-        parameters = None
+        parameters, width = None, math.nan
         if model.has_standard_errors:
             assert model.refit is not None
-            parameters = model.refit.draws(PARAMETER_DRAWS, seed=scenario.seed)
+            several = len(model.refit.covariance)
+            parameters = model.refit.draws(min(PARAMETER_DRAWS, several), seed=scenario.seed)
+            width = Z if several <= PARAMETER_DRAWS else t_quantile(PARAMETER_DRAWS)
         policies: dict[str, ScenarioPolicy] = {}
         for i, (label, intervention) in enumerate(self.interventions.items()):
             tick("solve", i, len(self.interventions))
@@ -119,7 +124,6 @@ class Question:
         names = [model.schema.names[f] for f in used]
         tables = {label: outcome_table(model, c, names) for label, c in counts.items()}
         errors = {label: outcome_slopes(model, c, names) for label, c in counts.items()}
-        width = t_quantile(PARAMETER_DRAWS) if parameters is not None else math.nan
         parts = []
         for label in policies:
             if label != BASELINE:
@@ -277,7 +281,7 @@ def outcome_slopes(model: FittedModel, counts: Counts, used: list[str]) -> NDArr
 
 def t_quantile(df: int) -> float:
     """The 97.5 % quantile of Student's t, by its expansion around the normal one (Abramowitz & Stegun 26.7.5)."""
-    z = 1.959964
+    z = Z
     return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
 
 

@@ -6,14 +6,19 @@ for the worth w of what follows. A member's share in both moves theta by
     (H + L)^-1 u_i ,   u_i = sum_t (1{a} - pi).d logit/d theta  -  J A^-1 sum_t psi_t delta_t
 
     H       information of the logit;  L the precisions of the prior (0 in a linear reward without selection)
-    A, psi  matrix and features of the kernel on the observed transitions, under the fitted policy
-    delta   gamma^k V(s') - c(s, a), the error of what the fitted model expects to follow
+    A, psi  matrix and features of the kernel, under the fitted policy
     J       sum of cov_pi(d logit/d theta, psi): how an error of what follows moves the scores
+    delta   the error of what the fitted dynamics expect to follow
 
 and cov(theta) = (H + L)^-1 (sum u u^T + L) (H + L)^-1. The scores alone are too optimistic: they take what follows as
-known. That the worth was evaluated on draws from the fitted dynamics instead of the observed transitions does not
-matter to first order (Newey 1994), nor do errors of the policy (Aguirregabiria & Mira 2002). With a prior the
-covariance is the Bayesian one, which contains the bias of shrinkage on average (Nychka 1988; Wood 2006).
+known. Errors of the policy do not matter to first order (Aguirregabiria & Mira 2002). With a prior the covariance is
+the Bayesian one, which contains the bias of shrinkage on average (Nychka 1988; Wood 2006).
+
+Where every column that moves is a category or an ordinal, the dynamics are frequencies in cells (of tables, and under
+learned heads), and an observed move to level l of a cell counts n_c moves weighs as much as it moves that frequency:
+J A^-1 sum over the draws in the cell of psi (E[V(s')|l] - E[V(s')]) / n_c, column by column. Otherwise delta is that of
+the observed transition itself, gamma^k V(s') - c(s, a), which is right for dynamics that are fitted freely (Newey 1994)
+and too wide where the model is simpler; so it is after contracts, where a choice is several transitions away.
 
 Conditional on: the discount, logit shocks, the anchor's reward, the features (the networks' included), and the
 precisions of the prior as found.
@@ -28,21 +33,38 @@ from torch import Tensor
 
 from irl import bellman, evaluation
 from irl.data.panel import Panel
+from irl.dynamics import n_cells, start_parents, table_cell
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.fitted import FittedModel
-from irl.transitions import RIDGE_ROWS
+from irl.transitions import RIDGE_ROWS, Transitions, Unchanged
+
+LARGEST_INFLUENCE = 100_000_000
+"""Numbers (cells x actions x levels x parameters) above which the influence of a column's cells is not tabulated."""
 
 
 @torch.no_grad()
-def covariance(model: FittedModel, panel: Panel, logit: Logit, theta: Tensor, penalty: Tensor) -> Tensor:
-    """Covariance [P, P] of theta[P]; ``model`` holds the refit at theta, ``penalty[P]`` are the prior's precisions."""
+def covariance(
+    model: FittedModel, panel: Panel, rows: Transitions, logit: Logit, theta: Tensor, penalty: Tensor
+) -> Tensor:
+    """Covariance [P, P] of theta[P].
+
+    Parameters
+    ----------
+    model : holds the refit at theta.
+    rows : the drawn transitions on which what follows was evaluated.
+    penalty : [P], the prior's precisions.
+    """
     choices = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
     some = choices.some(HESSIAN_ROWS, seed=0)
     flat = logit.map.flatten(0, 1)  # [A D, P]
     curvature = choices.mass / some.mass * logit.curvature(theta, some) @ flat
-    sums = evaluation.accumulate(_logged(model, panel), actions=len(panel.schema.actions))
-    through = evaluation.adjoint(sums, curvature, ridge=RIDGE_ROWS / sums.rows)
-    scores = _member_scores(model, panel, flat / logit.temperature, through)
+    scores = _choice_scores(model, panel, flat / logit.temperature)
+    if _counted(model, rows, len(theta)):
+        through = _through(_drawn(model, rows), curvature, len(panel.schema.actions))
+        scores -= _cell_scores(model, panel, rows, through)
+    else:
+        through = _through(_observed(model, panel), curvature, len(panel.schema.actions))
+        scores -= _transition_scores(model, panel, through)
     bread = torch.linalg.inv(flat.T @ curvature + torch.diag(penalty))
     clusters = len(scores)
     meat = scores.T @ scores * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
@@ -50,53 +72,152 @@ def covariance(model: FittedModel, panel: Panel, logit: Logit, theta: Tensor, pe
     return found
 
 
-def _member_scores(model: FittedModel, panel: Panel, own: Tensor, through: Tensor) -> Tensor:
-    """u[M, P] of every member; own[A D, P] maps the logit's scores, through[A D, P] the kernel's errors."""
-    assert model.refit is not None
-    rows = panel.free.nonzero().squeeze(1)
+def _through(chunks: Iterator[evaluation.Rows], curvature: Tensor, actions: int) -> Tensor:
+    """A^-T J^T [A D, P]: how much an error of what follows, times psi, moves the scores."""
+    sums = evaluation.accumulate(chunks, actions=actions)
+    return evaluation.adjoint(sums, curvature, ridge=RIDGE_ROWS / sums.rows)
+
+
+def _choice_scores(model: FittedModel, panel: Panel, own: Tensor) -> Tensor:
+    """sum_t (1{a} - pi) own[A D, P] of every member [M, P]."""
     scores = own.new_zeros(panel.n_members, own.shape[1])
-    gamma, actions = model.config.discount, len(panel.schema.actions)
-    at = torch.arange(actions, device=rows.device)
-    for i in rows.split(CHUNK // 2):
-        phi = model.basis(panel.state[i]).double()
+    at = torch.arange(len(panel.schema.actions), device=own.device)
+    for i in panel.free.nonzero().squeeze(1).split(CHUNK // 2):
         chosen = (panel.action[i].unsqueeze(1) == at).double()
-        weight = panel.weight[i].double().unsqueeze(1)
         error = chosen - model.log_policy_of(panel.state[i], panel.menu[i]).double().exp()
-        following = panel.next_choice[i]
-        known = following >= 0
-        discount = (gamma ** panel.steps[i] * (known & ~panel.ends[i])).double()
-        expected = (model.refit.continuation(phi) * chosen).sum(1)
-        delta = (discount * _value(model, panel, following.clamp_min(0)) - expected) * known
-        members, local = panel.member[i].unique_consecutive(return_inverse=True)
-        for per_action, mapped in ((error, own), (chosen * delta.unsqueeze(1), -through)):
-            by_row = ((per_action * weight).unsqueeze(2) * phi.unsqueeze(1)).flatten(1)
-            by_member = by_row.new_zeros(len(members), by_row.shape[1]).index_add_(0, local, by_row)
-            scores.index_add_(0, members, by_member @ mapped)
+        _add_by_member(scores, panel, i, error, model.basis(panel.state[i]).double(), own)
     return scores
 
 
-def _logged(model: FittedModel, panel: Panel) -> Iterator[evaluation.Rows]:
-    """The kernel's rows of the observed transitions under the fitted policy, without targets."""
-    rows = (panel.free & (panel.next_choice >= 0)).nonzero().squeeze(1)
-    gamma = model.config.discount
-    for i in rows.split(CHUNK):
+def _transition_scores(model: FittedModel, panel: Panel, through: Tensor) -> Tensor:
+    """sum_t psi_t delta_t through[A D, P] of every member [M, P], delta that of the observed transition."""
+    assert model.refit is not None
+    scores = through.new_zeros(panel.n_members, through.shape[1])
+    at = torch.arange(len(panel.schema.actions), device=through.device)
+    for i in (panel.free & (panel.next_choice >= 0)).nonzero().squeeze(1).split(CHUNK // 2):
+        phi = model.basis(panel.state[i]).double()
+        chosen = (panel.action[i].unsqueeze(1) == at).double()
         following = panel.next_choice[i]
-        menu = panel.menu[following] & ~panel.ends[i].unsqueeze(1)
-        log_pi = model.log_policy_of(panel.state[following], menu)
+        discount = (model.config.discount ** panel.steps[i] * ~panel.ends[i]).double()
+        value = _value(model, panel.state[following], panel.menu[following])
+        delta = discount * value - (model.refit.continuation(phi) * chosen).sum(1)
+        _add_by_member(scores, panel, i, chosen * delta.unsqueeze(1), phi, through)
+    return scores
+
+
+def _add_by_member(scores: Tensor, panel: Panel, rows: Tensor, factor: Tensor, phi: Tensor, mapped: Tensor) -> None:
+    """Add sum_t (factor[n, A] (x) phi[n, D]).mapped[A D, P] of the rows to each member's scores[M, P], in place."""
+    members, local = panel.member[rows].unique_consecutive(return_inverse=True)
+    by_row = ((factor * panel.weight[rows].double().unsqueeze(1)).unsqueeze(2) * phi.unsqueeze(1)).flatten(1)
+    by_member = by_row.new_zeros(len(members), by_row.shape[1]).index_add_(0, local, by_row)
+    scores.index_add_(0, members, by_member @ mapped)
+
+
+def _counted(model: FittedModel, rows: Transitions, parameters: int) -> bool:
+    """Whether the dynamics are frequencies in cells and every choice is one transition away."""
+    schema = model.schema
+    for f, column in enumerate(schema.columns):
+        if column.dynamics in ("table", "learned"):
+            if not column.discrete:
+                return False
+            size = n_cells(schema, _parents(model, f)) * len(schema.actions) * len(column.labels)
+            if size * parameters > LARGEST_INFLUENCE:
+                return False
+    return bool((rows.steps == 1).all())
+
+
+def _parents(model: FittedModel, f: int) -> tuple[int, ...]:
+    """The columns whose cells the frequencies of column ``f`` were counted in."""
+    column = model.schema.columns[f]
+    return column.parents if column.dynamics == "table" else start_parents(model.schema, f)
+
+
+def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: Tensor) -> Tensor:
+    """What every member's observed moves [M, P] did to the frequencies, and these to the scores."""
+    schema, actions = model.schema, len(model.schema.actions)
+    scores = through.new_zeros(panel.n_members, through.shape[1])
+    moved = (panel.next_row >= 0).nonzero().squeeze(1)
+    later = panel.next_row[moved]
+    for f, column in enumerate(schema.columns):
+        if column.dynamics not in ("table", "learned"):
+            continue
+        levels, parents = len(column.labels), _parents(model, f)
+        size = n_cells(schema, parents) * actions
+        gain = through.new_zeros(size * levels, through.shape[1])
+        drawn = through.new_zeros(size * levels)
+        for i in torch.arange(len(rows.state), device=through.device).split(CHUNK // 8):
+            part = rows.only(i)
+            cell = table_cell(schema, parents, part.state) * actions + part.action
+            worth = _next_values(model, part)
+            worth = (worth - worth.mean(1, keepdim=True)) / worth.shape[1]
+            weight = part.weight.double().unsqueeze(1)
+            phi = model.basis(part.state).double()
+            rho = torch.einsum("nd,ndp->np", phi, through.view(actions, -1, through.shape[1])[part.action]) * weight
+            for level in range(levels):
+                here = part.next_state[:, :, f] == level
+                gain.index_add_(0, cell * levels + level, rho * (worth * here).sum(1, keepdim=True))
+                drawn.index_add_(0, cell * levels + level, weight[:, 0] * here.double().mean(1))
+        share = (drawn.view(size, levels) / drawn.view(size, levels).sum(1, keepdim=True).clamp_min(1e-300)).flatten()
+        cell = table_cell(schema, parents, panel.state[moved]) * actions + panel.action[moved]
+        code = panel.state[later, f].long()
+        known = code < levels
+        weight = panel.weight[moved].double() * known
+        count = torch.zeros(size, dtype=torch.float64, device=through.device).index_add_(0, cell, weight)
+        at = cell * levels + code.clamp_max(levels - 1)
+        factor = weight / count[cell].clamp_min(1e-300) / share[at].clamp_min(1e-300) * (share[at] > 0)
+        for i in torch.arange(len(moved), device=through.device).split(CHUNK):
+            scores.index_add_(0, panel.member[moved[i]], gain[at[i]] * factor[i].unsqueeze(1))
+    return scores
+
+
+def _drawn(model: FittedModel, rows: Transitions) -> Iterator[evaluation.Rows]:
+    """The kernel's rows of the drawn transitions under the fitted policy, without targets."""
+    for i in torch.arange(len(rows.state), device=rows.state.device).split(max(1, CHUNK // rows.steps.shape[1])):
+        part = rows.only(i)
+        n, draws = part.steps.shape
+        following = part.next_state.flatten(0, 1)
+        log_pi = model.log_policy_of(following, Unchanged(model.schema).menu(following, following[:, 0]))
+        yield evaluation.Rows(
+            phi=model.basis(part.state).double(),
+            phi_next=model.basis(following).double().view(n, draws, -1),
+            discount=(model.config.discount**part.steps * ~part.ends).double(),
+            target=_no_target(n, part.weight),
+            weight=part.weight.double(),
+            action=part.action,
+            next_policy=log_pi.double().exp().view(n, draws, -1),
+        )
+
+
+def _observed(model: FittedModel, panel: Panel) -> Iterator[evaluation.Rows]:
+    """The kernel's rows of the observed transitions under the fitted policy, without targets."""
+    for i in (panel.free & (panel.next_choice >= 0)).nonzero().squeeze(1).split(CHUNK):
+        following = panel.next_choice[i]
+        log_pi = model.log_policy_of(panel.state[following], panel.menu[following] & ~panel.ends[i].unsqueeze(1))
         yield evaluation.Rows(
             phi=model.basis(panel.state[i]).double(),
             phi_next=model.basis(panel.state[following]).double(),
-            discount=(gamma ** panel.steps[i] * ~panel.ends[i]).double(),
-            target=panel.weight.new_zeros(len(i), 0, dtype=torch.float64),
+            discount=(model.config.discount ** panel.steps[i] * ~panel.ends[i]).double(),
+            target=_no_target(len(i), panel.weight),
             weight=panel.weight[i].double(),
             action=panel.action[i],
             next_policy=log_pi.double().exp(),
         )
 
 
-def _value(model: FittedModel, panel: Panel, rows: Tensor) -> Tensor:
-    """V[N] of the refit at the panel's rows."""
+def _no_target(rows: int, like: Tensor) -> Tensor:
+    """No target [rows, 0]."""
+    return like.new_zeros(rows, 0, dtype=torch.float64)
+
+
+def _next_values(model: FittedModel, rows: Transitions) -> Tensor:
+    """gamma^k V(s') [N, S] of the drawn transitions."""
+    following = rows.next_state.flatten(0, 1)
+    value = _value(model, following, Unchanged(model.schema).menu(following, following[:, 0]))
+    return (model.config.discount**rows.steps * ~rows.ends).double() * value.view_as(rows.steps)
+
+
+def _value(model: FittedModel, state: Tensor, menu: Tensor) -> Tensor:
+    """V[N] of the refit."""
     assert model.refit is not None
-    state = panel.state[rows]
-    q = model.reward_of(state, panel.anchor_reward[rows]) + model.refit.continuation(model.basis(state))
-    return bellman.soft_value(q, panel.menu[rows], model.config.temperature)
+    q = model.reward_of(state) + model.refit.continuation(model.basis(state))
+    return bellman.soft_value(q, menu, model.config.temperature)

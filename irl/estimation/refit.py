@@ -108,7 +108,7 @@ def fit_refit(
             break
     assert solution is not None and logit is not None, "at least one round"
     if options.standard_errors:
-        found = covariance(model, panel, logit, theta, precision[groups])
+        found = covariance(model, panel, rows, logit, theta, precision[groups])
         _store_covariance(refit, found, mean, scale)
     likelihood = logit.log_likelihood(theta, choices) / choices.mass
     inside = Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
