@@ -134,40 +134,52 @@ def _parents(model: FittedModel, f: int) -> tuple[int, ...]:
 
 def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: Tensor) -> Tensor:
     """What every member's observed moves [M, P] did to the frequencies, and these to the scores."""
-    schema, actions = model.schema, len(model.schema.actions)
-    scores = through.new_zeros(panel.n_members, through.shape[1])
-    moved = (panel.next_row >= 0).nonzero().squeeze(1)
-    later = panel.next_row[moved]
-    for f, column in enumerate(schema.columns):
-        if column.dynamics not in ("table", "learned"):
-            continue
-        levels, parents = len(column.labels), _parents(model, f)
-        size = n_cells(schema, parents) * actions
-        gain = through.new_zeros(size * levels, through.shape[1])
-        drawn = through.new_zeros(size * levels)
-        for i in torch.arange(len(rows.state), device=through.device).split(CHUNK // 8):
-            part = rows.only(i)
-            cell = table_cell(schema, parents, part.state) * actions + part.action
-            worth = _next_values(model, part)
-            worth = (worth - worth.mean(1, keepdim=True)) / worth.shape[1]
-            weight = part.weight.double().unsqueeze(1)
-            phi = model.basis(part.state).double()
-            rho = torch.einsum("nd,ndp->np", phi, through.view(actions, -1, through.shape[1])[part.action]) * weight
-            for level in range(levels):
+    actions, parameters = len(model.schema.actions), through.shape[1]
+    cells = {f: _Cells(model, f) for f, c in enumerate(model.schema.columns) if c.dynamics in ("table", "learned")}
+    gains = {f: through.new_zeros(c.size * c.levels, parameters) for f, c in cells.items()}
+    drawn = {f: through.new_zeros(c.size * c.levels) for f, c in cells.items()}
+    blocks = through.view(actions, -1, parameters)
+    for i in torch.arange(len(rows.state), device=through.device).split(CHUNK // 4):
+        part = rows.only(i)
+        worth = _next_values(model, part)
+        worth = (worth - worth.mean(1, keepdim=True)) / worth.shape[1]
+        weight, phi = part.weight.double(), model.basis(part.state).double()
+        moves = through.new_zeros(len(i), parameters)
+        for a in range(actions):
+            mine = (part.action == a).nonzero().squeeze(1)
+            moves[mine] = weight[mine].unsqueeze(1) * (phi[mine] @ blocks[a])
+        for f, column in cells.items():
+            cell = column.of(part.state, part.action)
+            for level in range(column.levels):
                 here = part.next_state[:, :, f] == level
-                gain.index_add_(0, cell * levels + level, rho * (worth * here).sum(1, keepdim=True))
-                drawn.index_add_(0, cell * levels + level, weight[:, 0] * here.double().mean(1))
-        share = (drawn.view(size, levels) / drawn.view(size, levels).sum(1, keepdim=True).clamp_min(1e-300)).flatten()
-        cell = table_cell(schema, parents, panel.state[moved]) * actions + panel.action[moved]
-        code = panel.state[later, f].long()
-        known = code < levels
-        weight = panel.weight[moved].double() * known
-        count = torch.zeros(size, dtype=torch.float64, device=through.device).index_add_(0, cell, weight)
-        at = cell * levels + code.clamp_max(levels - 1)
+                gains[f].index_add_(0, cell * column.levels + level, moves * (worth * here).sum(1, keepdim=True))
+                drawn[f].index_add_(0, cell * column.levels + level, weight * here.double().mean(1))
+    scores = through.new_zeros(panel.n_members, parameters)
+    moved = (panel.next_row >= 0).nonzero().squeeze(1)
+    for f, column in cells.items():
+        share = drawn[f].view(-1, column.levels)
+        share = (share / share.sum(1, keepdim=True).clamp_min(1e-300)).flatten()
+        cell, code = column.of(panel.state[moved], panel.action[moved]), panel.state[panel.next_row[moved], f].long()
+        weight = panel.weight[moved].double() * (code < column.levels)
+        count = through.new_zeros(column.size).index_add_(0, cell, weight)
+        at = cell * column.levels + code.clamp_max(column.levels - 1)
         factor = weight / count[cell].clamp_min(1e-300) / share[at].clamp_min(1e-300) * (share[at] > 0)
         for i in torch.arange(len(moved), device=through.device).split(CHUNK):
-            scores.index_add_(0, panel.member[moved[i]], gain[at[i]] * factor[i].unsqueeze(1))
+            scores.index_add_(0, panel.member[moved[i]], gains[f][at[i]] * factor[i].unsqueeze(1))
     return scores
+
+
+class _Cells:
+    """The cells in which the frequencies of column ``f`` were counted."""
+
+    def __init__(self, model: FittedModel, f: int) -> None:
+        self.schema, self.parents = model.schema, _parents(model, f)
+        self.levels = len(model.schema.columns[f].labels)
+        self.size = n_cells(model.schema, self.parents) * len(model.schema.actions)
+
+    def of(self, state: Tensor, action: Tensor) -> Tensor:
+        """Index [N] of the cell of each state and action."""
+        return table_cell(self.schema, self.parents, state) * len(self.schema.actions) + action
 
 
 def _drawn(model: FittedModel, rows: Transitions) -> Iterator[evaluation.Rows]:
