@@ -114,7 +114,11 @@ def _rewards(record: Record) -> str:
     known = f"The reward of “{record.config.anchor.action}” is given, not estimated."
     bar = "Bar: 10th to 90th percentile over visited states (a spread between states, not a confidence interval)."
     text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
-    return _section("rewards", "Recovered reward", f"{text}{_grid(panels)}{_table(table)}")
+    more = [tables.contribution_table(record), tables.coefficient_table(record)]
+    shown = "".join(_table(t) for t in more if t is not None)
+    tests = tables.wald_table(record)
+    folded = _folded(tests) if tests is not None else ""
+    return _section("rewards", "Recovered reward", f"{text}{_grid(panels)}{_table(table)}{shown}{folded}")
 
 
 def _truth(record: Record, truth: Truth | str) -> str:

@@ -3,7 +3,7 @@
 Every heading carries its unit. Shares are in per cent, their changes in percentage points; rewards and surplus are in
 reward units (the logit shock's scale is the temperature). A value that is missing is a dash.
 
-Limits: standard deviations and percentiles of rewards are spreads over visited states, not confidence intervals.
+Standard deviations and percentiles of rewards are spreads over visited states; what stands in brackets is an interval.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ LEAST_ANCHOR_DECISIONS = 200
 A_YEAR = 11
 """The twelfth simulated choice, shown besides the last: a year where periods are months."""
 DASH = "–"
+CONDITIONAL = (
+    "Brackets: 95 % interval, clustered by member, given the discount, logit shocks, the anchor's reward, no hidden "
+    "state, and the features."
+)
+"""What the intervals of rewards are conditional on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +94,9 @@ def reward_table(record: Record) -> Table | None:
         for segment in record.segments:
             cell = at(summary, action, segment)
             if cell is not None:
-                spread = [number(at(cell, key)) for key in ("mean", "sd", "p10", "p50", "p90")]
-                rows.append((action, segment, *spread, percent(at(cell, "share_available"), unit="")))
+                spread = [number(at(cell, key)) for key in ("sd", "p10", "p50", "p90")]
+                share = percent(at(cell, "share_available"), unit="")
+                rows.append((action, segment, estimate(cell), *spread, share))
     if not rows:
         return None
     return Table(
@@ -99,8 +105,79 @@ def reward_table(record: Record) -> Table | None:
         rows=tuple(rows),
         labels=2,
         note="Per choice, over the visited states where the action is available. The sd and the percentiles are the "
-        "spread over states, not a confidence interval. Only the reward divided by the temperature is identified, and "
-        "the scale of the shocks may differ between segments: compare actions within a segment.",
+        f"spread over states, not a confidence interval. {CONDITIONAL} Only the reward divided by the temperature is "
+        "identified, and the scale of the shocks may differ between segments: compare actions within a segment.",
+    )
+
+
+def contribution_table(record: Record) -> Table | None:
+    """What each benefit adds to the reward of every action, by segment."""
+    found = at(record.metrics, "contributions", default={})
+    benefits = record.config.reward.benefits
+    rows = [
+        (action, segment, *(estimate(at(found, action, segment, benefit)) for benefit in benefits))
+        for action in record.paid
+        for segment in record.segments
+        if at(found, action, segment) is not None
+    ]
+    if not rows:
+        return None
+    return Table(
+        title="What each benefit adds to the reward, in reward units",
+        header=("action", "segment", *benefits),
+        rows=tuple(rows),
+        labels=2,
+        note="Mean over the visited states where the action is available: the reward as it is less the reward if the "
+        f"benefit were at its lowest level and all else the same. {CONDITIONAL} What a benefit adds is not what its "
+        "removal would change: members would choose differently.",
+    )
+
+
+def coefficient_table(record: Record) -> Table | None:
+    """The coefficients of a linear reward."""
+    found = at(record.metrics, "coefficients", default=[])
+    if not found:
+        return None
+    return Table(
+        title="Coefficients of the reward, in reward units per unit of the column",
+        header=("action", "column", "estimate", "standard error", "z", "p"),
+        rows=tuple(
+            (
+                str(at(row, "action")),
+                str(at(row, "name")),
+                *(number(at(row, key), 4) for key in ("estimate", "se")),
+                number(at(row, "z"), 2),
+                probability(at(row, "p")),
+            )
+            for row in found
+        ),
+        labels=2,
+        note="p: two-sided, against 0; standard errors clustered by member, " + CONDITIONAL.partition("member, ")[2],
+    )
+
+
+def wald_table(record: Record) -> Table | None:
+    """Whether the reward depends on each column at all."""
+    found = at(record.metrics, "wald", default=[])
+    if not found:
+        return None
+    shrunk = record.config.reward.structure != "linear" or record.config.reward.select
+    said = " Coefficients are shrunk, so that these tests are only indicative." if shrunk else ""
+    return Table(
+        title="Does the reward depend on the column? Wald tests",
+        header=("action", "column", "χ²", "degrees of freedom", "p"),
+        rows=tuple(
+            (
+                str(at(row, "action")),
+                str(at(row, "column")),
+                number(at(row, "chi2"), 1),
+                str(at(row, "df")),
+                probability(at(row, "p")),
+            )
+            for row in found
+        ),
+        labels=2,
+        note=f"The hypothesis: all coefficients of features made of the column are 0.{said}",
     )
 
 
@@ -369,6 +446,18 @@ def number(value: Any, digits: int = 2) -> str:
         return DASH
     text = f"{value:,.{digits}f}"
     return text.replace("-", "−") if float(text.replace(",", "")) else text.lstrip("-")
+
+
+def estimate(cell: Any, digits: int = 2) -> str:
+    """``mean [low, high]`` of a finding; without the bounds where there are none."""
+    bounds = [at(cell, key) for key in ("low", "high")]
+    said = "" if None in bounds else f" [{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
+    return number(at(cell, "mean"), digits) + said
+
+
+def probability(p: Any) -> str:
+    """A p-value."""
+    return DASH if p is None or not math.isfinite(p) else ("< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
 def signed(value: Any, digits: int = 2) -> str:

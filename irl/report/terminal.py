@@ -29,6 +29,8 @@ def print_report(record: Record, truth: Truth | str, *, console: Console) -> Non
 def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | None]]:
     """(heading, table) in reading order; either may be empty."""
     yield "", tables.reward_table(record)
+    yield "", tables.contribution_table(record)
+    yield "", tables.coefficient_table(record)
     if record.config.market is not None:
         yield (truth, None) if isinstance(truth, str) else ("", truth_table(truth))
     for scenario in record.scenarios:
