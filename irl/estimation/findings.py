@@ -8,7 +8,7 @@ reward, by the delta method (exact here, since rewards are linear in the paramet
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,27 +41,21 @@ def reward_summary(model: FittedModel, panel: Panel) -> dict[str, Any]:
     """
     reward = torch.cat([model.reward_of(panel.state[i], panel.anchor_reward[i]) for i in _chunks(panel)])
     levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64, device=reward.device)
+    cells = _cells(panel)
+    errors = _standard_errors(model, cells, _means(panel, cells, model.terms)) if model.has_standard_errors else {}
     found: dict[str, Any] = {action: {} for action in panel.schema.actions}
-    for name, mine in _groups(panel):
-        for a, action in enumerate(panel.schema.actions):
-            available = mine & panel.free & panel.menu[:, a]
-            values = reward[available, a].double()
-            if not len(values):
-                continue
-            p10, p50, p90 = torch.quantile(_thinned(values), levels).tolist()
-            error = None
-            if model.has_standard_errors:
-                assert model.refit is not None
-                mean_x = _mean(panel, available, model.terms)
-                error = float(model.refit.standard_error(mean_x.unsqueeze(0))[0, a])
-            found[action][name] = {
-                **interval(float(values.mean()), error),
-                "sd": float(values.std(correction=0)),
-                "p10": p10,
-                "p50": p50,
-                "p90": p90,
-                "share_available": float(available.sum() / (mine & panel.free).sum()),
-            }
+    for (a, name), available in cells.items():
+        values = reward[available, a].double()
+        p10, p50, p90 = torch.quantile(_thinned(values), levels).tolist()
+        mine = panel.free if name == "all" else panel.free & (panel.segment == panel.schema.segments.index(name))
+        found[panel.schema.actions[a]][name] = {
+            **interval(float(values.mean()), errors.get((a, name))),
+            "sd": float(values.std(correction=0)),
+            "p10": p10,
+            "p50": p50,
+            "p90": p90,
+            "share_available": float(available.sum() / mine.sum()),
+        }
     return found
 
 
@@ -74,27 +68,22 @@ def contributions(model: FittedModel, panel: Panel) -> dict[str, Any]:
     names, schema = model.config.reward.benefits, panel.schema
     if model.refit is None or not names:
         return {}
-    refit = model.refit
-
-    def added(state: Tensor, f: int) -> Tensor:
-        without = state.clone()
-        without[:, f] = schema.columns[f].minimum
-        difference: Tensor = model.terms(state) - model.terms(without)
-        return difference
-
+    cells = {cell: rows for cell, rows in _cells(panel).items() if cell[0] != schema.anchor}
     found: dict[str, Any] = {action: {} for action in schema.actions}
-    for a, action in enumerate(schema.actions):
-        for name, mine in _groups(panel):
-            available = mine & panel.free & panel.menu[:, a]
-            if a == schema.anchor or not bool(available.any()):
-                continue
-            of_benefits = {}
-            for benefit in names:
-                f = schema.index(benefit)
-                mean_x = _mean(panel, available, lambda state, f=f: added(state, f))
-                error = float(refit.standard_error(mean_x.unsqueeze(0))[0, a]) if model.has_standard_errors else None
-                of_benefits[benefit] = interval(float(mean_x @ refit.theta[a]), error)
-            found[action][name] = of_benefits
+    for benefit in names:
+        f = schema.index(benefit)
+
+        def added(state: Tensor, f: int = f) -> Tensor:
+            without = state.clone()
+            without[:, f] = schema.columns[f].minimum
+            difference: Tensor = model.terms(state) - model.terms(without)
+            return difference
+
+        means = _means(panel, cells, added)
+        errors = _standard_errors(model, cells, means) if model.has_standard_errors else {}
+        for (a, name), mean in zip(cells, means, strict=True):
+            of_segment = found[schema.actions[a]].setdefault(name, {})
+            of_segment[benefit] = interval(float(mean @ model.refit.theta[a]), errors.get((a, name)))
     return {action: by for action, by in found.items() if by}
 
 
@@ -155,21 +144,35 @@ def interval(estimate: float, error: float | None) -> dict[str, float | None]:
     return {"mean": estimate, "se": error, "low": low, "high": high}
 
 
-def _groups(panel: Panel) -> Iterator[tuple[str, Tensor]]:
-    """Every segment, then all: name and rows."""
-    for code, name in enumerate(panel.schema.segments):
-        yield name, panel.segment == code
+def _cells(panel: Panel) -> dict[tuple[int, str], Tensor]:
+    """(action, segment or "all") -> bool [N], the visited states where the action was available; empty ones left out."""
+    groups = [(name, panel.segment == code) for code, name in enumerate(panel.schema.segments)]
     if panel.schema.segments != ("all",):
-        yield "all", torch.ones_like(panel.free)
+        groups.append(("all", torch.ones_like(panel.free)))
+    found = {
+        (a, name): mine & panel.free & panel.menu[:, a]
+        for a in range(len(panel.schema.actions))
+        for name, mine in groups
+    }
+    return {cell: rows for cell, rows in found.items() if bool(rows.any())}
 
 
-def _mean(panel: Panel, rows: Tensor, features: Any) -> Tensor:
-    """Mean [Dx] of features(state) over the rows."""
-    chosen = rows.nonzero().squeeze(1)
-    total = sum(features(panel.state[i]).double().sum(0) for i in chosen.split(CHUNK))
+def _means(panel: Panel, cells: Mapping[tuple[int, str], Tensor], features: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean [K, Dx] of features(state) over the rows of each of K cells; one pass."""
+    members = torch.stack(list(cells.values()), 1).double()
+    total = sum(members[i].T @ features(panel.state[i]).double() for i in _chunks(panel))
     assert isinstance(total, Tensor)
-    mean: Tensor = total / len(chosen)
+    mean: Tensor = total / members.sum(0).unsqueeze(1)
     return mean
+
+
+def _standard_errors(
+    model: FittedModel, cells: Mapping[tuple[int, str], Tensor], means: Tensor
+) -> dict[tuple[int, str], float]:
+    """Of the reward of each cell's action at the cell's mean features."""
+    assert model.refit is not None
+    found = model.refit.standard_error(means)
+    return {cell: float(found[k, cell[0]]) for k, cell in enumerate(cells)}
 
 
 def _chunks(panel: Panel) -> Iterator[Tensor]:

@@ -27,6 +27,7 @@ precisions of the prior as found.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.fitted import FittedModel
 from irl.transitions import RIDGE_ROWS, Transitions, Unchanged
 
+CELL_ROWS = 16_384
+"""Drawn rows (at random) on which the influence of the cells is averaged."""
 LARGEST_INFLUENCE = 100_000_000
 """Numbers (cells x actions x levels x parameters) above which the influence of a column's cells is not tabulated."""
 
@@ -134,6 +137,12 @@ def _parents(model: FittedModel, f: int) -> tuple[int, ...]:
 
 def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: Tensor) -> Tensor:
     """What every member's observed moves [M, P] did to the frequencies, and these to the scores."""
+    if len(rows.state) > CELL_ROWS:
+        order = torch.randperm(len(rows.state), generator=torch.Generator().manual_seed(0))
+        some = order[:CELL_ROWS].sort().values.to(rows.state.device)
+        more = float(rows.weight.double().sum() / rows.weight[some].double().sum())
+        rows = rows.only(some)
+        rows = replace(rows, weight=rows.weight * more)
     actions, parameters = len(model.schema.actions), through.shape[1]
     cells = {f: _Cells(model, f) for f, c in enumerate(model.schema.columns) if c.dynamics in ("table", "learned")}
     gains = {f: through.new_zeros(c.size * c.levels, parameters) for f, c in cells.items()}
