@@ -203,6 +203,9 @@ class Estimation(Section):
     """The fits of a study, and the share of members held out to stop those by gradient."""
 
     validation: float = Field(0.2, gt=0, lt=0.9, description="share of members held out")
+    folds: int = Field(
+        2, ge=1, description="parts of the members for the Q step's orthogonal correction; 1: no correction"
+    )
     policy: Step = Step()
     anchor_q: AnchorQStep = AnchorQStep()
     reward: Step = Step()

@@ -7,8 +7,17 @@ layer exactly. The trunk under it is trained by gradient toward the fixed point'
 layer is solved again, and so on (``solver: lstd``). ``solver: fqi`` is the paper's fitted Q iteration (FQI-I):
 gradient only, the target refreshed every round.
 
-Departure from the paper: the exact last layer. Limits: the anchor's value is learned where the anchor was chosen and
-extrapolated elsewhere.
+Errors of pi would enter the target in full and be amplified by gamma/(1 - gamma). Where the next choice a' is observed,
+log pi(A'|s') is therefore corrected by
+
+    (1{a' = A'} - pi(A'|s')) / pi(A'|s') ,
+
+whose expectation is the first-order error of log pi with its sign reversed, so that such errors cancel; pi comes from
+members of the other fold, so that it does not know a' (Neyman orthogonality with cross-fitting: Chernozhukov et al.
+2018). The denominator is not taken below ``FLOOR``.
+
+Departures from the paper: the exact last layer, and this correction. Limits: the anchor's value is learned where the
+anchor was chosen and extrapolated elsewhere.
 """
 
 from __future__ import annotations
@@ -26,12 +35,16 @@ from irl.data.panel import Panel
 from irl.estimation.training import Fitting, Trained, Workbench, train
 from irl.networks import AnchorValueNetwork
 
+FLOOR = 0.01
+"""The smallest probability of the anchor that the correction is divided by."""
+
 
 @dataclass(frozen=True)
 class AnchorRows:
     """The panel's rows where the anchor was chosen and what followed is known, N of them.
 
-    ``target[N]`` is g(s) - gamma^k alpha log pi(A'|s'), in reward units; ``discount[N]`` gamma^k, 0 at an end.
+    ``target[N]`` is g(s) - gamma^k alpha log pi(A'|s'), corrected if asked, in reward units; ``discount[N]`` gamma^k, 0
+    at an end; ``floored[N]`` whether pi(A'|s') is below the floor.
     """
 
     state: Tensor
@@ -40,6 +53,7 @@ class AnchorRows:
     target: Tensor
     weight: Tensor
     held_out: Tensor
+    floored: Tensor
 
     def only(self, rows: Tensor) -> AnchorRows:
         return AnchorRows(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
@@ -51,10 +65,13 @@ class AnchorQReport:
 
     ``bellman_residual`` is the root mean square of target + gamma^k Q(s') - Q(s) on held-out anchor rows, in reward
     units; it contains the spread of V(s') given s and does not go to zero. ``condition``, ``solve_residual`` and
-    ``converged`` are the kernel's (None under fqi).
+    ``converged`` are the kernel's (None under fqi). ``floored_share`` is the share of rows whose next pi(A'|s') is
+    below ``FLOOR``; ``corrected`` whether the target is the orthogonal one.
     """
 
     rows: int
+    corrected: bool
+    floored_share: float
     bellman_residual: float
     condition: float | None
     solve_residual: float | None
@@ -98,15 +115,30 @@ class AnchorQStepModule(Fitting):
         return (self.network(rows.state[index]) - goal[index]).square() / self.spread, weight
 
 
-def anchor_rows(panel: Panel, log_pi: Tensor, held_out: Tensor, *, discount: float, temperature: float) -> AnchorRows:
-    """Rows with a = A(s) whose next decision (or end) is known; ``log_pi[N, A]`` and ``held_out[N]`` of all rows."""
+def anchor_rows(
+    panel: Panel, log_pi: Tensor, held_out: Tensor, *, discount: float, temperature: float, corrected: bool
+) -> AnchorRows:
+    """Rows with a = A(s) whose next decision (or end) is known.
+
+    Parameters
+    ----------
+    log_pi : [N, A], of all rows; with ``corrected``, each from members of another fold.
+    held_out : bool [N], of all rows.
+    """
     anchor = panel.schema.anchor
     rows = (panel.free & (panel.action == anchor) & (panel.next_choice >= 0)).nonzero().squeeze(1)
-    following = panel.next_choice[rows]
-    gamma = discount ** panel.steps[rows] * ~panel.ends[rows]
-    next_log_pi = log_pi[following, anchor].masked_fill(panel.ends[rows], 0.0)
+    following, ends = panel.next_choice[rows], panel.ends[rows]
+    gamma = discount ** panel.steps[rows] * ~ends
+    next_log_pi = log_pi[following, anchor].masked_fill(ends, 0.0)
+    pi = next_log_pi.exp()
+    floored = (pi < FLOOR) & ~ends
+    if corrected:
+        again = (panel.action[following] == anchor).to(pi.dtype)
+        next_log_pi = next_log_pi + ((again - pi) / pi.clamp_min(FLOOR)).masked_fill(ends, 0.0)
     target = bellman.anchor_target(panel.anchor_reward[rows], 0.0, next_log_pi, gamma, temperature)
-    return AnchorRows(panel.state[rows], panel.state[following], gamma, target, panel.weight[rows], held_out[rows])
+    return AnchorRows(
+        panel.state[rows], panel.state[following], gamma, target, panel.weight[rows], held_out[rows], floored
+    )
 
 
 def rms(values: Tensor) -> float:
@@ -143,12 +175,13 @@ def fit_anchor_q(
     *,
     discount: float,
     temperature: float,
+    corrected: bool,
     bench: Workbench,
 ) -> tuple[AnchorValueNetwork, AnchorQReport]:
     """Fit Q(s, A). Arguments as in :func:`anchor_rows`."""
     torch.manual_seed(bench.seed + 1)
     network = AnchorValueNetwork(panel.schema, options.hidden).to(bench.device)
-    rows = anchor_rows(panel, log_pi, held_out, discount=discount, temperature=temperature)
+    rows = anchor_rows(panel, log_pi, held_out, discount=discount, temperature=temperature, corrected=corrected)
     fit, check = rows.only(~rows.held_out), rows.only(rows.held_out)
     step = AnchorQStepModule(network, options, fit, check)
     index = [torch.arange(len(r.state), device=bench.device) for r in (fit, check)]
@@ -166,6 +199,8 @@ def fit_anchor_q(
     bench.record("anchor_q", {"final_bellman_residual": residual})
     return network, AnchorQReport(
         rows=len(rows.state),
+        corrected=corrected,
+        floored_share=float(rows.floored.double().mean()) if len(rows.state) else 0.0,
         bellman_residual=residual,
         condition=solution.condition if solution else None,
         solve_residual=solution.residual if solution else None,

@@ -145,7 +145,7 @@ def interval(estimate: float, error: float | None) -> dict[str, float | None]:
 
 
 def _cells(panel: Panel) -> dict[tuple[int, str], Tensor]:
-    """(action, segment or "all") -> bool [N], the visited states where the action was available; empty ones left out."""
+    """(action, segment or "all") -> bool [N], visited states where the action was available; empty ones left out."""
     groups = [(name, panel.segment == code) for code, name in enumerate(panel.schema.segments)]
     if panel.schema.segments != ("all",):
         groups.append(("all", torch.ones_like(panel.free)))

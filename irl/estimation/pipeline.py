@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -31,9 +32,14 @@ from irl.estimation.refit import fit_refit
 from irl.estimation.reward import fit_reward
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel, new_networks
+from irl.networks import PolicyNetwork
 
 Metrics = dict[str, Any]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+LEAST_PER_FOLD = 25
+"""Members per fold below which the Q step goes without the orthogonal correction."""
 
 
 class StepStore(Protocol):
@@ -135,10 +141,21 @@ def estimate(
 
     policy = step("policy", model.policy_network, lambda: fit_policy(panel, held_out, e.policy, bench=bench))
     log_pi = _forward(policy, panel.state, panel.menu)
+    corrected = e.folds > 1 and panel.n_members >= LEAST_PER_FOLD * e.folds
+    crossed = _cross_fitted(panel, held_out, config, bench, step) if corrected else log_pi
     anchor_q = step(
         "anchor_q",
         model.anchor_network,
-        lambda: fit_anchor_q(panel, log_pi, held_out, e.anchor_q, discount=gamma, temperature=alpha, bench=bench),
+        lambda: fit_anchor_q(
+            panel,
+            crossed,
+            held_out,
+            e.anchor_q,
+            discount=gamma,
+            temperature=alpha,
+            corrected=corrected,
+            bench=bench,
+        ),
     )
     q_anchor = _forward(anchor_q, panel.state)
     reward = step(
@@ -151,6 +168,30 @@ def estimate(
     if model.refit is not None:
         step("refit", model.refit, lambda: fit_refit(model, panel, held_out, e.refit, bench=bench))
     return model, {"panel": panel_metrics(panel, config), **metrics, **findings(model, panel)}
+
+
+def _cross_fitted(
+    panel: Panel,
+    held_out: Tensor,
+    config: Config,
+    bench: Workbench,
+    step: Callable[[str, PolicyNetwork, Callable[[], tuple[PolicyNetwork, Any]]], PolicyNetwork],
+) -> Tensor:
+    """log pi[N, A] of every row, by a policy fitted on the members of the other folds."""
+    e = config.estimation
+    order = torch.randperm(panel.n_members, generator=torch.Generator().manual_seed(config.seed + 1))
+    fold = (order % e.folds).to(panel.member.device)[panel.member]
+    crossed = torch.zeros(panel.n_rows, panel.n_actions, device=panel.state.device)
+    for k in range(e.folds):
+        mine = fold == k
+        fresh = PolicyNetwork(panel.schema, e.policy.hidden).to(bench.device)
+        network = step(
+            f"policy_fold_{k + 1}",
+            fresh,
+            partial(fit_policy, panel, held_out, e.policy, left_out=mine, bench=bench),
+        )
+        crossed[mine] = _forward(network, panel.state[mine], panel.menu[mine])
+    return crossed
 
 
 def held_out_rows(panel: Panel, share: float, seed: int) -> Tensor:

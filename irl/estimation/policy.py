@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from irl.config import Step
+from irl.config import InputError, Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel
 from irl.estimation.training import Fitting, Trained, Workbench, train
@@ -25,18 +25,32 @@ class PolicyStep(Fitting):
         return -self.network(state, menu).gather(1, action.unsqueeze(1)).squeeze(1), weight
 
 
-def fit_policy(panel: Panel, held_out: Tensor, options: Step, *, bench: Workbench) -> tuple[PolicyNetwork, Trained]:
+def fit_policy(
+    panel: Panel, held_out: Tensor, options: Step, *, bench: Workbench, left_out: Tensor | None = None
+) -> tuple[PolicyNetwork, Trained]:
     """The policy network and how it was trained.
 
     Parameters
     ----------
     panel : on the device of ``bench``.
     held_out : bool [N], rows of the members who stop the training.
+    left_out : bool [N], rows that are not used at all.
+
+    Raises
+    ------
+    InputError
+        If that leaves nobody to train on, or nobody to stop the training.
     """
     torch.manual_seed(bench.seed)
     network = PolicyNetwork(panel.schema, options.hidden).to(bench.device)
     columns = (panel.state, panel.menu, panel.action, panel.weight)
-    fit, check = (tuple(c[panel.free & rows] for c in columns) for rows in (~held_out, held_out))
+    used = panel.free if left_out is None else panel.free & ~left_out
+    fit, check = (tuple(c[used & rows] for c in columns) for rows in (~held_out, held_out))
+    if not len(fit[0]) or not len(check[0]):
+        raise InputError(
+            "the members do not suffice for the P step: none with a choice is left to train on, or none to stop the "
+            "training; set `estimation.folds: 1`, or change `estimation.validation` or `seed`"
+        )
     trained = train(
         PolicyStep(network, options),
         Batches(fit, batch_size=options.batch_size, seed=bench.seed),
