@@ -203,7 +203,9 @@ def _steps(record: Record) -> str:
     steps = [("policy", "P: choice probabilities"), ("anchor_q", "Q: value of the anchor"), ("reward", "R: rewards")]
     panels = plots.loss_panels(record.metrics, [*steps, ("dynamics", "dynamics")])
     losses = f"<details><summary>Held-out loss by epoch</summary>{_grid(panels)}</details>" if panels else ""
-    return _section("steps", "How the estimation went", _table(table) + losses)
+    calibration = tables.calibration_table(record)
+    folded = _folded(calibration) if calibration is not None else ""
+    return _section("steps", "How the estimation went", _table(table) + folded + losses)
 
 
 def _footer(record: Record) -> str:

@@ -225,6 +225,28 @@ def step_table(record: Record) -> Table | None:
     )
 
 
+def calibration_table(record: Record) -> Table | None:
+    """Predicted choice probabilities against frequencies, on held-out members."""
+    bins = at(record.metrics, "policy", "calibration", "all", default=[])
+    if not bins:
+        return None
+    error = at(record.metrics, "policy", "expected_calibration_error")
+    return Table(
+        title="Are predicted choices as frequent as predicted? Held-out members",
+        header=("predicted, %", "observed, %", "choices offered"),
+        rows=tuple(
+            (
+                percent(at(b, "predicted"), unit=""),
+                percent(at(b, "observed"), unit=""),
+                number(at(b, "choices"), 0),
+            )
+            for b in bins
+        ),
+        note="Every action on the menu of every decision, by the probability that the P step gives it. Expected "
+        f"calibration error, the mean difference: {percent(error, 2)}.",
+    )
+
+
 def trained(metrics: Any) -> Any:
     """The training loop's part of a step's metrics: nested under ``trained``, or the metrics themselves."""
     return at(metrics, "trained", default=metrics)
