@@ -25,6 +25,7 @@ from irl.config import Config, InputError
 from irl.data.describe import summary
 from irl.data.panel import Panel
 from irl.estimation.anchor_q import fit_anchor_q
+from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.findings import findings
 from irl.estimation.policy import fit_policy
@@ -167,7 +168,8 @@ def estimate(
     model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)
     if model.refit is not None:
         step("refit", model.refit, lambda: fit_refit(model, panel, held_out, e.refit, bench=bench))
-    return model, {"panel": panel_metrics(panel, config), **metrics, **findings(model, panel)}
+    diagnosed = {"panel": panel_metrics(panel, config), "support": support(panel, log_pi)}
+    return model, {**diagnosed, **metrics, **findings(model, panel)}
 
 
 def _cross_fitted(

@@ -21,6 +21,12 @@ LEAST_ANCHOR_SHARE = 0.05
 """Below this share of decisions at the anchor, log pi(anchor) rests on rare events; errors grow by gamma/(1-gamma)."""
 LEAST_ANCHOR_DECISIONS = 200
 """Below so many decisions at the anchor, its value in a segment is learned mostly from other segments."""
+LEAST_EFFECTIVE_SAMPLE = 200
+"""Below this effective number of decisions at the anchor, a few rare ones carry the anchor's value."""
+MOST_FLOORED = 0.05
+"""Above this share of decisions with a probability of the anchor below 1 %, the Q step rests on its floor."""
+LEAST_OVERLAP = 0.2
+"""Below this overlap, states at the anchor and elsewhere are so different that the anchor's value is extrapolated."""
 A_YEAR = 11
 """The twelfth simulated choice, shown besides the last: a year where periods are months."""
 DASH = "–"
@@ -54,6 +60,9 @@ class AnchorShare:
     decisions: int
     share: float
     thin: str
+    effective: float | None = None
+    smallest: float | None = None
+    overlap: float | None = None
 
 
 def anchor_shares(record: Record) -> list[AnchorShare]:
@@ -67,7 +76,17 @@ def anchor_shares(record: Record) -> list[AnchorShare]:
             reasons.append(f"only {percent(share)} of decisions at the anchor (below {percent(LEAST_ANCHOR_SHARE, 0)})")
         if chosen < LEAST_ANCHOR_DECISIONS:
             reasons.append(f"only {chosen:,} decisions at the anchor (fewer than {LEAST_ANCHOR_DECISIONS})")
-        found.append(AnchorShare(str(segment), decisions, share, " and ".join(reasons)))
+        support = at(record.metrics, "support", segment, default={})
+        effective, overlap = at(support, "effective_sample"), at(support, "overlap")
+        if not reasons and effective is not None and effective < LEAST_EFFECTIVE_SAMPLE:
+            reasons.append(f"decisions at the anchor count as {effective:,.0f} (below {LEAST_EFFECTIVE_SAMPLE})")
+        if at(support, "floored_share", default=0.0) > MOST_FLOORED:
+            floored = percent(at(support, "floored_share"))
+            reasons.append(f"the anchor is nearly never chosen at {floored} of decisions (above {MOST_FLOORED:.0%})")
+        if overlap is not None and overlap < LEAST_OVERLAP:
+            reasons.append(f"states at the anchor and elsewhere overlap by {percent(overlap, 0)} only")
+        smallest = at(support, "smallest_probability")
+        found.append(AnchorShare(str(segment), decisions, share, " and ".join(reasons), effective, smallest, overlap))
     return found
 
 
@@ -78,11 +97,33 @@ def anchor_table(record: Record) -> Table | None:
         return None
     return Table(
         title=f"How often “{record.config.anchor.action}” (the anchor) was chosen",
-        header=("segment", "decisions", "at the anchor, % of decisions", "remark"),
-        rows=tuple((s.segment, f"{s.decisions:,}", percent(s.share, unit=""), s.thin or "enough") for s in shares),
+        header=(
+            "segment",
+            "decisions",
+            "at the anchor, % of decisions",
+            "effective sample",
+            "smallest P(anchor), %",
+            "overlap, %",
+            "remark",
+        ),
+        rows=tuple(
+            (
+                s.segment,
+                f"{s.decisions:,}",
+                percent(s.share, unit=""),
+                number(s.effective, 0),
+                percent(s.smallest, 2, unit=""),
+                percent(s.overlap, 0, unit=""),
+                s.thin or "enough",
+            )
+            for s in shares
+        ),
         flagged=frozenset(i for i, s in enumerate(shares) if s.thin),
-        note=f"Flagged below {percent(LEAST_ANCHOR_SHARE, 0)} of decisions or {LEAST_ANCHOR_DECISIONS} decisions at "
-        "the anchor: there the rewards rest on few observations of the one choice whose reward is known.",
+        note=f"Flagged below {percent(LEAST_ANCHOR_SHARE, 0)} of decisions, {LEAST_ANCHOR_DECISIONS} decisions or an "
+        f"effective {LEAST_EFFECTIVE_SAMPLE} at the anchor, {percent(LEAST_OVERLAP, 0)} overlap, or above "
+        f"{percent(MOST_FLOORED, 0)} of decisions with P(anchor) under 1 %: there the rewards rest on few observations "
+        "of the one choice whose reward is known. Effective sample: decisions at the anchor, weighted to stand for all "
+        "visited states. Overlap: of the states visited at the anchor and elsewhere.",
     )
 
 

@@ -23,6 +23,7 @@ from irl.report.tables import (
     step_table,
     welfare_table,
 )  # fmt: skip
+from irl.report.words import cautions
 
 NAN = math.nan
 
@@ -74,7 +75,7 @@ def test_a_thin_anchor_is_flagged(make_run, config, metrics, decisions, share, f
     metrics["panel"]["segments"]["south"] = {"decisions": decisions, "anchor_share": share}
     table = anchor_table(load_record(make_run(config, metrics)))
     assert table.flagged == ({1} if flagged else set())
-    assert (table.rows[1][3] != "enough") == flagged
+    assert (table.rows[1][-1] != "enough") == flagged
 
 
 def test_rewards_leave_out_the_anchor_and_carry_units(run):
@@ -147,3 +148,21 @@ def test_numbers_are_written_for_people():
     assert number(-1234.567, 1) == "−1,234.6" and number(-0.001) == "0.00" and number(NAN) == "–" == number(None)
     assert signed(0.25) == "+0.25" and signed(0.001) == "0.00" and signed(-0.25) == "−0.25"
     assert percent(0.1234) == "12.3 %" and scientific(2.5e-7) == "2.5e−07"
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ({"effective_sample": 150.0, "overlap": 0.5, "floored_share": 0.0}, "count as 150"),
+        ({"effective_sample": 900.0, "overlap": 0.1, "floored_share": 0.0}, "overlap by 10 %"),
+        ({"effective_sample": 900.0, "overlap": 0.5, "floored_share": 0.2}, "nearly never chosen at 20.0 %"),
+        ({"effective_sample": 900.0, "overlap": 0.5, "floored_share": 0.01}, ""),
+    ],
+)
+def test_thin_support_is_flagged_and_warned_about(make_run, config, metrics, figures, said):
+    metrics["support"] = {"south": {**figures, "smallest_probability": 0.004}}
+    record = load_record(make_run(config, metrics))
+    table = anchor_table(record)
+    assert table.flagged == ({1} if said else set())
+    assert table.rows[1][3] == f"{figures['effective_sample']:.0f}" and table.rows[1][4] == "0.40"
+    assert any(said in caution for caution in cautions(record)) if said else cautions(record) == []

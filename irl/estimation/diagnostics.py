@@ -1,0 +1,52 @@
+"""Whether the panel can carry the estimate: how much is known about the anchor, segment by segment.
+
+Everything rests on the value of the anchor, which is learned where the anchor was chosen and needed everywhere. Of each
+segment, over its decisions and with pi the probability of the anchor under the P step:
+
+    decisions, anchor_share   decisions, and the share of them at the anchor
+    effective_sample          (sum w)^2 / sum w^2 over decisions at the anchor, w = 1/pi: so many decisions would tell
+                              as much about the anchor's value at all visited states, if it were chosen everywhere alike
+    smallest_probability      of the anchor
+    floored_share             share of decisions with pi below the floor of the orthogonal correction
+    overlap                   E min(pi/p, (1 - pi)/(1 - p)), p the anchor's share: 1 if states at the anchor and
+                              elsewhere have the same distribution, 0 if none is visited by both
+
+Sources: Kish (1965) for the effective sample; Weitzman (1970) for the overlap.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irl.data.panel import Panel
+from irl.estimation.anchor_q import FLOOR
+
+
+def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
+    """{segment or "all": the figures above} given log_pi[N, A]; None where there is nothing to count."""
+    anchor = panel.schema.anchor
+    pi = log_pi[:, anchor].double().exp()
+    groups = [(name, panel.segment == code) for code, name in enumerate(panel.schema.segments)]
+    if panel.schema.segments != ("all",):
+        groups.append(("all", torch.ones_like(panel.free)))
+    found = {}
+    for name, mine in groups:
+        rows = mine & panel.free
+        decisions, at_anchor = int(rows.sum()), rows & (panel.action == anchor)
+        figures: dict[str, Any] = {"decisions": decisions, "anchor_share": None, "effective_sample": 0.0}
+        if decisions:
+            share, p = float(at_anchor.sum()) / decisions, pi[rows]
+            within = min(max(share, 1e-12), 1 - 1e-12)
+            weight = 1 / pi[at_anchor].clamp_min(1e-12)
+            figures |= {
+                "anchor_share": share,
+                "effective_sample": float(weight.sum().square() / weight.square().sum()) if len(weight) else 0.0,
+                "smallest_probability": float(p.min()),
+                "floored_share": float((p < FLOOR).double().mean()),
+                "overlap": float(torch.minimum(p / within, (1 - p) / (1 - within)).mean()),
+            }
+        found[name] = figures
+    return found
