@@ -14,7 +14,7 @@ from irl.data import panel_from_frame
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
 from irl.membership_scenarios import exact_outcomes, scenario_edit
-from irl.report.tables import recovery
+from irl.report import recovery
 from irl.scenario import cases, scenario_from
 
 PRICES = [67.2, 100.8]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from irl import runs
-from irl.report import plots, tables, words
+from irl.report import answers, estimates, plots, tables, words
 from irl.report.plots import Panel
 from irl.report.record import Record, ScenarioRecord, at
 from irl.report.style import STYLE
@@ -97,7 +97,7 @@ def _study(record: Record) -> str:
 
 
 def _rewards(record: Record) -> str:
-    table = tables.reward_table(record)
+    table = estimates.reward_table(record)
     if table is None:
         return _section("rewards", "Recovered reward", _absent("This run has no summary of its rewards."))
     summary = at(record.metrics, "reward_summary", default={})
@@ -114,9 +114,9 @@ def _rewards(record: Record) -> str:
     known = f"The reward of “{record.config.anchor.action}” is given, not estimated."
     bar = "Bar: 10th to 90th percentile over visited states (a spread between states, not a confidence interval)."
     text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
-    more = [tables.contribution_table(record), tables.coefficient_table(record)]
+    more = [estimates.contribution_table(record), estimates.coefficient_table(record)]
     shown = "".join(_table(t) for t in more if t is not None)
-    tests = tables.wald_table(record)
+    tests = estimates.wald_table(record)
     folded = _folded(tests) if tests is not None else ""
     return _section("rewards", "Recovered reward", f"{text}{_grid(panels)}{_table(table)}{shown}{folded}")
 
@@ -146,10 +146,10 @@ def _scenario(record: Record, scenario: ScenarioRecord, number: int) -> str:
         parts += [_paths(record, scenario, case) for case in scenario.cases[:MOST_CASES]]
         if len(scenario.cases) > MOST_CASES:
             parts.append(_absent(f"The other {len(scenario.cases) - MOST_CASES} cases are in the tables."))
-        shown = [tables.share_table(record, scenario, period) for period in reversed(tables.last_periods(scenario))]
-        shown += [tables.movement_table(record, scenario), tables.welfare_table(record, scenario)]
+        shown = [answers.share_table(record, scenario, period) for period in reversed(answers.last_periods(scenario))]
+        shown += [answers.movement_table(record, scenario), answers.welfare_table(record, scenario)]
         parts += [_table(table) for table in shown if table is not None]
-        more = [tables.use_table(record, scenario), tables.convergence_table(scenario)]
+        more = [answers.use_table(record, scenario), answers.convergence_table(scenario)]
         parts += [_folded(table) for table in more if table is not None]
     return _section(f"scenario-{number}", heading, "".join(parts))
 
@@ -189,21 +189,21 @@ def _key(label: str, colour: str, *, dashed: bool = False) -> str:
 
 
 def _anchor(record: Record) -> str:
-    table = tables.anchor_table(record)
+    table = estimates.anchor_table(record)
     if table is None:
         return _section("anchor", "The anchor", _absent("This run has no counts by segment."))
-    panel = plots.anchor_panel(tables.anchor_shares(record), record.config.anchor.action)
+    panel = plots.anchor_panel(estimates.anchor_shares(record), record.config.anchor.action)
     return _section("anchor", "The anchor", _grid([panel]) + _table(table))
 
 
 def _steps(record: Record) -> str:
-    table = tables.step_table(record)
+    table = estimates.step_table(record)
     if table is None:
         return _section("steps", "How the estimation went", _absent("This run has no metrics of its steps."))
     steps = [("policy", "P: choice probabilities"), ("anchor_q", "Q: value of the anchor"), ("reward", "R: rewards")]
     panels = plots.loss_panels(record.metrics, [*steps, ("dynamics", "dynamics")])
     losses = f"<details><summary>Held-out loss by epoch</summary>{_grid(panels)}</details>" if panels else ""
-    calibration = tables.calibration_table(record)
+    calibration = estimates.calibration_table(record)
     folded = _folded(calibration) if calibration is not None else ""
     return _section("steps", "How the estimation went", _table(table) + folded + losses)
 

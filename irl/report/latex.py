@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from irl import runs
-from irl.report import tables
+from irl.report import estimates
 from irl.report.record import Record
 from irl.report.tables import Table
 
@@ -22,10 +22,10 @@ SPECIAL = {
 def write_latex(record: Record) -> list[Path]:
     """Write every table of estimates that the run has; the paths."""
     found = {
-        "rewards": tables.reward_table(record),
-        "contributions": tables.contribution_table(record),
-        "coefficients": tables.coefficient_table(record),
-        "wald": tables.wald_table(record),
+        "rewards": estimates.reward_table(record),
+        "contributions": estimates.contribution_table(record),
+        "coefficients": estimates.coefficient_table(record),
+        "wald": estimates.wald_table(record),
     }
     paths = []
     for name, table in found.items():

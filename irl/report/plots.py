@@ -24,8 +24,9 @@ from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from irl.report.estimates import LEAST_ANCHOR_SHARE, AnchorShare
 from irl.report.record import ScenarioRecord, at
-from irl.report.tables import LEAST_ANCHOR_SHARE, AnchorShare, percent
+from irl.report.tables import percent
 
 COLOURS = 8
 """Series colours of the style sheet; 0 is the anchor's grey. More actions than that repeat the others."""

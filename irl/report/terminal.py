@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from irl.report import tables, words
+from irl.report import answers, estimates, words
 from irl.report.record import Record
 from irl.report.tables import Table
 from irl.report.truth import Truth, truth_table
@@ -28,18 +28,18 @@ def print_report(record: Record, truth: Truth | str, *, console: Console) -> Non
 
 def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | None]]:
     """(heading, table) in reading order; either may be empty."""
-    yield "", tables.reward_table(record)
-    yield "", tables.contribution_table(record)
-    yield "", tables.coefficient_table(record)
+    yield "", estimates.reward_table(record)
+    yield "", estimates.contribution_table(record)
+    yield "", estimates.coefficient_table(record)
     if record.config.market is not None:
         yield (truth, None) if isinstance(truth, str) else ("", truth_table(truth))
     for scenario in record.scenarios:
         yield f"Scenario: {scenario.name}", None
         for sentence in words.changes_in_words(scenario):
             yield f"  {sentence}", None
-        for period in tables.last_periods(scenario):
-            yield "", tables.share_table(record, scenario, period)
-        yield "", tables.welfare_table(record, scenario)
+        for period in answers.last_periods(scenario):
+            yield "", answers.share_table(record, scenario, period)
+        yield "", answers.welfare_table(record, scenario)
 
 
 def _rich(table: Table) -> RichTable:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +14,7 @@ from irl.config import InputError
 from irl.data.read import read_table
 from irl.fitted import load_model
 from irl.report.record import Record
-from irl.report.tables import Table, number, recovery
+from irl.report.tables import Table, number
 
 STATUS = "status"
 """The state column that, with the segment, makes the cells of ``within``, if the study has one of this name."""
@@ -21,7 +24,7 @@ KEYS = ("member_id", "period")
 
 @dataclass(frozen=True)
 class Truth:
-    """``scores`` as :func:`irl.report.tables.recovery` gives them; rewards of the visited rows by paid action [N]."""
+    """``scores`` as :func:`recovery` gives them; rewards of the visited rows by paid action [N]."""
 
     scores: pd.DataFrame
     estimated: pd.DataFrame
@@ -79,3 +82,50 @@ def truth_table(truth: Truth) -> Table:
         note=f"R² within {truth.cells} measures against each cell's own mean: what is recovered beyond differences "
         "between the cells, and errors of the cells' means count. It can be negative.",
     )
+
+
+def recovery(estimated: pd.DataFrame, truth: pd.DataFrame, cells: Sequence[Any] | pd.Series) -> pd.DataFrame:
+    """How well rewards are recovered where the truth is known: per action and pooled.
+
+    Parameters
+    ----------
+    estimated, truth : rewards of the visited rows [N], the same columns (one per action, without the anchor) in any
+        order; NaN where an action is not available. A pair (row, action) counts where both are known.
+    cells : label of each row [N], e.g. segment × status.
+
+    Returns
+    -------
+    Index: the actions, then ``pooled``. Columns: ``pairs``, ``rmse`` and ``sd`` (of the truth) in reward units,
+    ``r2`` = 1 - SSE / SST around the mean, and ``within`` = 1 - SSE / SST around the mean of each cell and action.
+    SSE is sum (estimated - truth)^2 in both, so an estimate that misses a cell's mean loses ``within`` too. NaN where
+    SST is 0.
+    """
+    if len(estimated) != len(truth) or len(cells) != len(truth) or set(estimated) != set(truth):
+        raise ValueError("estimated, truth and cells must have the same rows, and the frames the same actions")
+    cell = [str(c) for c in cells]
+    parts = []
+    for action in estimated.columns:
+        pairs = pd.DataFrame({"h": estimated[action].to_numpy(float), "y": truth[action].to_numpy(float), "cell": cell})
+        parts.append(pairs.assign(action=str(action)).dropna(subset=["h", "y"]))
+    pooled = pd.concat(parts, ignore_index=True)
+    pooled["cell_mean"] = pooled.groupby(["action", "cell"])["y"].transform("mean")
+    scores = {action: _scores(pooled[pooled["action"] == str(action)]) for action in estimated.columns}
+    return pd.DataFrame({**scores, "pooled": _scores(pooled)}).T.astype({"pairs": int})
+
+
+def _scores(pairs: pd.DataFrame) -> dict[str, float]:
+    h, y, cell_mean = (pairs[name].to_numpy() for name in ("h", "y", "cell_mean"))
+    if not len(y):
+        return {"pairs": 0, "rmse": math.nan, "sd": math.nan, "r2": math.nan, "within": math.nan}
+    sse = float(((h - y) ** 2).sum())
+
+    def explained(total: float) -> float:
+        return 1 - sse / total if total > 1e-12 * len(y) else math.nan
+
+    return {
+        "pairs": len(y),
+        "rmse": math.sqrt(sse / len(y)),
+        "sd": float(y.std()),
+        "r2": explained(float(((y - y.mean()) ** 2).sum())),
+        "within": explained(float(((y - cell_mean) ** 2).sum())),
+    }

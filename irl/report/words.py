@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from irl.config import Between, Condition
+from irl.report.estimates import anchor_shares, trained
 from irl.report.record import ALL, Record, ScenarioRecord, at
-from irl.report.tables import anchor_shares, number, percent, signed, trained
+from irl.report.tables import number, percent, signed
 from irl.scenario import Change, FeatureChange, RewardChange
 
 LARGEST_CONDITION = 1e14

@@ -35,7 +35,7 @@ from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.membership import MarketSolution
 from irl.membership_scenarios import exact_outcomes, exact_surplus, scenario_edit
-from irl.report.tables import recovery
+from irl.report import recovery
 from irl.scenario import cases, scenario_from
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "membership.yaml"

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from irl.report import load_record, write_latex
+from irl.report.estimates import coefficient_table, contribution_table, reward_table, wald_table
 from irl.report.latex import latex
-from irl.report.tables import (
-    Table,
-    coefficient_table,
-    contribution_table,
-    estimate,
-    probability,
-    reward_table,
-    wald_table,
-)
+from irl.report.tables import Table, estimate, probability
 
 FOUND = {"mean": 0.5, "se": 0.1, "low": 0.304, "high": 0.696}
 

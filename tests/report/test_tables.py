@@ -8,21 +8,10 @@ import pandas as pd
 import pytest
 
 from irl.report import recovery
+from irl.report.answers import convergence_table, last_periods, movement_table, share_table, welfare_table
+from irl.report.estimates import anchor_table, reward_table, step_table
 from irl.report.record import load_record
-from irl.report.tables import (
-    anchor_table,
-    convergence_table,
-    last_periods,
-    movement_table,
-    number,
-    percent,
-    reward_table,
-    scientific,
-    share_table,
-    signed,
-    step_table,
-    welfare_table,
-)  # fmt: skip
+from irl.report.tables import number, percent, scientific, signed  # fmt: skip
 from irl.report.words import cautions
 
 NAN = math.nan

@@ -1,0 +1,176 @@
+"""The tables of what a scenario answered: plan shares, movements, use, welfare, and how it was solved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from irl.report.record import Record, ScenarioRecord, at
+from irl.report.tables import DASH, Table, number, scientific, signed
+
+A_YEAR = 11
+"""The twelfth simulated choice, shown besides the last: a year where periods are months."""
+
+CHANGES = "Baseline → scenario (change in percentage points{interval}). Both are simulated from the model."
+
+
+def last_periods(scenario: ScenarioRecord) -> list[int]:
+    """The periods to show: the twelfth choice if it was simulated, and the last."""
+    periods = scenario.periods
+    return sorted({p for p in (A_YEAR, periods[-1]) if p in periods}) if periods else []
+
+
+def share_table(record: Record, scenario: ScenarioRecord, period: int) -> Table | None:
+    """Plan shares and membership at one period, baseline -> scenario."""
+    columns = [(f"share_{a}", period, f"{a}, %") for a in record.config.data.actions] + [
+        ("membership", period, "members, %")
+    ]
+    return _beside(record, scenario, columns, f"Plan shares at period {period} (choice {period + 1})", note=CHANGES)
+
+
+def movement_table(record: Record, scenario: ScenarioRecord) -> Table | None:
+    """Joining, leaving, staying at the last period, and survival."""
+    if not scenario.periods:
+        return None
+    last = scenario.periods[-1]
+    columns: list[tuple[str, int, str]] = [
+        ("join", last, "join, % of non-members"),
+        ("cancel", last, "cancel, % of members"),
+        ("switch", last, "switch plan, % of members"),
+        ("renewal", last, "renew, % of members"),
+    ]
+    survival = scenario.outcomes.loc[scenario.outcomes["outcome"] == "survival", "period"].dropna()
+    for after in sorted({p for p in (A_YEAR + 1, survival.max()) if p in set(survival)}):
+        columns.append(("survival", int(after), f"still a member {int(after)} periods after joining, %"))
+    title = f"Joining, leaving and staying: rates per period at period {last}, and survival"
+    return _beside(record, scenario, columns, title, note=CHANGES)
+
+
+def use_table(record: Record, scenario: ScenarioRecord) -> Table | None:
+    """Means of the learned features at the last period, in their own units."""
+    found = [str(n) for n in scenario.outcomes["outcome"].unique() if str(n).startswith("use_")]
+    if not found or not scenario.periods:
+        return None
+    last = scenario.periods[-1]
+    columns = [(name, last, name.removeprefix("use_")) for name in found]
+    title = f"Mean of each feature at period {last}, in its own units (levels count from 0)"
+    return _beside(
+        record, scenario, columns, title, scale=1.0, digits=2, note="Baseline → scenario (change{interval})."
+    )
+
+
+def welfare_table(record: Record, scenario: ScenarioRecord) -> Table | None:
+    """Surplus and gainers by segment; the baseline is zero by definition."""
+    by_key = _by_key(scenario)
+    rows = []
+    for segment in record.segments:
+        for case in scenario.cases:
+            surplus, gainers = (by_key.get((case, segment, o, None)) for o in ("surplus", "gainers"))
+            if surplus is not None or gainers is not None:
+                cells = (_single(surplus, 1.0, 3), _single(gainers, 100.0, 1))
+                rows.append((*_row_labels(scenario, case, segment), *cells))
+    if not rows:
+        return None
+    labels = _label_header(scenario)
+    return Table(
+        title="What members gain or lose",
+        header=(*labels, "surplus, reward units per period", "better off, % of members"),
+        rows=tuple(rows),
+        labels=len(labels),
+        note="Surplus is the mean change of members' expected value, before they see their shocks, per period. Better "
+        "off: by more than 0.001 reward units per period.",
+    )
+
+
+def convergence_table(scenario: ScenarioRecord) -> Table | None:
+    """How the optimal policy of the baseline and of every case was found."""
+    solved = at(scenario.metrics, "solved", default={})
+    if not solved:
+        return None
+    rows = tuple(
+        (
+            label,
+            "yes" if at(how, "converged") else "NO",
+            str(at(how, "rounds", default=DASH)),
+            scientific(at(how, "policy_change")),
+            scientific(at(how, "condition")),
+            "changed" if at(how, "changes_dynamics") else "as estimated",
+        )
+        for label, how in solved.items()
+    )
+    return Table(
+        title="How it was solved",
+        header=("case", "converged", "rounds", "last change of probabilities", "condition number", "dynamics"),
+        rows=rows,
+        flagged=frozenset(i for i, row in enumerate(rows) if row[1] == "NO"),
+    )
+
+
+def _beside(
+    record: Record,
+    scenario: ScenarioRecord,
+    columns: Sequence[tuple[str, int, str]],
+    title: str,
+    *,
+    scale: float = 100.0,
+    digits: int = 1,
+    note: str,
+) -> Table | None:
+    """``columns`` (outcome, period, heading) side by side, a row per segment and case; empty ones are left out."""
+    by_key = _by_key(scenario)
+    present = {key[2:] for key in by_key}
+    columns = [column for column in columns if column[:2] in present]
+    rows, bounded = [], False
+    for segment in record.segments:
+        for case in scenario.cases:
+            found = [by_key.get((case, segment, name, period)) for name, period, _ in columns]
+            if any(row is not None for row in found):
+                bounded = bounded or any(row is not None and _interval(row, scale, digits) for row in found)
+                rows.append((*_row_labels(scenario, case, segment), *(_pair(row, scale, digits) for row in found)))
+    if not rows:
+        return None
+    labels = _label_header(scenario)
+    return Table(
+        title=title,
+        header=(*labels, *(heading for _, _, heading in columns)),
+        rows=tuple(rows),
+        labels=len(labels),
+        note=note.format(interval=" and its interval" if bounded else ""),
+    )
+
+
+def _by_key(scenario: ScenarioRecord) -> dict[tuple[str, str, str, int | None], Any]:
+    """(case, segment, outcome, period or None) -> row of the outcomes table."""
+    rows: list[Any] = list(scenario.outcomes.itertuples(index=False))
+    return {(r.case, r.segment, r.outcome, None if pd.isna(r.period) else int(r.period)): r for r in rows}
+
+
+def _label_header(scenario: ScenarioRecord) -> tuple[str, ...]:
+    return ("segment", "case") if len(scenario.cases) > 1 else ("segment",)
+
+
+def _row_labels(scenario: ScenarioRecord, case: str, segment: str) -> tuple[str, ...]:
+    return (segment, case) if len(scenario.cases) > 1 else (segment,)
+
+
+def _pair(row: Any, scale: float, digits: int) -> str:
+    if row is None:
+        return DASH
+    interval = _interval(row, scale, digits)
+    both = f"{number(row.baseline * scale, digits)} → {number(row.scenario * scale, digits)}"
+    return f"{both}{chr(10) if interval else ' '}({signed(row.change * scale, digits)}{interval})"
+
+
+def _single(row: Any, scale: float, digits: int) -> str:
+    if row is None:
+        return DASH
+    return (signed if scale == 1.0 else number)(row.scenario * scale, digits) + _interval(row, scale, digits)
+
+
+def _interval(row: Any, scale: float, digits: int) -> str:
+    """`` [low, high]`` if the table carries bounds, else nothing."""
+    if pd.isna(row.low) or pd.isna(row.high):
+        return ""
+    return f" [{signed(row.low * scale, digits)}, {signed(row.high * scale, digits)}]"

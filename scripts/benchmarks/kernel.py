@@ -1,0 +1,164 @@
+"""What the kernel costs: a pass over many rows against the bare matrix products it needs; the Q step by kernel and by fqi.
+
+Pass: rows of A actions, D features each; the bare products are those that no way of computing the sums can do without
+(per action: phi^T phi, phi^T times the next features by action, phi^T times the target), on the same chunks in the same
+dtype, alternating with the kernel in one process. The best of the repeats counts.
+
+Q step: the membership market at discount .99. Both solvers get the same exact log-probabilities; `error` is the root mean
+square difference of Q(s, anchor) from the oracle's over visited states, its mean taken out (levels move slowest and matter
+least) and with it. fqi runs until it is as near as the kernel, or its rounds end. `ratio` is the seconds of fqi to come as
+near as the kernel, over those of the kernel.
+
+python scripts/benchmark.py kernel [--rows 1000000] [--features 64 256] [--actions 4] [--repeats 3] [--fqi-rounds 300] [--only pass|q]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from irl import evaluation, membership
+from irl.config import load_config
+from irl.data import panel_from_frame
+from irl.data.panel import Panel
+from irl.estimation.anchor_q import fit_anchor_q
+from irl.estimation.pipeline import held_out_rows
+from irl.estimation.training import Workbench
+from irl.networks import AnchorValueNetwork
+
+CONFIG = "configs/membership.yaml"
+CHUNK, PASS_BAR, Q_BAR = 16384, 1.6, 3.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--features", type=int, nargs="+", default=[64, 256], help="D, per action")
+    parser.add_argument("--actions", type=int, default=4, help="A; basis columns in all: A x D")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fqi-rounds", type=int, default=300)
+    parser.add_argument("--only", choices=("pass", "q"))
+    arguments = parser.parse_args()
+    console = Console(width=None if Console().is_terminal else 130)
+    if arguments.only != "q":
+        table = Table("D", "basis columns", "dtype", "kernel, s", "bare products, s", "ratio", "bar", title="One pass")
+        for d in arguments.features:
+            for dtype in (torch.float32, torch.float64):
+                ours, bare = passes(arguments.rows, d, arguments.actions, dtype, arguments.repeats)
+                met = "met" if ours / bare <= PASS_BAR else "MISSED"
+                cells = (f"{ours:.2f}", f"{bare:.2f}", f"{ours / bare:.2f}", f"<= {PASS_BAR}: {met}")
+                table.add_row(str(d), str(d * arguments.actions), str(dtype).removeprefix("torch."), *cells)
+        console.print(table)
+    if arguments.only != "pass":
+        q_steps(console, arguments.fqi_rounds)
+    console.print(
+        f"{arguments.rows:,} rows; torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads; seed 0"
+    )
+
+
+def passes(rows: int, d: int, actions: int, dtype: torch.dtype, repeats: int) -> tuple[float, float]:
+    """Seconds of the kernel's pass and of the bare products."""
+    generator = torch.Generator().manual_seed(0)
+    phi, phi_next = (torch.randn(CHUNK, d, generator=generator).to(dtype) for _ in range(2))
+    phi[:, 0] = phi_next[:, 0] = 1
+    action = torch.randint(0, actions, (CHUNK,), generator=generator)
+    policy = torch.rand(CHUNK, actions, generator=generator).to(dtype)
+    policy = policy / policy.sum(1, keepdim=True)
+    weight, discount = torch.ones(CHUNK, dtype=dtype), torch.full((CHUNK,), 0.99, dtype=dtype)
+    target = torch.randn(CHUNK, 1, generator=generator).to(dtype)
+    chunk = evaluation.Rows(phi, phi_next, discount, target, weight, action, policy)
+    groups = [(action == a).nonzero().squeeze(1) for a in range(actions)]
+    left = [phi[g].T.contiguous() for g in groups]
+    own, following = [phi[g] for g in groups], [phi_next[g].repeat(1, actions) for g in groups]
+    targets = [target[g] for g in groups]
+    chunks = max(1, rows // CHUNK)
+
+    def kernel() -> None:
+        evaluation.accumulate((chunk for _ in range(chunks)), actions=actions)
+
+    def bare() -> None:
+        for _ in range(chunks):
+            for a in range(actions):
+                left[a] @ own[a], left[a] @ following[a], left[a] @ targets[a]
+
+    return best(kernel, bare, repeats)
+
+
+def best(first: Callable[[], None], second: Callable[[], None], repeats: int) -> tuple[float, float]:
+    """The least seconds of each, alternating."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for call, into in zip((first, second), seconds, strict=True):
+            started = time.perf_counter()
+            call()
+            into.append(time.perf_counter() - started)
+    return min(seconds[0]), min(seconds[1])
+
+
+def q_steps(console: Console, rounds: int) -> None:
+    """The Q step by both solvers, at equal error."""
+    config = load_config(CONFIG, ["discount=0.99"])
+    assert config.market is not None
+    with console.status("solving and simulating the market"):
+        solution = membership.solve(membership.Market(discount=config.discount, temperature=config.temperature))
+        frame = membership.simulate(solution, members=config.market.members, periods=config.market.periods, seed=0)
+    panel = panel_from_frame(frame, config)
+    policy = torch.from_numpy(membership.true_policy(solution, frame).to_numpy())
+    value = torch.from_numpy(membership.true_value(solution, frame).to_numpy())
+    order = torch.from_numpy(frame.reset_index().sort_values(["member_id", "period"]).index.to_numpy().copy())
+    log_pi, value = policy.log().float()[order], value[order]
+    truth = (value + log_pi[:, 0].double() * config.temperature)[panel.free]
+    table = Table("solver", "rounds", "seconds", "rms error", "without its mean", title="Q step, discount .99")
+    near, kernel_seconds = math_inf(), 0.0
+    for solver, each in (("lstd", None), ("fqi", rounds)):
+        options = config.estimation.anchor_q.model_copy(
+            update={"solver": solver} if each is None else {"solver": solver, "rounds": each, "max_epochs": 1}
+        )
+        watch = Watch(panel, truth, near)
+        started = time.perf_counter()
+        bench = Workbench(device=torch.device("cpu"), seed=0)
+        held_out = held_out_rows(panel, config.estimation.validation, 0)
+        network, _ = fit_anchor_q(
+            panel, log_pi, held_out, options, discount=config.discount, temperature=config.temperature,
+            corrected=False, bench=bench,
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        error, centred = watch.errors(network)
+        if each is None:
+            near, kernel_seconds = centred, seconds
+        table.add_row(solver, str(options.rounds), f"{seconds:.1f}", f"{error:.3f}", f"{centred:.3f}")
+    console.print(table)
+    reached = "not reached" if centred > near else "reached"
+    console.print(
+        f"ratio of seconds {seconds / kernel_seconds:.1f} (bar {Q_BAR}), the kernel's error {reached} by fqi in {rounds} rounds"
+    )
+
+
+class Watch:
+    """The error of an anchor value network against the oracle, over visited states."""
+
+    def __init__(self, panel: Panel, truth: Tensor, near: float) -> None:
+        self.panel, self.truth, self.near = panel, truth, near
+
+    def errors(self, network: AnchorValueNetwork) -> tuple[float, float]:
+        """Root mean square error, and that of the error less its mean."""
+        with torch.no_grad():
+            error = network(self.panel.state[self.panel.free]).double() - self.truth
+        return float(error.square().mean().sqrt()), float(error.std())
+
+
+def math_inf() -> float:
+    return float("inf")
+
+
+if __name__ == "__main__":
+    main()
