@@ -31,6 +31,10 @@ import torch
 from torch import Tensor
 
 
+BLOCK = 2048
+"""Rows of one action multiplied at once: what is made of them for the products should stay in the processor's cache."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """A chunk of rows for the kernel.
@@ -68,14 +72,15 @@ class Sums:
     """What one pass leaves: everything the solution needs, additive over chunks and processes (float64).
 
     ``matrix[M, M]`` and ``rhs[M, K]`` with M = A D; ``gram[A, D, D]`` = sum w phi phi^T by action block;
-    ``moments[2, D]`` = sum w phi and sum w phi^2 over all rows, always in float64, so that a
-    constant can be told from a feature that varies; ``rounding`` is the relative rounding error of the products.
+    ``lowest[D]`` and ``highest[D]`` are the features' exact range over rows with weight, so that a constant can be told
+    from a feature that varies; ``rounding`` is the relative rounding error of the products.
     """
 
     matrix: Tensor
     rhs: Tensor
     gram: Tensor
-    moments: Tensor
+    lowest: Tensor
+    highest: Tensor
     rows: int
     rounding: float
 
@@ -84,7 +89,8 @@ class Sums:
             self.matrix + other.matrix,
             self.rhs + other.rhs,
             self.gram + other.gram,
-            self.moments + other.moments,
+            torch.minimum(self.lowest, other.lowest),
+            torch.maximum(self.highest, other.highest),
             self.rows + other.rows,
             max(self.rounding, other.rounding),
         )
@@ -110,34 +116,37 @@ class Solution:
 
 def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
     """The kernel's sums over one chunk."""
-    d, rounding = rows.phi.shape[1], torch.finfo(rows.phi.dtype).eps
-    weighted = rows.phi * rows.weight.unsqueeze(-1)
-    moments = torch.stack([f.sum(0, dtype=torch.float64) for f in (weighted, weighted * rows.phi)])
+    d, k, rounding = rows.phi.shape[1], rows.target.shape[1], torch.finfo(rows.phi.dtype).eps
+    counted = rows.weight > 0
+    seen = rows.phi if bool(counted.all()) else rows.phi[counted]
+    seen = seen if len(seen) else rows.phi.new_ones(1, d)
+    lowest, highest = (_f64(end) for end in seen.aminmax(dim=0))
     if rows.action is None or rows.next_policy is None:
         assert actions == 1, "several action blocks need `action` and `next_policy`"
-        gram = _f64(weighted.T @ rows.phi)
-        matrix = gram - _f64(weighted.T @ _mean_over_draws(rows.discount.unsqueeze(-1) * rows.phi_next, d))
-        return Sums(matrix, _f64(weighted.T @ rows.target), gram.unsqueeze(0), moments, len(rows.phi), rounding)
-    k = rows.target.shape[1]
+        left = (rows.phi * rows.weight.unsqueeze(-1)).T
+        gram = _f64(left @ rows.phi)
+        matrix = gram - _f64(left @ _mean_over_draws(rows.discount.unsqueeze(-1) * rows.phi_next, d))
+        return Sums(matrix, _f64(left @ rows.target), gram.unsqueeze(0), lowest, highest, len(rows.phi), rounding)
     matrix = rows.phi.new_zeros(actions, d, actions, d, dtype=torch.float64)
     rhs = rows.phi.new_zeros(actions, d, k, dtype=torch.float64)
     gram = rows.phi.new_zeros(actions, d, d, dtype=torch.float64)
+    order = rows.action.argsort()
+    ends = torch.bincount(rows.action, minlength=actions).cumsum(0).tolist()
     nu = rows.next_policy * rows.discount.unsqueeze(-1)
     for a in range(actions):
-        mine = (rows.action == a).nonzero().squeeze(-1)
-        if not len(mine):
-            continue
-        left = weighted[mine].T
-        gram[a] = _f64(left @ rows.phi[mine])
-        rhs[a] = _f64(left @ rows.target[mine])
-        if nu.ndim == 2:
-            following = (nu[mine].unsqueeze(-1) * rows.phi_next[mine].unsqueeze(1)).flatten(1)  # [n, A D]
-        else:
-            following = (nu[mine].mT @ rows.phi_next[mine]).flatten(1) / nu.shape[1]
-        matrix[a] = -_f64(left @ following).view(d, actions, d)
+        for mine in order[ends[a - 1] if a else 0 : ends[a]].split(BLOCK):
+            phi, following = rows.phi[mine], rows.phi_next[mine]
+            left = (phi * rows.weight[mine].unsqueeze(-1)).T
+            if nu.ndim == 2:
+                following = (nu[mine].unsqueeze(-1) * following.unsqueeze(1)).flatten(1)  # [n, A D]
+            else:
+                following = (nu[mine].mT @ following).flatten(1) / nu.shape[1]
+            gram[a] += left @ phi
+            rhs[a] += left @ rows.target[mine]
+            matrix[a] -= (left @ following).view(d, actions, d)
         matrix[a, :, a] += gram[a]
     shape = (actions * d, actions * d)
-    return Sums(matrix.view(shape), rhs.view(actions * d, k), gram, moments, len(rows.phi), rounding)
+    return Sums(matrix.view(shape), rhs.view(actions * d, k), gram, lowest, highest, len(rows.phi), rounding)
 
 
 def accumulate(chunks: Iterable[Rows], *, actions: int = 1) -> Sums:
@@ -184,11 +193,13 @@ def adjoint(sums: Sums, left: Tensor, *, ridge: float = 0.0) -> Tensor:
 def _standardised(sums: Sums, ridge: float) -> tuple[Tensor, Tensor]:
     """The ridged matrix [m, m] in standardised features, those that vary only, and the map [m, M] to them."""
     actions, d, _ = sums.gram.shape
-    mass = sums.moments[0, 0]
-    mean, square = sums.moments / mass
-    variance = (square - mean.square()).clamp_min(0)
-    varies = variance > max(1e-12, 100 * sums.rounding) * square  # else it is the rounding of a constant
-    scale = torch.where(varies, variance.sqrt(), torch.ones_like(variance))
+    mass = sums.gram[:, 0, 0].sum()
+    mean, square = sums.gram[:, 0].sum(0) / mass, sums.gram.sum(0).diagonal() / mass
+    span = sums.highest - sums.lowest
+    varies = span > 1e-6 * torch.maximum(sums.highest.abs(), sums.lowest.abs())
+    variance = square - mean.square()
+    sure = variance > 100 * sums.rounding * square  # else it may be rounding: large for its spread
+    scale = torch.where(varies, torch.where(sure, variance.clamp_min(0).sqrt(), span / 2), torch.ones_like(span))
     transform = torch.diag(1 / scale)  # standardised phi = transform @ phi
     transform[1:, 0] = -(mean / scale)[1:]
     seen = sums.gram[:, 0, 0] > 0

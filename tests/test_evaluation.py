@@ -68,7 +68,7 @@ def q_of(solution: evaluation.Solution, phi: Tensor = PHI) -> Tensor:
 
 def same(sums: Sums, other: Sums, **tolerance: float) -> None:
     assert sums.rows == other.rows
-    for name in ("matrix", "rhs", "gram", "moments"):
+    for name in ("matrix", "rhs", "gram", "lowest", "highest"):
         torch.testing.assert_close(getattr(sums, name), getattr(other, name), **tolerance)
 
 
