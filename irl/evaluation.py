@@ -30,7 +30,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 BLOCK = 2048
 """Rows of one action multiplied at once: what is made of them for the products should stay in the processor's cache."""
 
