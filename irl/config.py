@@ -100,6 +100,11 @@ class Data(Section):
     segment: tuple[str, ...] = Field((), description="one column or a list; need not be a state feature")
     terminal: Condition = Field(default_factory=dict, description="states after which there is nothing")
     weight: str | None = Field(None, description="column of positive row weights")
+    cluster: str | None = Field(
+        None,
+        description="column of the groups of members within which errors may go together (a regional test); "
+        "default: every member by itself",
+    )
     duration: str | None = Field(None, description="column of periods until the member's next row (default 1)")
     state: dict[str, Feature] = Field(min_length=1)
 

@@ -76,6 +76,7 @@ def panel_of(problem: Problem) -> Panel:
         menu=menu,
         free=menu.any(1),
         member=pairs(members, members),
+        cluster=pairs(members, members),
         period=pairs(torch.zeros_like(s), problem.steps[s, a].long()),
         segment=torch.zeros_like(state),
         anchor_reward=problem.reward[state, ANCHOR].float(),

@@ -32,6 +32,7 @@ class Panel:
     menu : bool [N, A], the available actions
     free : bool [N], a decision was made here: two or more actions available and not terminal
     member : int64 [N], 0..M-1
+    cluster : int64 [N], members whose errors may go together share one; by default each has its own
     period : int64 [N]
     segment : int64 [N], index into ``schema.segments``
     anchor_reward : float32 [N], g(s)
@@ -49,6 +50,7 @@ class Panel:
     menu: Tensor
     free: Tensor
     member: Tensor
+    cluster: Tensor
     period: Tensor
     segment: Tensor
     anchor_reward: Tensor
@@ -135,6 +137,7 @@ def panel_from_frame(
         menu=torch.from_numpy(rows.menu),
         free=torch.from_numpy(free),
         member=torch.from_numpy(np.unique(rows.member, return_inverse=True)[1]),
+        cluster=torch.from_numpy(np.unique(rows.cluster, return_inverse=True)[1]),
         period=torch.from_numpy(rows.period),
         segment=torch.from_numpy(rows.segment),
         anchor_reward=torch.from_numpy(rows.anchor_reward).float(),

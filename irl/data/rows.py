@@ -44,6 +44,7 @@ class Rows:
     menu: Bools  # [N, A]
     terminal: Bools
     segment: Ints
+    cluster: Ints
     anchor_reward: Floats
     weight: Floats
     duration: Floats
@@ -55,8 +56,17 @@ class Rows:
 
 def data_columns(data: Data) -> tuple[str, ...]:
     """The columns that the data section names."""
-    named = [data.member, data.period, data.action, *data.state, *data.segment, data.weight, data.duration]
-    return tuple(dict.fromkeys(name for name in named if name is not None))
+    named = [
+        data.member,
+        data.period,
+        data.action,
+        *data.state,
+        *data.segment,
+        data.weight,
+        data.cluster,
+        data.duration,
+    ]
+    return tuple(dict.fromkeys(named))
 
 
 def study_columns(config: Config) -> tuple[str, ...]:
@@ -129,6 +139,8 @@ def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[
     findings += _menu_problems(menu, action, schema, where=known & ~terminal)
     segment, found = _segments(frame, config, schema)
     findings += found
+    cluster, found = _clusters(frame, data, member)
+    findings += found
     weight, found = _positive(frame, data.weight, "weight", whole=False)
     findings += found
     duration, found = _positive(frame, data.duration, "duration", whole=True)
@@ -144,11 +156,27 @@ def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[
         menu=menu,
         terminal=terminal,
         segment=segment,
+        cluster=cluster,
         anchor_reward=reward,
         weight=weight,
         duration=duration,
     )
     return rows, findings
+
+
+def _clusters(frame: pd.DataFrame, data: Data, member: Ints) -> tuple[Ints, list[Finding]]:
+    """Code of each row's cluster: its member where none is declared. A member must not change cluster."""
+    if data.cluster is None or data.cluster not in frame.columns:
+        return member, []
+    codes, _ = labelled(frame[data.cluster])
+    findings = finding(f"cluster column {data.cluster!r} is missing", codes < 0)
+    first = np.full(int(member.max(initial=-1)) + 1, -1, dtype=np.int64)
+    known = (member >= 0) & (codes >= 0)
+    first[member[known][::-1]] = codes[known][::-1]
+    moved = known & (codes != first[np.where(known, member, 0)])
+    remedy = "a member belongs to one cluster"
+    findings += finding(f"cluster column {data.cluster!r} changes within a member", moved, remedy=remedy)
+    return codes, findings
 
 
 def _member_and_period(frame: pd.DataFrame, data: Data) -> tuple[Ints, Ints, list[Finding]]:

@@ -1,4 +1,4 @@
-"""Standard errors of the refit, clustered by member.
+"""Standard errors of the refit, clustered by member, or by the clusters that are declared.
 
 The refit solves two sets of equations at once: the scores of the conditional logit in theta, and the kernel's equations
 for the worth w of what follows. A member's share in both moves theta by
@@ -69,7 +69,7 @@ def covariance(
         through = _through(_observed(model, panel), curvature, len(panel.schema.actions))
         scores -= _transition_scores(model, panel, through)
     bread = torch.linalg.inv(flat.T @ curvature + torch.diag(penalty))
-    clusters = len(scores)
+    clusters = len(panel.cluster.unique())
     meat = scores.T @ scores * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
     found: Tensor = bread @ meat @ bread
     return found
@@ -82,20 +82,20 @@ def _through(chunks: Iterator[evaluation.Rows], curvature: Tensor, actions: int)
 
 
 def _choice_scores(model: FittedModel, panel: Panel, own: Tensor) -> Tensor:
-    """sum_t (1{a} - pi) own[A D, P] of every member [M, P]."""
-    scores = own.new_zeros(panel.n_members, own.shape[1])
+    """sum_t (1{a} - pi) own[A D, P] of every cluster [G, P]."""
+    scores = own.new_zeros(int(panel.cluster.max()) + 1, own.shape[1])
     at = torch.arange(len(panel.schema.actions), device=own.device)
     for i in panel.free.nonzero().squeeze(1).split(CHUNK // 2):
         chosen = (panel.action[i].unsqueeze(1) == at).double()
         error = chosen - model.log_policy_of(panel.state[i], panel.menu[i]).double().exp()
-        _add_by_member(scores, panel, i, error, model.basis(panel.state[i]).double(), own)
+        _add_by_cluster(scores, panel, i, error, model.basis(panel.state[i]).double(), own)
     return scores
 
 
 def _transition_scores(model: FittedModel, panel: Panel, through: Tensor) -> Tensor:
-    """sum_t psi_t delta_t through[A D, P] of every member [M, P], delta that of the observed transition."""
+    """sum_t psi_t delta_t through[A D, P] of every cluster [G, P], delta that of the observed transition."""
     assert model.refit is not None
-    scores = through.new_zeros(panel.n_members, through.shape[1])
+    scores = through.new_zeros(int(panel.cluster.max()) + 1, through.shape[1])
     at = torch.arange(len(panel.schema.actions), device=through.device)
     for i in (panel.free & (panel.next_choice >= 0)).nonzero().squeeze(1).split(CHUNK // 2):
         phi = model.basis(panel.state[i]).double()
@@ -104,16 +104,16 @@ def _transition_scores(model: FittedModel, panel: Panel, through: Tensor) -> Ten
         discount = (model.config.discount ** panel.steps[i] * ~panel.ends[i]).double()
         value = _value(model, panel.state[following], panel.menu[following])
         delta = discount * value - (model.refit.continuation(phi) * chosen).sum(1)
-        _add_by_member(scores, panel, i, chosen * delta.unsqueeze(1), phi, through)
+        _add_by_cluster(scores, panel, i, chosen * delta.unsqueeze(1), phi, through)
     return scores
 
 
-def _add_by_member(scores: Tensor, panel: Panel, rows: Tensor, factor: Tensor, phi: Tensor, mapped: Tensor) -> None:
-    """Add sum_t (factor[n, A] (x) phi[n, D]).mapped[A D, P] of the rows to each member's scores[M, P], in place."""
-    members, local = panel.member[rows].unique_consecutive(return_inverse=True)
+def _add_by_cluster(scores: Tensor, panel: Panel, rows: Tensor, factor: Tensor, phi: Tensor, mapped: Tensor) -> None:
+    """Add sum_t (factor[n, A] (x) phi[n, D]).mapped[A D, P] of the rows to each cluster's scores[G, P], in place."""
+    clusters, local = panel.cluster[rows].unique_consecutive(return_inverse=True)
     by_row = ((factor * panel.weight[rows].double().unsqueeze(1)).unsqueeze(2) * phi.unsqueeze(1)).flatten(1)
-    by_member = by_row.new_zeros(len(members), by_row.shape[1]).index_add_(0, local, by_row)
-    scores.index_add_(0, members, by_member @ mapped)
+    by_cluster = by_row.new_zeros(len(clusters), by_row.shape[1]).index_add_(0, local, by_row)
+    scores.index_add_(0, clusters, by_cluster @ mapped)
 
 
 def _counted(model: FittedModel, rows: Transitions, parameters: int) -> bool:
@@ -136,7 +136,7 @@ def _parents(model: FittedModel, f: int) -> tuple[int, ...]:
 
 
 def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: Tensor) -> Tensor:
-    """What every member's observed moves [M, P] did to the frequencies, and these to the scores."""
+    """What every cluster's observed moves [G, P] did to the frequencies, and these to the scores."""
     if len(rows.state) > CELL_ROWS:
         order = torch.randperm(len(rows.state), generator=torch.Generator().manual_seed(0))
         some = order[:CELL_ROWS].sort().values.to(rows.state.device)
@@ -163,7 +163,7 @@ def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: T
                 here = part.next_state[:, :, f] == level
                 gains[f].index_add_(0, cell * column.levels + level, moves * (worth * here).sum(1, keepdim=True))
                 drawn[f].index_add_(0, cell * column.levels + level, weight * here.double().mean(1))
-    scores = through.new_zeros(panel.n_members, parameters)
+    scores = through.new_zeros(int(panel.cluster.max()) + 1, parameters)
     moved = (panel.next_row >= 0).nonzero().squeeze(1)
     for f, column in cells.items():
         share = drawn[f].view(-1, column.levels)
@@ -174,7 +174,7 @@ def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: T
         at = cell * column.levels + code.clamp_max(column.levels - 1)
         factor = weight / count[cell].clamp_min(1e-300) / share[at].clamp_min(1e-300) * (share[at] > 0)
         for i in torch.arange(len(moved), device=through.device).split(CHUNK):
-            scores.index_add_(0, panel.member[moved[i]], gains[f][at[i]] * factor[i].unsqueeze(1))
+            scores.index_add_(0, panel.cluster[moved[i]], gains[f][at[i]] * factor[i].unsqueeze(1))
     return scores
 
 

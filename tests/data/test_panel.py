@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from irl.config import InputError
 from irl.data import Panel, StateSchema, panel_from_frame
 from irl.data.panel import tensors_of
 
@@ -184,3 +185,13 @@ def test_links_agree_with_a_loop_over_rows(study):
 def test_schema_of_a_panel_survives_json(study, frame):
     schema = panel_from_frame(frame, study()).schema
     assert StateSchema.from_json(schema.to_json()) == schema
+
+
+def test_clusters_hold_whole_members(study, frame):
+    assert torch.equal(panel_from_frame(frame, study()).cluster, panel_from_frame(frame, study()).member)
+    member = frame[study().data.member]
+    together = panel_from_frame(frame.assign(town="x"), study(cluster="town"))
+    assert together.cluster.unique().tolist() == [0]
+    with pytest.raises(InputError, match="changes within a member"):
+        panel_from_frame(frame.assign(town=np.arange(len(frame))), study(cluster="town"))
+    assert member.nunique() == 2

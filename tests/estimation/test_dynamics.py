@@ -37,6 +37,7 @@ def panel_of(schema: StateSchema, state: Tensor, action: Tensor, weight: Tensor 
         menu=torch.ones(n, 2, dtype=torch.bool),
         free=torch.ones(n, dtype=torch.bool),
         member=torch.arange(members).repeat_interleave(periods),
+        cluster=torch.arange(members).repeat_interleave(periods),
         period=torch.arange(periods).repeat(members),
         segment=torch.zeros(n, dtype=torch.long),
         anchor_reward=torch.zeros(n),

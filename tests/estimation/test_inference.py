@@ -170,3 +170,14 @@ def test_selection_shrinks_what_explains_nothing(panels):
         sizes[select] = sum(abs(theta[f"dummy{i}"]) for i in range(6)), theta["use"]
     assert sizes[True][0] < 0.75 * sizes[False][0]
     assert sizes[True][1] == pytest.approx(THETA[1], abs=0.15)
+
+
+def test_errors_are_those_of_the_declared_clusters(panels):
+    """Copies of members in one cluster with them tell nothing new; in clusters of their own they seem to."""
+    frame, model, _ = panels[0]
+    twice = pd.concat([frame, frame.assign(id=frame["id"] + 10_000)]).assign(town=lambda f: f["id"] % 10_000)
+    data = study().data.model_dump() | {"cluster": "town"}
+    config = study(data=data)
+    clustered, _ = estimate(config, panel_from_frame(twice, config), bench=BENCH)
+    ratio = clustered.refit.covariance.diagonal().sqrt() / model.refit.covariance.diagonal().sqrt()
+    assert ratio.tolist() == pytest.approx([1.0] * 3, rel=0.06)
