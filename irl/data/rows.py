@@ -56,16 +56,8 @@ class Rows:
 
 def data_columns(data: Data) -> tuple[str, ...]:
     """The columns that the data section names."""
-    named = [
-        data.member,
-        data.period,
-        data.action,
-        *data.state,
-        *data.segment,
-        data.weight,
-        data.cluster,
-        data.duration,
-    ]
+    named = [data.member, data.period, data.action, *data.state, *data.segment]
+    named += [name for name in (data.weight, data.cluster, data.duration) if name is not None]
     return tuple(dict.fromkeys(named))
 
 
