@@ -48,7 +48,7 @@ from irl.transitions import States, Transitions, drawn
 COLUMNS = ["case", "segment", "period", "outcome", "baseline", "scenario", "change", "low", "high"]
 ALL = "all"
 """Label of the rows over all segments together."""
-PARAMETER_DRAWS = 64
+PARAMETER_DRAWS = 16
 """Draws of the reward's parameters behind the intervals; with no more parameters than that, as many as parameters,
 whose second moments are the covariance exactly."""
 Z = 1.959964
