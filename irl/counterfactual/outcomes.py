@@ -53,7 +53,7 @@ PARAMETER_DRAWS = 16
 whose second moments are the covariance exactly."""
 Z = 1.959964
 """The 97.5 % quantile of the normal distribution."""
-MOST_DRAWN = 30_000
+MOST_DRAWN = 15_000
 """Rows from which transitions are drawn at most; of a larger panel so many are taken at random."""
 SMALL = 1e-4
 """Step of the numerical derivatives of rates, in units of a draw of the parameters."""
