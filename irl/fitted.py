@@ -29,6 +29,10 @@ FORMAT = 1
 """Version of the model folder; a folder of another version is refused."""
 
 
+Z = 1.959964
+"""Standard errors on either side of a 95 % interval: the 97.5 % quantile of the normal distribution."""
+
+
 @dataclass(frozen=True)
 class FittedModel:
     """The recovered rewards of a study, and what is needed to simulate from them.

@@ -149,6 +149,7 @@ class LinearTerms(nn.Module):
 
     column: Tensor
     worth: Tensor
+    counted: Tensor
     groups: Tensor
 
     def __init__(self, schema: StateSchema, names: tuple[str, ...] = ()) -> None:
@@ -173,14 +174,14 @@ class LinearTerms(nn.Module):
         self.register_buffer("column", torch.tensor([f for f, _, _ in features], dtype=torch.long))
         self.register_buffer("worth", torch.tensor(padded).view(len(features), longest))
         self.register_buffer("groups", torch.tensor([0, *(1 + own.index(f) for f, _, _ in features)]))
-        self.counted = torch.tensor([not w for _, _, w in features], dtype=torch.bool)
+        self.register_buffer("counted", torch.tensor([not w for _, _, w in features], dtype=torch.bool))
         self.width = 1 + len(features)
 
     def forward(self, state: Tensor) -> Tensor:
         raw = state.T.contiguous().index_select(0, self.column)  # [D - 1, N]
         if self.worth.shape[1]:
             code = raw.long().clamp(0, self.worth.shape[1] - 1)
-            raw = torch.where(self.counted.to(raw.device).unsqueeze(1), raw, self.worth.gather(1, code))
+            raw = torch.where(self.counted.unsqueeze(1), raw, self.worth.gather(1, code))
         return torch.cat([state.new_ones(1, len(state)), raw]).T
 
 

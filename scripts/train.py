@@ -1,4 +1,4 @@
-"""Estimate a study: member panel -> policy -> anchor value -> reward -> dynamics, into a run folder.
+"""Estimate a study: member panel -> policy -> anchor value -> reward -> dynamics -> refit, into a run folder.
 
 python scripts/train.py --config configs/membership.yaml --run runs/membership [--dry-run] [key.path=value ...]
 """

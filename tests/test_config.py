@@ -284,3 +284,28 @@ def test_nearest_and_unknown():
     assert nearest("zzz", []) == ""
     assert unknown("none", ["none"], "here", "action") == []
     assert unknown("nine", ["none"], "here", "action") == ["here: unknown action 'nine'; did you mean 'none'?"]
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ({"columns": ["pric"]}, "did you mean 'price'"),
+        ({"benefits": ["lefty"]}, "did you mean 'left'"),
+        ({"columns": ["left"], "benefits": ["price"]}, "benefits"),
+        ({"structure": "additive"}, "needs `benefits`"),
+        ({"select": True}, "`select` and `intercept` are for `structure: linear`"),
+        ({"structure": "full", "intercept": False}, "`structure: linear`"),
+        ({"structure": "liner"}, "linear"),
+    ],
+)
+def test_a_form_of_the_reward_that_makes_no_sense_is_refused(study, reward, said):
+    study["reward"] = reward
+    assert said in refusal(study)
+
+
+def test_the_form_of_the_reward_is_the_refits(study):
+    study["reward"] = {"structure": "linear"}
+    study["estimation"] = {"refit": {"rounds": 0}}
+    assert "estimation.refit.rounds" in refusal(study)
+    study["reward"] = {"benefits": ["left"]}  # only asks what is reported
+    validated(Config, study, "study.yaml")

@@ -266,3 +266,24 @@ def test_the_first_feature_must_be_the_constant():
     rows = regression(noise(10, 1, seed=18), noise(10, seed=19))
     with pytest.raises(AssertionError, match="constant 1"):
         replace(rows, phi=rows.phi.flip(1))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.01])
+def test_the_adjoint_says_how_functionals_of_the_solution_depend_on_the_targets(ridge: float):
+    sums = evaluation.accumulate([all_rows(0.9, noise(STATES, ACTIONS, 2, seed=4))], actions=ACTIONS)
+    left = noise(len(sums.matrix), 3, seed=5)
+    through = evaluation.adjoint(sums, left, ridge=ridge)
+    solution = evaluation.solve(sums, ridge=ridge).weights.flatten(0, 1)
+    assert torch.allclose(left.T @ solution, through.T @ sums.rhs)
+    if not ridge:
+        assert torch.allclose(sums.matrix.T @ through, left)
+
+
+def test_a_small_spread_around_a_large_number_counts_as_a_feature_in_float32():
+    """Its variance is lost in the rounding of float32 products; its range is not."""
+    x = 10_000 + torch.rand(5000, generator=torch.Generator().manual_seed(6))
+    phi = torch.stack([torch.ones_like(x), x], 1)
+    zero = torch.zeros(len(x))
+    rows = Rows(phi, phi, zero, x.unsqueeze(1) - 10_000, torch.ones_like(x))
+    weights = evaluation.solve(evaluation.accumulate([rows]), ridge=1e-12).weights
+    assert weights[0, 1, 0] != 0

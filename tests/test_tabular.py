@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from irl import tabular
-from irl.tabular import FiniteMDP, dense_expectation, factored_expectation
+from irl.tabular import FiniteMDP, dense_expectation, factored_expectation, nested_fixed_point, solve
 
 
 def tensor(values: object) -> Tensor:
@@ -212,3 +212,26 @@ def test_problems_are_refused_together():
         FiniteMDP(reward.float()[:1], available, heavy, 1.0, 0.0)
     with pytest.raises(ValueError, match="not finite"):
         FiniteMDP(reward * math.nan, available, heavy, 0.9)
+
+
+def test_the_nested_fixed_point_finds_the_likeliest_parameters():
+    """Counts that are the exact probabilities of theta give theta back; the score vanishes there and nowhere else."""
+    transition = torch.rand(4, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    transition = transition / transition.sum(-1, keepdim=True)
+    x = torch.arange(4, dtype=torch.float64)
+
+    def mdp_of(theta):
+        reward = torch.stack([torch.zeros(4, dtype=torch.float64), theta[0] + theta[1] * x], 1)
+        return FiniteMDP(reward, torch.ones(4, 2, dtype=torch.bool), dense_expectation(transition), 0.9)
+
+    theta = torch.tensor([-0.7, 0.4], dtype=torch.float64)
+    counts = 500 * solve(mdp_of(theta)).policy
+    found = nested_fixed_point(mdp_of, counts, torch.zeros(2))
+    assert found.converged and torch.allclose(found.theta, theta, atol=1e-5)
+    step = 1e-3
+    for p in range(2):  # the curvature of the likelihood is the inverse of the covariance
+        moved = torch.zeros(2, dtype=torch.float64)
+        moved[p] = step
+        sides = [float((counts * solve(mdp_of(theta + s * moved)).log_policy).sum()) for s in (1, -1)]
+        curvature = (2 * found.log_likelihood - sum(sides)) / step**2
+        assert curvature == pytest.approx(float(torch.linalg.inv(found.covariance)[p, p]), rel=1e-3)

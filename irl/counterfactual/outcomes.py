@@ -41,7 +41,7 @@ from irl.counterfactual.intervention import Intervention, cautions, compile_scen
 from irl.counterfactual.rollout import Counts, Starts, rollout
 from irl.counterfactual.solve import ScenarioPolicy, solve
 from irl.data.panel import Panel, panel_from_frame
-from irl.fitted import FittedModel
+from irl.fitted import FittedModel, Z
 from irl.scenario import BASELINE, Scenario, cases, scenario_from
 from irl.transitions import States, Transitions, drawn
 
@@ -51,8 +51,6 @@ ALL = "all"
 PARAMETER_DRAWS = 16
 """Draws of the reward's parameters behind the intervals; with no more parameters than that, as many as parameters,
 whose second moments are the covariance exactly."""
-Z = 1.959964
-"""The 97.5 % quantile of the normal distribution."""
 MOST_DRAWN = 15_000
 """Rows from which transitions are drawn at most; of a larger panel so many are taken at random."""
 SMALL = 1e-4

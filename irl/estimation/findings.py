@@ -16,11 +16,8 @@ from torch import Tensor
 
 from irl.data.panel import Panel
 from irl.estimation.logit import CHUNK
-from irl.fitted import FittedModel
+from irl.fitted import FittedModel, Z
 from irl.networks import LinearTerms
-
-Z = 1.959964
-"""Standard errors on either side of a 95 % interval."""
 
 
 def findings(model: FittedModel, panel: Panel) -> dict[str, Any]:

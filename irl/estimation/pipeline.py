@@ -187,11 +187,9 @@ def _cross_fitted(
     for k in range(e.folds):
         mine = fold == k
         fresh = PolicyNetwork(panel.schema, e.policy.hidden).to(bench.device)
-        network = step(
-            f"policy_fold_{k + 1}",
-            fresh,
-            partial(fit_policy, panel, held_out, e.policy, left_out=mine, bench=bench),
-        )
+        name = f"policy_fold_{k + 1}"
+        fit = partial(fit_policy, panel, held_out, e.policy, left_out=mine, bench=bench, name=name)
+        network = step(name, fresh, fit)
         crossed[mine] = _forward(network, panel.state[mine], panel.menu[mine])
     return crossed
 

@@ -55,7 +55,13 @@ class PolicyReport:
 
 
 def fit_policy(
-    panel: Panel, held_out: Tensor, options: Step, *, bench: Workbench, left_out: Tensor | None = None
+    panel: Panel,
+    held_out: Tensor,
+    options: Step,
+    *,
+    bench: Workbench,
+    left_out: Tensor | None = None,
+    name: str = "policy",
 ) -> tuple[PolicyNetwork, PolicyReport]:
     """The policy network and how it was trained.
 
@@ -64,6 +70,7 @@ def fit_policy(
     panel : on the device of ``bench``.
     held_out : bool [N], rows of the members who stop the training.
     left_out : bool [N], rows that are not used at all.
+    name : of the step, in progress and TensorBoard.
 
     Raises
     ------
@@ -85,13 +92,13 @@ def fit_policy(
         step,
         Batches(fit, batch_size=options.batch_size, seed=bench.seed),
         Batches(check, batch_size=65536, seed=None),
-        name="policy",
+        name=name,
         bench=bench,
     )
     gain = polish(step, fit, check) if len(fit[0]) <= POLISH_ROWS else 0.0
     error, table = calibration(network, panel, used & held_out)
     report = PolicyReport(trained.held_out_loss - gain, gain, error, table, trained)
-    bench.record("policy", {"held_out_log_likelihood": -report.held_out_loss, "expected_calibration_error": error})
+    bench.record(name, {"held_out_log_likelihood": -report.held_out_loss, "expected_calibration_error": error})
     return network, report
 
 

@@ -13,7 +13,7 @@ insensitive to first-order errors of pi, and whose fixed point is the maximum-li
 
 Every group of features (the interactions of two columns, for one action) has a normal prior with mean 0 and a
 precision of its own, found by maximising the evidence (Laplace): groups that explain nothing are shrunk away, so that
-many can be offered. There is nothing to tune.
+many can be offered. There is nothing to tune. A linear reward without ``select`` has no prior: maximum likelihood.
 
 Sources: Aguirregabiria & Mira (2002) for the pseudo-likelihood; MacKay (1992), Tipping (2001) for the evidence; Geng et
 al. (2020) for the anchor. Departures from the design: a precision per group by evidence instead of one ridge by

@@ -189,7 +189,9 @@ def train(
         training = DataLoader(batches, batch_size=BATCHES_PER_STEP, collate_fn=list)
         trainer.fit(fitting, training, DataLoader(held_out, batch_size=None))
     if not math.isfinite(keeper.history[-1]):
-        raise FloatingPointError(f"{name}: the held-out loss is not finite; lower estimation.{name}.learning_rate")
+        raise FloatingPointError(
+            f"{name}: the held-out loss is not finite; lower estimation.{name.partition('_fold')[0]}.learning_rate"
+        )
     if keep_best:
         fitting.network.load_state_dict(keeper.weights)
     fitting.network.to(bench.device).eval()

@@ -100,9 +100,9 @@ def limits(record: Record) -> list[str]:
         "A removed action's members spread over the others in proportion (independence of irrelevant alternatives).",
         "Price effects are as good as the price test: they need prices that vary for reasons unrelated to taste.",
     ]
-    if not any(_bounded(s) for s in record.scenarios):
+    if record.scenarios and not any(_bounded(s) for s in record.scenarios):
         noise = "small differences may be noise of estimation or simulation"
-        found.insert(0, f"There are no confidence intervals yet: {noise}.")
+        found.insert(0, f"These scenarios carry no intervals: {noise}.")
     if record.config.market is not None:
         found.insert(0, "The members are simulated: segments, tastes and prices are invented, and describe no market.")
     return found

@@ -41,7 +41,7 @@ from irl.counterfactual import ask
 from irl.data import panel_from_frame
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
-from irl.fitted import FittedModel
+from irl.fitted import FittedModel, Z
 
 REGIONS, PRICES, LEVELS = ("north", "south"), (8.0, 10.0, 12.0), 3
 ACTIONS, BENEFITS, DEAR = ("none", "basic", "plus"), ("video", "shipping"), 1.2
@@ -202,7 +202,7 @@ def share_changes(model: FittedModel, frame: pd.DataFrame) -> Iterator[dict[str,
     for region in REGIONS:
         for a, action in enumerate(ACTIONS):
             found = last_rows.loc[(region, f"share_{action}")]
-            se = (found["high"] - found["low"]) / (2 * 1.959964)
+            se = (found["high"] - found["low"]) / (2 * Z)
             yield row("share", f"{region} {action}", (exact[DEAR][region] - exact[1.0][region])[a], found["change"], se)
 
 
@@ -213,7 +213,7 @@ def row(kind: str, what: str, truth: float, estimate: float, se: float) -> dict[
 def print_table(console: Console, found: pd.DataFrame) -> None:
     """Coverage by quantity and pooled by kind."""
     found = found.assign(error=found["estimate"] - found["truth"])
-    found["covered"] = found["error"].abs() <= 1.959964 * found["se"]
+    found["covered"] = found["error"].abs() <= Z * found["se"]
     table = Table("kind", "quantity", "truth", "bias", "sd of errors", "mean se", "ratio", "covered, %", "panels")
     for kind, of_kind in found.groupby("kind", sort=False):
         for what, rows in of_kind.groupby("what", sort=False):

@@ -75,5 +75,13 @@ def test_what_is_assumed_and_what_is_not_known_is_said(make_run, config, metrics
     said = identification(record)
     for part in ("“none” is given by the column “price”", "0.9", "logit", "no hidden state", "within a segment"):
         assert part in said
-    assert any("no confidence intervals" in text for text in limits(record))
+    assert not any("carry no intervals" in text for text in limits(record))  # there is no scenario
     assert not any("invented" in text for text in limits(record))
+
+
+def test_scenarios_without_intervals_say_so(run, scenario, add_scenario, make_outcomes):
+    table = make_outcomes(("Dearer annual plan",))
+    add_scenario(run, scenario, table)
+    assert any("carry no intervals" in text for text in limits(load_record(run)))
+    add_scenario(run, scenario, table.assign(low=-0.1, high=0.1), name="bounded")
+    assert not any("carry no intervals" in text for text in limits(load_record(run)))
