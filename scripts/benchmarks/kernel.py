@@ -111,8 +111,8 @@ def q_steps(console: Console, rounds: int) -> None:
         frame = membership.simulate(solution, members=config.market.members, periods=config.market.periods, seed=0)
         frame = frame.sort_values(["member_id", "period"], ignore_index=True)
     panel = panel_from_frame(frame, config)
-    log_pi = torch.from_numpy(membership.true_policy(solution, frame).to_numpy()).log().float()
-    value = torch.from_numpy(membership.true_value(solution, frame).to_numpy())
+    log_pi = torch.tensor(membership.true_policy(solution, frame).to_numpy()).log().float()
+    value = torch.tensor(membership.true_value(solution, frame).to_numpy())
     truth = (value + log_pi[:, 0].double() * config.temperature)[panel.free]
     table = Table("solver", "rounds", "seconds", "rms error", "less its mean", title="Q step, discount .99")
     trace: dict[str, list[tuple[int, float, float, float]]] = {}
