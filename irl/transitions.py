@@ -10,16 +10,19 @@ Source of the stratification: McKay, Beckman, Conover (1979). Limit: what follow
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from irl import evaluation
 from irl.config import InputError
+from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel
-from irl.fitted import free_rows
+from irl.fitted import FittedModel, free_rows
 
 DRAWS = 8
 """Draws of what follows each action. On the simulated market 8 stratified ones left KL .0001 to the exact policy where
@@ -105,6 +108,56 @@ class States:
             return self
         chosen = torch.randperm(len(self.state), generator=torch.Generator().manual_seed(seed))[:most]
         return self.only(chosen.sort().values.to(self.state.device))
+
+
+def observed(panel: Panel) -> Transitions:
+    """The panel's own transitions from choice to choice (or end): one draw each."""
+    rows = (panel.free & (panel.next_choice >= 0)).nonzero().squeeze(1)
+    following = panel.next_choice[rows]
+    return Transitions(
+        state=panel.state[rows],
+        action=panel.action[rows],
+        next_state=panel.state[following].unsqueeze(1),
+        steps=panel.steps[rows].unsqueeze(1),
+        ends=panel.ends[rows].unsqueeze(1),
+        segment=panel.segment[rows],
+        weight=panel.weight[rows],
+    )
+
+
+Target = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(next states [n S, F], their features [n S, D], log pi there [n S, A], discount [n S]) -> [n S, K]."""
+
+
+@torch.no_grad()
+def kernel_rows(
+    model: FittedModel, rows: Transitions, log_policy: Callable[[Tensor], Tensor], target: Target | None = None
+) -> Iterator[evaluation.Rows]:
+    """The transitions in chunks for the kernel, under the programme as it is.
+
+    Parameters
+    ----------
+    log_policy : next states [N, F] -> log pi[N, A].
+    target : what each draw adds; the row's target is the mean over its draws. None: no target, for the matrix alone.
+    """
+    for i in torch.arange(len(rows.state), device=rows.state.device).split(max(1, CHUNK // rows.steps.shape[1])):
+        part = rows.only(i)
+        n, draws = part.steps.shape
+        following = part.next_state.flatten(0, 1)
+        phi, log_pi = model.basis(following), log_policy(following).double()
+        discount = (model.config.discount**part.steps * ~part.ends).double()
+        mean = discount.new_zeros(n, 0)
+        if target is not None:
+            mean = target(following, phi, log_pi, discount.flatten()).view(n, draws, -1).mean(1)
+        yield evaluation.Rows(
+            phi=model.basis(part.state).double(),
+            phi_next=phi.double().view(n, draws, -1),
+            discount=discount,
+            target=mean,
+            weight=part.weight.double(),
+            action=part.action,
+            next_policy=log_pi.exp().view(n, draws, -1),
+        )
 
 
 @torch.no_grad()

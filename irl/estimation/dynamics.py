@@ -35,13 +35,15 @@ CHECK_ROWS = 65536
 
 @dataclass(frozen=True)
 class DynamicsReport:
-    """How the heads were trained (None without learned columns), and the mean log P of held-out transitions.
+    """How the heads were trained (None without learned columns), the mean log P of held-out transitions, and whether
+    the training was undone because it did no better than what the heads start from.
 
     Tables are counted on all members, held-out ones too, and in the end so are the frequencies under the heads.
     """
 
     held_out_log_prob: float
     trained: Trained | None
+    undone: bool = False
 
 
 class DynamicsStep(Fitting):
@@ -76,7 +78,7 @@ def fit_dynamics(
     for f in model.table:
         getattr(model, f"table_{f}").copy_(_frequencies(model.schema, f, model.schema.columns[f].parents, *pairs))
     fit, check = (tuple(c[keep] for c in pairs) for keep in (~held_out[rows], held_out[rows]))
-    trained, held_out_log_prob = None, None
+    trained, held_out_log_prob, undone = None, None, False
     if model.learned:
         if not len(fit[0]) or not len(check[0]):
             which = "held-out" if len(fit[0]) else "other than held-out"
@@ -94,11 +96,11 @@ def fit_dynamics(
         held_out_log_prob = _mean_log_prob(model, check)
         if held_out_log_prob < before:
             model.load_state_dict(start)
-            held_out_log_prob = before
+            held_out_log_prob, undone = before, True
         _set_starts(model, *pairs)
     if held_out_log_prob is None:
         held_out_log_prob = _mean_log_prob(model, check if len(check[0]) else pairs)
-    return model, DynamicsReport(held_out_log_prob, trained)
+    return model, DynamicsReport(held_out_log_prob, trained, undone)
 
 
 @torch.no_grad()

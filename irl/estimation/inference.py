@@ -26,7 +26,6 @@ precisions of the prior as found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -37,7 +36,7 @@ from irl.data.panel import Panel
 from irl.dynamics import n_cells, start_parents, table_cell
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.fitted import FittedModel
-from irl.transitions import RIDGE_ROWS, Transitions, Unchanged
+from irl.transitions import RIDGE_ROWS, Transitions, Unchanged, kernel_rows, observed
 
 CELL_ROWS = 16_384
 """Drawn rows (at random) on which the influence of the cells is averaged."""
@@ -47,7 +46,13 @@ LARGEST_INFLUENCE = 100_000_000
 
 @torch.no_grad()
 def covariance(
-    model: FittedModel, panel: Panel, rows: Transitions, logit: Logit, theta: Tensor, penalty: Tensor
+    model: FittedModel,
+    panel: Panel,
+    rows: Transitions,
+    choices: Choices,
+    logit: Logit,
+    theta: Tensor,
+    penalty: Tensor,
 ) -> Tensor:
     """Covariance [P, P] of theta[P].
 
@@ -55,18 +60,18 @@ def covariance(
     ----------
     model : holds the refit at theta.
     rows : the drawn transitions on which what follows was evaluated.
+    choices : of the panel.
     penalty : [P], the prior's precisions.
     """
-    choices = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
     some = choices.some(HESSIAN_ROWS, seed=0)
     flat = logit.map.flatten(0, 1)  # [A D, P]
     curvature = choices.mass / some.mass * logit.curvature(theta, some) @ flat
     scores = _choice_scores(model, panel, flat / logit.temperature)
     if _counted(model, rows, len(theta)):
-        through = _through(_drawn(model, rows), curvature, len(panel.schema.actions))
+        through = _through(model, rows, curvature)
         scores -= _cell_scores(model, panel, rows, through)
     else:
-        through = _through(_observed(model, panel), curvature, len(panel.schema.actions))
+        through = _through(model, observed(panel), curvature)
         scores -= _transition_scores(model, panel, through)
     bread = torch.linalg.inv(flat.T @ curvature + torch.diag(penalty))
     clusters = len(panel.cluster.unique())
@@ -75,9 +80,13 @@ def covariance(
     return found
 
 
-def _through(chunks: Iterator[evaluation.Rows], curvature: Tensor, actions: int) -> Tensor:
+def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor:
     """A^-T J^T [A D, P]: how much an error of what follows, times psi, moves the scores."""
-    sums = evaluation.accumulate(chunks, actions=actions)
+
+    def log_policy(state: Tensor) -> Tensor:
+        return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]))
+
+    sums = evaluation.accumulate(kernel_rows(model, rows, log_policy), actions=len(model.schema.actions))
     return evaluation.adjoint(sums, curvature, ridge=RIDGE_ROWS / sums.rows)
 
 
@@ -189,45 +198,6 @@ class _Cells:
     def of(self, state: Tensor, action: Tensor) -> Tensor:
         """Index [N] of the cell of each state and action."""
         return table_cell(self.schema, self.parents, state) * len(self.schema.actions) + action
-
-
-def _drawn(model: FittedModel, rows: Transitions) -> Iterator[evaluation.Rows]:
-    """The kernel's rows of the drawn transitions under the fitted policy, without targets."""
-    for i in torch.arange(len(rows.state), device=rows.state.device).split(max(1, CHUNK // rows.steps.shape[1])):
-        part = rows.only(i)
-        n, draws = part.steps.shape
-        following = part.next_state.flatten(0, 1)
-        log_pi = model.log_policy_of(following, Unchanged(model.schema).menu(following, following[:, 0]))
-        yield evaluation.Rows(
-            phi=model.basis(part.state).double(),
-            phi_next=model.basis(following).double().view(n, draws, -1),
-            discount=(model.config.discount**part.steps * ~part.ends).double(),
-            target=_no_target(n, part.weight),
-            weight=part.weight.double(),
-            action=part.action,
-            next_policy=log_pi.double().exp().view(n, draws, -1),
-        )
-
-
-def _observed(model: FittedModel, panel: Panel) -> Iterator[evaluation.Rows]:
-    """The kernel's rows of the observed transitions under the fitted policy, without targets."""
-    for i in (panel.free & (panel.next_choice >= 0)).nonzero().squeeze(1).split(CHUNK):
-        following = panel.next_choice[i]
-        log_pi = model.log_policy_of(panel.state[following], panel.menu[following] & ~panel.ends[i].unsqueeze(1))
-        yield evaluation.Rows(
-            phi=model.basis(panel.state[i]).double(),
-            phi_next=model.basis(panel.state[following]).double(),
-            discount=(model.config.discount ** panel.steps[i] * ~panel.ends[i]).double(),
-            target=_no_target(len(i), panel.weight),
-            weight=panel.weight[i].double(),
-            action=panel.action[i],
-            next_policy=log_pi.double().exp(),
-        )
-
-
-def _no_target(rows: int, like: Tensor) -> Tensor:
-    """No target [rows, 0]."""
-    return like.new_zeros(rows, 0, dtype=torch.float64)
 
 
 def _next_values(model: FittedModel, rows: Transitions) -> Tensor:

@@ -27,7 +27,6 @@ Limits: what the features cannot express is not found; conditional on the dynami
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +40,7 @@ from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximise
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.networks import Refitted
-from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn
+from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn, kernel_rows
 
 PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
@@ -87,7 +86,10 @@ def fit_refit(
     form = model.config.reward
     shrinks = form.structure != "linear" or form.select
     precision = torch.full((int(groups.max()) + 1,), choices.mass / PRIOR_ROWS, dtype=torch.float64).to(bench.device)
-    precision[... if not shrinks else 0] = FREE
+    if shrinks:
+        precision[0] = FREE
+    else:
+        precision.fill_(FREE)
     changes: list[float] = []
     effective, solution, logit = 0.0, None, None
     refitted = False
@@ -99,7 +101,7 @@ def fit_refit(
             theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
             theta, _ = maximised(logit, choices, theta, precision[groups])
-            effective = float((1 / scale > 0).sum()) * (len(groups) // len(mean))
+            effective = float(scale.isfinite().sum()) * (len(groups) // len(mean))  # none is shrunk
         before = _sample_policy(model, rows, refitted=refitted)
         _store(refit, theta, solution.weights, mean, scale)
         refitted = True
@@ -108,7 +110,7 @@ def fit_refit(
             break
     assert solution is not None and logit is not None, "at least one round"
     if options.standard_errors:
-        found = covariance(model, panel, rows, logit, theta, precision[groups])
+        found = covariance(model, panel, rows, choices, logit, theta, precision[groups])
         _store_covariance(refit, found, mean, scale)
     likelihood = logit.log_likelihood(theta, choices) / choices.mass
     inside = Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
@@ -151,34 +153,19 @@ def _evaluated(
 ) -> evaluation.Solution:
     """The kernel's value of every feature from the next choice on, per action but the anchor, and (last) of the offset:
     g and alpha times the entropy; under the P step's policy, or the refit's."""
-    schema, gamma, alpha = model.schema, model.config.discount, model.config.temperature
+    schema, alpha = model.schema, model.config.temperature
     paid = [a for a in range(len(schema.actions)) if a != schema.anchor]
 
-    def chunks() -> Iterator[evaluation.Rows]:
-        size = max(1, CHUNK // rows.steps.shape[1])
-        for first in range(0, len(rows.state), size):
-            part = rows.only(slice(first, first + size))
-            n, draws = part.steps.shape
-            following = part.next_state.flatten(0, 1)
-            phi = model.basis(following)
-            log_pi = _log_policy(model, following, refitted=refitted)
-            pi = log_pi.exp().view(n, draws, -1)
-            discount = (gamma**part.steps * ~part.ends).double()
-            x = ((phi[:, : len(mean)] - mean) / scale).view(n, draws, -1)
-            worth = torch.einsum("nsb,nsf->nbf", pi[:, :, paid] * discount.unsqueeze(-1), x).flatten(1) / draws
-            known = schema.known_reward(following).double() * log_pi[:, schema.anchor].exp()
-            rest = discount * (known + alpha * bellman.entropy(log_pi)).view(n, draws)
-            yield evaluation.Rows(
-                phi=model.basis(part.state).double(),
-                phi_next=phi.double().view(n, draws, -1),
-                discount=discount,
-                target=torch.cat([worth, rest.mean(1, keepdim=True)], 1),
-                weight=part.weight.double(),
-                action=part.action,
-                next_policy=pi,
-            )
+    def target(following: Tensor, phi: Tensor, log_pi: Tensor, discount: Tensor) -> Tensor:
+        pi = log_pi.exp()
+        x = (phi[:, : len(mean)] - mean) / scale
+        worth = (pi[:, paid] * discount.unsqueeze(1)).unsqueeze(2) * x.unsqueeze(1)
+        known = schema.known_reward(following).double() * pi[:, schema.anchor]
+        rest = discount * (known + alpha * bellman.entropy(log_pi))
+        return torch.cat([worth.flatten(1), rest.unsqueeze(1)], 1)
 
-    sums = evaluation.accumulate(chunks(), actions=len(schema.actions))
+    chunks = kernel_rows(model, rows, lambda state: _log_policy(model, state, refitted=refitted), target)
+    sums = evaluation.accumulate(chunks, actions=len(schema.actions))
     return evaluation.solve(sums, ridge=RIDGE_ROWS / len(rows.state))
 
 
