@@ -6,14 +6,20 @@ with mean zero, temperature alpha:
     V(s)   = alpha log sum_{a in C(s)} exp(Q(s,a)/alpha)          soft_value
     pi(a|s)= exp((Q(s,a) - V(s))/alpha)                           log_policy
     Q(s,a) = r(s,a) + gamma^k E[V(s')|s,a]                        q_from_reward, reward_from_q
-    V(s)   = Q(s,A) - alpha log pi(A|s)                           value_from_anchor
-    Q(s,a) = Q(s,A) + alpha (log pi(a|s) - log pi(A|s))           q_from_anchor
-    Q(s,A) = g(s) + gamma^k E[Q(s',A') - alpha log pi(A'|s')]     anchor_target (its right-hand side)
+    V(s)   = W(s) - alpha l(s)                                    value_from_reference
+    Q(s,a) = V(s) + alpha log pi(a|s)                             q_from_value
+    c(s,a) = gamma^k E[g(s') + sum_b mu(b|s') c(s',b) - alpha l(s') | s,a]
+                                                                  reference_target (its right-hand side)
 
-Source: Geng, Nassif, Manzanares, Reppen, Sircar, *Deep PQR*, ICML 2020, equations (3)-(9). Axes: N rows, A actions;
+where mu(a|s) is the reference policy, whose reward g(s) = sum_a mu(a|s) r(s,a) is known (an anchor action A: mu(A|s) =
+1), l(s) = sum_a mu(a|s) log pi(a|s) reference_log_policy, c(s,a) = gamma^k E[V(s')|s,a] the continuation, and
+W(s) = sum_a mu(a|s) Q(s,a) = g(s) + sum_a mu(a|s) c(s,a).
+
+Source: Geng, Nassif, Manzanares, Reppen, Sircar, *Deep PQR*, ICML 2020, equations (3)-(9), for an anchor
+action; van der Laan, Kallus, Bibaut 2026 (arXiv 2509.21172) for a reference policy. Axes: N rows, A actions;
 ``available[N, A]`` is the menu. An unavailable action has log-probability -inf and does not enter any value; a row with
-an empty menu has value 0 (there is nothing left to choose). The anchor's identities hold where the anchor is available;
-elsewhere they give no finite number. Departure from the paper: durations k and menus.
+an empty menu has value 0 (there is nothing left to choose). The identities of the reference hold where what it does is
+available; elsewhere they give no finite number. Departure from the papers: durations k and menus.
 """
 
 from __future__ import annotations
@@ -53,25 +59,30 @@ def reward_from_q(q: Tensor, next_value: Tensor, discount: Tensor | float) -> Te
     return q - discount * next_value
 
 
-def value_from_anchor(q_anchor: Tensor, log_pi_anchor: Tensor, temperature: float) -> Tensor:
-    """V[N] = Q(s,A) - alpha log pi(A|s)."""
-    return q_anchor - temperature * log_pi_anchor
+def reference_log_policy(log_pi: Tensor, reference: Tensor) -> Tensor:
+    """l[N] = sum_a mu(a|s) log pi(a|s) of log_pi[N, A], mu[N, A]; what mu never does does not enter."""
+    return (reference * log_pi.masked_fill(reference == 0, 0.0)).sum(-1)
 
 
-def q_from_anchor(q_anchor: Tensor, log_pi: Tensor, anchor: int, temperature: float) -> Tensor:
-    """Q[N, A] from Q(s,A)[N] and log pi[N, A]; -inf where unavailable."""
-    return q_anchor.unsqueeze(-1) + temperature * (log_pi - log_pi[:, anchor : anchor + 1])
+def value_from_reference(w: Tensor, log_pi_reference: Tensor, temperature: float) -> Tensor:
+    """V[N] = W(s) - alpha l(s)."""
+    return w - temperature * log_pi_reference
 
 
-def anchor_target(
-    anchor_reward: Tensor,
-    next_q_anchor: Tensor | float,
-    next_log_pi_anchor: Tensor,
+def q_from_value(value: Tensor, log_pi: Tensor, temperature: float) -> Tensor:
+    """Q[N, A] = V(s)[N] + alpha log pi[N, A]; -inf where unavailable."""
+    return value.unsqueeze(-1) + temperature * log_pi
+
+
+def reference_target(
+    next_reward: Tensor,
+    next_continuation: Tensor | float,
+    next_log_pi_reference: Tensor,
     discount: Tensor,
     temperature: float,
 ) -> Tensor:
-    """g(s) + gamma^k (Q(s',A') - alpha log pi(A'|s')), shape [N]: the anchor's fixed point, one sampled s'.
+    """gamma^k (g(s') + sum_b mu(b|s') c(s',b) - alpha l(s')), shape [N]: the fixed point of c(s,a), one sampled s'.
 
-    With ``next_q_anchor = 0`` this is the kernel's target y of the Q step.
+    With ``next_continuation = 0`` this is the kernel's target y of the Q step.
     """
-    return anchor_reward + discount * (next_q_anchor - temperature * next_log_pi_anchor)
+    return discount * (next_reward + next_continuation - temperature * next_log_pi_reference)

@@ -191,9 +191,11 @@ class AnchorQStep(Step):
     """The Q step: trunk by gradient, last layer by the kernel, alternately (`lstd`), or both by gradient (`fqi`)."""
 
     solver: Literal["lstd", "fqi"] = "lstd"
-    rounds: int = Field(4, gt=0, description="trunk refreshes (lstd) or fitted iterations (fqi)")
+    rounds: int = Field(2, gt=0, description="trunk refreshes (lstd) or fitted iterations (fqi)")
     max_epochs: int = Field(8, gt=0, description="epochs per round")
-    ridge: float = Field(1e-6, ge=0, description="per row, on standardised features")
+    ridge: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="per row, on standardised features; auto: chosen by held-out members"
+    )
 
 
 class Refit(Section):

@@ -98,7 +98,7 @@ class FittedModel:
     def value(self, frame: pd.DataFrame) -> pd.Series:
         """Soft value V(s) of every row; 0 in terminal states, NaN where nothing is chosen.
 
-        Of the refit, alpha log sum exp(Q(s,.)/alpha); without it, Q(s,A) - alpha log pi(A|s) of the Q and P steps.
+        Of the refit, alpha log sum exp(Q(s,.)/alpha); without it, that of the Q and P steps.
 
         Levels of values depend on the anchor's reward and are never identified from behaviour.
         """
@@ -108,8 +108,10 @@ class FittedModel:
                 q = self.reward_of(state, self.anchor_reward(frame)) + self.refit.continuation(self.basis(state))
                 value = bellman.soft_value(q, menu, self.config.temperature)
             else:
-                log_pi = self.policy_network(state, menu)[:, self.schema.anchor]
-                value = bellman.value_from_anchor(self.anchor_network(state), log_pi, self.config.temperature)
+                reference = self.schema.reference(state, menu)
+                log_pi = bellman.reference_log_policy(self.policy_network(state, menu), reference)
+                w = self.anchor_network(state, reference, self.anchor_reward(frame))
+                value = bellman.value_from_reference(w, log_pi, self.config.temperature)
         value = value.masked_fill(~free_rows(self.schema, state), torch.nan)
         value = value.masked_fill(self.schema.is_terminal(state), 0.0)
         return pd.Series(value.double().cpu().numpy(), index=frame.index, name="value")

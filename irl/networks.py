@@ -8,7 +8,7 @@ takes the same columns. ``features`` of every network has the constant 1 as its 
     Crossings           main effects and interactions of the columns         refit, scenarios
     Refitted            r(s, a) and what follows, linear in features         refit
     PolicyNetwork       log pi(a|s), a masked softmax                        P step
-    AnchorValueNetwork  Q(s, A), linear in its features                      Q step
+    AnchorValueNetwork  the anchor's value, linear in features               Q step
     RewardNetwork       r(s, a), one head per action; the anchor's is g(s)   R step
 """
 
@@ -105,15 +105,34 @@ class PolicyNetwork(nn.Module):
 
 
 class AnchorValueNetwork(nn.Module):
-    """Q(s, A)[N], in reward units: linear in the trunk's features, so that the kernel can solve the last layer."""
+    """The value of the anchor (of the reference policy mu), in reward units, through what follows it:
+
+        W(s) = sum_a mu(a|s) Q(s,a) = g(s) + sum_a mu(a|s) c(s,a)
+
+    c(s,a) is linear in the crossings of the columns and the trunk's features, so that the kernel can solve the last
+    layer. ``head`` [L, D] has a row for every action that mu ever takes.
+    """
 
     def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.trunk = Trunk(schema, hidden)
-        self.head = nn.Parameter(torch.zeros(1 + self.trunk.width))
+        self.crossings, self.trunk = Crossings(schema), Trunk(schema, hidden)
+        self.deep = bool(hidden)
+        self.referred = list(schema.referred)
+        width = self.crossings.width + (self.trunk.width if hidden else 0)
+        self.head = nn.Parameter(torch.zeros(len(self.referred), width))
 
-    def forward(self, state: Tensor) -> Tensor:
-        return self.trunk.features(state) @ self.head
+    def features(self, state: Tensor) -> Tensor:
+        """phi[N, D], first column 1."""
+        crossed: Tensor = self.crossings(state)
+        return torch.cat([crossed, self.trunk(state)], 1) if self.deep else crossed
+
+    def forward(self, state: Tensor, reference: Tensor, known: Tensor) -> Tensor:
+        """W[N] of state[N, F], mu[N, A] and g[N]."""
+        return known + self.continuation(state, reference[:, self.referred])
+
+    def continuation(self, state: Tensor, reference: Tensor) -> Tensor:
+        """sum_a mu(a|s) c(s,a) [N], with mu[N, L] on the actions it ever takes."""
+        return ((self.features(state) @ self.head.T) * reference).sum(1)
 
 
 class RewardNetwork(nn.Module):

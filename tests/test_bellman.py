@@ -80,17 +80,19 @@ def test_the_bellman_equation_by_hand_with_durations():
     torch.testing.assert_close(bellman.reward_from_q(q, next_value, discount), reward)
 
 
-def test_anchor_equations_by_hand():
-    # pi = (1/4, 1/2, 1/4), Q(s,A) = 3, alpha = 2: V = 3 + 2 log 2, and the others' Q is 2 log 2 lower.
+def test_reference_equations_by_hand():
+    # pi = (1/4, 1/2, 1/4), the anchor second, W = Q(s,A) = 3, alpha = 2: V = 3 + 2 log 2, another Q is 3 - 2 log 2
     log_pi = tensor([[0.25, 0.5, 0.25]]).log()
-    q_anchor = tensor([3])
-    value = bellman.value_from_anchor(q_anchor, log_pi[:, ANCHOR], 2.0)
+    log_pi[:, 2] = -math.inf  # off the menu: the reference does not do it
+    anchor = bellman.reference_log_policy(log_pi, tensor([[0, 1, 0]]))
+    torch.testing.assert_close(anchor, tensor([-LOG(2)]))
+    torch.testing.assert_close(bellman.reference_log_policy(log_pi, tensor([[0.5, 0.5, 0]])), tensor([-1.5 * LOG(2)]))
+    value = bellman.value_from_reference(tensor([3]), anchor, 2.0)
     torch.testing.assert_close(value, tensor([3 + 2 * LOG(2)]))
-    q = bellman.q_from_anchor(q_anchor, log_pi, ANCHOR, 2.0)
-    torch.testing.assert_close(q, tensor([[3 - 2 * LOG(2), 3, 3 - 2 * LOG(2)]]))
-    # g = 1, gamma^k = 1/4, next Q = 6, next pi(A) = 1/2: 1 + (6 + 2 log 2)/4; an end leaves g
+    torch.testing.assert_close(bellman.q_from_value(value, log_pi, 2.0), tensor([[3 - 2 * LOG(2), 3, -math.inf]]))
+    # gamma^k = 1/4, g' = 1, what follows that is worth 6, next pi(A) = 1/2: (1 + 6 + 2 log 2)/4; nothing after an end
     arguments = (tensor([1, 1]), tensor([6, 6]), tensor([0.5, 0.5]).log(), tensor([0.25, 0]), 2.0)
-    torch.testing.assert_close(bellman.anchor_target(*arguments), tensor([2.5 + 0.5 * LOG(2), 1]))
+    torch.testing.assert_close(bellman.reference_target(*arguments), tensor([1.75 + 0.5 * LOG(2), 0]))
 
 
 @pytest.mark.parametrize("discount", [0.5, 0.95, 0.999])
@@ -105,16 +107,25 @@ def test_identities_hold_in_the_exact_solution(discount: float, alpha: float):
     mdp = tabular.FiniteMDP(reward, menu, tabular.dense_expectation(transition), discount, alpha)
     exact = tabular.solve(mdp, tolerance=1e-12)
     tight = {"rtol": 1e-12, "atol": 1e-10}
-    log_pi, q_anchor, next_value = exact.log_policy, exact.q[:, ANCHOR], transition @ exact.value
+    log_pi, next_value = exact.log_policy, transition @ exact.value
 
     torch.testing.assert_close(bellman.soft_value(exact.q, menu, alpha), exact.value, **tight)
     torch.testing.assert_close(bellman.log_policy(exact.q, menu, alpha), log_pi, **tight)
-    torch.testing.assert_close(bellman.value_from_anchor(q_anchor, log_pi[:, ANCHOR], alpha), exact.value, **tight)
-    torch.testing.assert_close(bellman.q_from_anchor(q_anchor, log_pi, ANCHOR, alpha), exact.q, **tight)
+    torch.testing.assert_close(bellman.q_from_value(exact.value, log_pi, alpha), exact.q, **tight)
     q = bellman.q_from_reward(reward, next_value, discount)
     torch.testing.assert_close(q[menu], exact.q[menu], **tight)
     torch.testing.assert_close(bellman.reward_from_q(exact.q, next_value, discount)[menu], reward[menu], **tight)
-    # the fixed point of the anchor's value: its right-hand side, averaged over s', is Q(s,A) itself
-    gamma = torch.full((6, 6), discount, dtype=torch.float64)
-    pairs = bellman.anchor_target(reward[:, ANCHOR, None], q_anchor, log_pi[:, ANCHOR], gamma, alpha)
-    torch.testing.assert_close((transition[:, ANCHOR] * pairs).sum(1), q_anchor, **tight)
+    continuation = discount * next_value
+    gamma = torch.full((6, 3, 6), discount, dtype=torch.float64)
+    for reference in (
+        torch.nn.functional.one_hot(torch.full((6,), ANCHOR), 3).double(),
+        menu.double() / menu.double().sum(1, keepdim=True),
+    ):
+        expected = bellman.reference_log_policy(log_pi, reference)
+        known = (reference * reward).sum(1)
+        w = known + (reference * continuation).sum(1)
+        torch.testing.assert_close(w, (reference * exact.q.masked_fill(~menu, 0)).sum(1), **tight)
+        torch.testing.assert_close(bellman.value_from_reference(w, expected, alpha), exact.value, **tight)
+        # the fixed point: its right-hand side, averaged over s', is c(s,a) itself
+        goal = bellman.reference_target(known, (reference * continuation).sum(1), expected, gamma, alpha)
+        torch.testing.assert_close((transition * goal).sum(2), continuation, **tight)

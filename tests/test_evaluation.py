@@ -287,3 +287,55 @@ def test_a_small_spread_around_a_large_number_counts_as_a_feature_in_float32():
     rows = Rows(phi, phi, zero, x.unsqueeze(1) - 10_000, torch.ones_like(x))
     weights = evaluation.solve(evaluation.accumulate([rows]), ridge=1e-12).weights
     assert weights[0, 1, 0] != 0
+
+
+def chain(members: int, gamma: float, *, useless: int, seed: int = 0) -> tuple[list[Rows], Tensor]:
+    """Rows by member fold of x' = .6 x + u with y = x, of value x / (1 - .6 gamma), beside useless features; phi."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(members, 1, generator=generator, dtype=torch.float64)
+    following = 0.6 * x + 0.8 * torch.randn(members, 1, generator=generator, dtype=torch.float64)
+
+    def features(state: Tensor) -> Tensor:
+        extra = torch.randn(members, useless, generator=generator, dtype=torch.float64)
+        return torch.cat([torch.ones_like(state), state, extra], 1)
+
+    phi, phi_next = features(x), features(following)
+    one = torch.ones(members, dtype=torch.float64)
+    rows = [Rows(phi[k::5], phi_next[k::5], gamma * one[k::5], x[k::5], one[k::5]) for k in range(5)]
+    return rows, phi
+
+
+def test_the_chosen_ridge_is_near_the_best():
+    gamma = 0.9
+    rows, phi = chain(1500, gamma, useless=150)
+    ridge, left = evaluation.chosen_ridge([lambda part=part: [part] for part in rows])
+    total = evaluation.accumulate(rows)
+    truth = phi[:, 1] / (1 - 0.6 * gamma)
+    errors = {
+        r: float((phi @ evaluation.solve(total, ridge=r).weights[0, :, 0] - truth).std()) for r in evaluation.RIDGES
+    }
+    assert 1e-3 < ridge < 1  # neither none nor all
+    assert errors[ridge] < 1.1 * min(errors.values()) < errors[1e-6]
+    assert errors[ridge] < 0.95 * errors[1e-6]
+    assert 0 <= left < 0.2
+
+
+def test_without_noise_no_ridge_is_chosen():
+    rows, _ = chain(2000, 0.9, useless=0)
+    ridge, left = evaluation.chosen_ridge([lambda part=part: [part] for part in rows])
+    assert ridge <= 1e-2 and left < 0.03
+
+
+def test_the_ridge_by_action_blocks_is_that_of_the_blocks():
+    rows, _ = chain(1500, 0.9, useless=40)
+    alone = evaluation.chosen_ridge([lambda part=part: [part] for part in rows])
+    blocks = [
+        replace(
+            part,
+            action=torch.ones(len(part.phi), dtype=torch.int64),
+            next_policy=torch.tensor([[0.0, 1.0]]).double().expand(len(part.phi), 2),
+        )
+        for part in rows
+    ]
+    together = evaluation.chosen_ridge([lambda part=part: [part] for part in blocks], actions=2)
+    assert together == pytest.approx(alone, rel=1e-9)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from irl import tabular
+from irl import bellman, tabular
 from irl.data.panel import Panel
 from irl.data.schema import Column, StateSchema
 from irl.estimation.anchor_q import anchor_rows, solve_head
@@ -26,7 +26,7 @@ DISCOUNTS = (0.5, 0.95, 0.99, 0.999)
 LASTING = ((0.5, 12), (61 / 64, 4), (127 / 128, 3), (1023 / 1024, 2))
 """Discounts and the longest durations whose powers are float32 numbers."""
 # Four levels and the reserved code: the fifth state has no slot, so that features are [1, one-hot without the last].
-STATE = Column(name="state", kind="category", dynamics="learned", labels=("0", "1", "2", "3"))
+STATE = Column(name="state", kind="category", dynamics="learned", labels=("0", "1", "2", "3"), maximum=4.0)
 SCHEMA = StateSchema(
     columns=(STATE,), actions=("left", "anchor", "right"), anchor=ANCHOR, anchor_reward="g", terminal={}
 )
@@ -107,9 +107,11 @@ def recovered_reward(panel: Panel, log_policy: Tensor, *, discount: float, tempe
     solution = solve_head(network, rows, ridge=0.0, chunk=7)
     assert solution.converged
     with torch.no_grad():
-        q_anchor = network(panel.state)
-        every = network(torch.arange(STATES).float().unsqueeze(1))
-    index, target = reward_targets(panel, log_pi, q_anchor, discount=discount, temperature=temperature)
+        reference = SCHEMA.reference(panel.state, panel.menu)
+        w = network(panel.state, reference, panel.anchor_reward)
+    value = bellman.value_from_reference(w, bellman.reference_log_policy(log_pi, reference), temperature)
+    every = torch.zeros(STATES, dtype=torch.float64).index_copy(0, state, w)
+    index, target = reward_targets(panel, log_pi, value, discount=discount, temperature=temperature)
     cell = state[index] * ACTIONS + panel.action[index]  # the tabular regression of the R step: means by (s, a)
     weight = panel.weight[index].double()
     sums = torch.bincount(cell, weight * target, STATES * ACTIONS) / torch.bincount(cell, weight, STATES * ACTIONS)

@@ -40,6 +40,11 @@ def states(n: int, *, seed: int = 0) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
+def reference(n: int) -> Tensor:
+    """The anchor, with certainty."""
+    return torch.tensor([[0.0, 1.0, 0.0]]).expand(n, 3)
+
+
 def untrained(kind: type, hidden: tuple[int, ...] = (8, 4)) -> torch.nn.Module:
     torch.manual_seed(0)
     network = kind(SCHEMA, hidden)
@@ -88,7 +93,7 @@ def test_rows_do_not_see_each_other():
     state, menu = states(30), torch.ones(30, 3, dtype=torch.bool)
     for network, given in (
         (untrained(PolicyNetwork), (menu,)),
-        (untrained(AnchorValueNetwork), ()),
+        (untrained(AnchorValueNetwork), (reference(30), torch.zeros(30))),
         (untrained(RewardNetwork), (torch.zeros(30),)),
     ):
         whole = network(state, *given)
@@ -122,12 +127,15 @@ def test_a_smaller_menu_keeps_the_odds():
 
 def test_anchor_value_is_linear_in_its_features():
     network = untrained(AnchorValueNetwork)
-    value = network(states(20))
+    known = torch.linspace(-2, 5, 20)
+    value = network(states(20), reference(20), known)
     assert value.shape == (20,)
-    torch.testing.assert_close(value, network.trunk.features(states(20)) @ network.head)
+    features = network.features(states(20))
+    assert (features[:, 0] == 1).all() and torch.equal(features[:, -4:], network.trunk(states(20)))
+    torch.testing.assert_close(value, known + features @ network.head[0])
     with torch.no_grad():
-        network.head.copy_(torch.tensor([3.0, 0, 0, 0, 0]))
-    assert (network(states(20)) == 3).all()
+        network.head.zero_()[0, 0] = 3.0
+    torch.testing.assert_close(network(states(20), reference(20), known), 3 + known)
 
 
 def test_the_anchor_reward_is_given_and_not_learned():
@@ -160,7 +168,11 @@ def test_weights_make_the_round_trip(kind: type):
         network.scale.fill_(0.5)
     other = kind(SCHEMA, (8, 4))
     state = states(20)
-    given = () if kind is AnchorValueNetwork else (torch.ones(20, 3).bool() if kind is PolicyNetwork else state[:, 1],)
+    given = {
+        PolicyNetwork: (torch.ones(20, 3).bool(),),
+        AnchorValueNetwork: (reference(20), state[:, 1]),
+        RewardNetwork: (state[:, 1],),
+    }[kind]
     assert not torch.equal(other(state, *given), network(state, *given))
     other.load_state_dict(load(save({key: value.contiguous() for key, value in network.state_dict().items()})))
     assert torch.equal(other(state, *given), network(state, *given))

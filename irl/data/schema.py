@@ -106,6 +106,16 @@ class StateSchema:
         values = [*map(float, self.columns[f].labels), torch.nan]
         return torch.tensor(values, device=state.device)[state[:, f].long()]
 
+    @property
+    def referred(self) -> tuple[int, ...]:
+        """The actions that the reference policy ever takes."""
+        return (self.anchor,)
+
+    def reference(self, state: Tensor, menu: Tensor) -> Tensor:
+        """mu[N, A], the policy whose reward is known: the anchor action, with certainty."""
+        at = torch.arange(len(self.actions), device=state.device)
+        return (at == self.anchor).to(state.dtype).expand(menu.shape)
+
     def index(self, name: str) -> int:
         """Position of a column in the state tensor; InputError with the nearest name if there is none."""
         if name not in self.names:
@@ -177,18 +187,13 @@ class StateSchema:
 
     def menu(self, state: Tensor) -> Tensor:
         """bool[..., A]: the actions available in state[..., F]."""
-        everywhere = torch.ones(state.shape[:-1], dtype=torch.bool, device=state.device)
         conditions = dict(self.available)
-        return torch.stack(
-            [self.matches(state, conditions[a]) if a in conditions else everywhere for a in range(len(self.actions))],
-            dim=-1,
-        )
+        return torch.stack([self.matches(state, conditions.get(a, {})) for a in range(len(self.actions))], dim=-1)
 
     def is_terminal(self, state: Tensor) -> Tensor:
         """bool[...]: the states after which there is nothing."""
-        if not self.terminal:
-            return torch.zeros(state.shape[:-1], dtype=torch.bool, device=state.device)
-        return self.matches(state, self.terminal)
+        holds = self.matches(state, self.terminal)
+        return holds if self.terminal else ~holds
 
     def problems_of(self, condition: Condition, place: str) -> list[str]:
         """What is wrong with a condition: unknown columns, labels that never occur, ranges of unordered columns."""

@@ -20,7 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from irl import runs
+from irl import bellman, runs
 from irl.config import Config, InputError
 from irl.data.describe import summary
 from irl.data.panel import Panel
@@ -158,11 +158,13 @@ def estimate(
             bench=bench,
         ),
     )
-    q_anchor = _forward(anchor_q, panel.state)
+    reference = panel.schema.reference(panel.state, panel.menu)
+    w = _forward(anchor_q, panel.state, reference, panel.anchor_reward)
+    value = bellman.value_from_reference(w, bellman.reference_log_policy(log_pi, reference), alpha)
     reward = step(
         "reward",
         model.reward_network,
-        lambda: fit_reward(panel, log_pi, q_anchor, held_out, e.reward, discount=gamma, temperature=alpha, bench=bench),
+        lambda: fit_reward(panel, log_pi, value, held_out, e.reward, discount=gamma, temperature=alpha, bench=bench),
     )
     dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
     model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)

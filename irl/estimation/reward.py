@@ -1,7 +1,6 @@
 """R step: the reward of every action, by regression on the Bellman equation read backwards.
 
-    r(s,a) = Q(s,a) - gamma^k E[V(s')|s,a],   Q(s,a) = Q(s,A) + alpha (log pi(a|s) - log pi(A|s)),
-    V(s) = Q(s,A) - alpha log pi(A|s)
+    r(s,a) = Q(s,a) - gamma^k E[V(s')|s,a],   Q(s,a) = V(s) + alpha log pi(a|s)
 
 The network regresses Q(s,a) - gamma^k V(s') on the rows where a was chosen (Geng et al. 2020, equation (9)), so the
 expectation over s' is taken by the regression. The anchor's reward is g(s), given, and its rows are left out.
@@ -31,23 +30,21 @@ class RewardStep(Fitting):
 
 
 def reward_targets(
-    panel: Panel, log_pi: Tensor, q_anchor: Tensor, *, discount: float, temperature: float
+    panel: Panel, log_pi: Tensor, value: Tensor, *, discount: float, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Rows [K] with a free non-anchor choice and a known successor, and Q(s,a) - gamma^k V(s') [K] of each."""
-    anchor = panel.schema.anchor
-    rows = (panel.free & (panel.action != anchor) & (panel.next_choice >= 0)).nonzero().squeeze(1)
-    following, ends = panel.next_choice[rows], panel.ends[rows]
-    q = bellman.q_from_anchor(q_anchor[rows], log_pi[rows], anchor, temperature)
-    q = q.gather(1, panel.action[rows].unsqueeze(1)).squeeze(1)
-    next_log_pi = log_pi[following, anchor].masked_fill(ends, 0.0)
-    next_value = bellman.value_from_anchor(q_anchor[following], next_log_pi, temperature)
-    return rows, bellman.reward_from_q(q, next_value, discount ** panel.steps[rows] * ~ends)
+    """Rows [K] with a free choice of unknown reward and a known successor, and Q(s,a) - gamma^k V(s') [K] of each."""
+    chosen = panel.action.unsqueeze(1)
+    unknown = panel.schema.reference(panel.state, panel.menu).gather(1, chosen).squeeze(1) < 1
+    rows = (panel.free & unknown & (panel.next_choice >= 0)).nonzero().squeeze(1)
+    q = value[rows] + temperature * log_pi.gather(1, chosen).squeeze(1)[rows]
+    next_value = value[panel.next_choice[rows]].masked_fill(panel.ends[rows], 0.0)
+    return rows, bellman.reward_from_q(q, next_value, discount ** panel.steps[rows] * ~panel.ends[rows])
 
 
 def fit_reward(
     panel: Panel,
     log_pi: Tensor,
-    q_anchor: Tensor,
+    value: Tensor,
     held_out: Tensor,
     options: Step,
     *,
@@ -55,10 +52,10 @@ def fit_reward(
     temperature: float,
     bench: Workbench,
 ) -> tuple[RewardNetwork, Trained]:
-    """Fit r(s, a) given ``log_pi[N, A]`` of the P step and ``q_anchor[N]`` of the Q step; ``held_out[N]`` stops it."""
+    """Fit r(s, a) given ``log_pi[N, A]`` of the P step and ``value[N]`` of the Q step; ``held_out[N]`` stops it."""
     torch.manual_seed(bench.seed + 2)
     network = RewardNetwork(panel.schema, options.hidden).to(bench.device)
-    rows, target = reward_targets(panel, log_pi, q_anchor, discount=discount, temperature=temperature)
+    rows, target = reward_targets(panel, log_pi, value, discount=discount, temperature=temperature)
     for a in range(len(panel.schema.actions)):
         mine = target[panel.action[rows] == a]
         if len(mine) > 1:

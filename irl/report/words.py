@@ -14,6 +14,8 @@ from irl.scenario import Change, FeatureChange, RewardChange
 
 LARGEST_CONDITION = 1e14
 """Above this condition number float64 has about two digits left, and the solution rests on the ridge."""
+UNEXPLAINED = 0.5
+"""Share of the projected residual of a constant that the Q step may leave before the report warns."""
 STEPS = {"policy": "P", "anchor_q": "Q", "reward": "R", "dynamics": "dynamics"}
 
 
@@ -113,11 +115,21 @@ def cautions(record: Record) -> list[str]:
     found = [f"Segment {s.segment}: {s.thin}." for s in anchor_shares(record) if s.thin]
     for step, label in STEPS.items():
         metrics = at(record.metrics, step, default={})
-        if at(metrics, "converged") is False:
+        if at(metrics, "fell_back"):
+            found.append(
+                f"The {label} step's equations were not solved to accuracy; fitted iteration (`solver: fqi`) was used."
+            )
+        elif at(metrics, "converged") is False:
             found.append(f"The {label} step's equations were not solved to accuracy (`converged` is false).")
         condition = at(metrics, "condition")
         if condition is not None and not condition < LARGEST_CONDITION:
             found.append(f"The {label} step's equations are nearly singular (condition number {condition:.0e}).")
+        left = at(metrics, "unexplained")
+        if left is not None and left > UNEXPLAINED:
+            found.append(
+                f"The {label} step left {percent(left)} of a constant value's residual unexplained (held-out members): "
+                "its values rest on little; look at the refit's."
+            )
         losses = [x for x in at(trained(metrics), "history", default=[]) if isinstance(x, (int, float))]
         if any(not math.isfinite(x) for x in losses):
             found.append(f"The {label} step's held-out loss was not finite in some epoch.")

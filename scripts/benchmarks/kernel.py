@@ -140,12 +140,14 @@ def traced(
     found: list[tuple[int, float, float, float]] = []
     looked, started = 0.0, time.perf_counter()
     held_out = held_out_rows(panel, 0.2, 0)
+    state, menu, known = (t[panel.free] for t in (panel.state, panel.menu, panel.anchor_reward))
+    given = (state, panel.schema.reference(state, menu), known)
 
     def look(network: nn.Module, done: int) -> None:
         nonlocal looked
         now = time.perf_counter()
         with torch.no_grad():
-            error = network(panel.state[panel.free]).double() - truth
+            error = network(*given).double() - truth
         found.append((done, now - started - looked, float(error.square().mean().sqrt()), float(error.std())))
         looked += time.perf_counter() - now
 

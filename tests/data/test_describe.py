@@ -32,7 +32,7 @@ def test_memory_by_hand(study, frame):
     expected = without + 8 * (4 * basis**2 + 2 * 8 * basis)
     assert summary(panel, estimation=estimation).memory_mb == pytest.approx(expected / 1e6)
     plain = estimation.model_copy(update={"refit": Refit(rounds=0)})
-    expected = without + 8 * (5**2 + 2 * 8 * 5)  # the Q step's alone
+    expected = without + 8 * (22**2 + 2 * 8 * 22)  # the Q step's alone: the same, and one network's
     assert summary(panel, estimation=plain).memory_mb == pytest.approx(expected / 1e6)
 
 

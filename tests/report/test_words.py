@@ -59,6 +59,19 @@ def test_a_singular_solve_and_a_loss_that_broke_are_said(make_run, config, metri
     assert "P step's held-out loss was not finite" in first and "nearly singular" in second
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"converged": False, "fell_back": True}, "fitted iteration (`solver: fqi`) was used"),
+        ({"unexplained": 0.62}, "left 62.0 % of a constant value's residual unexplained"),
+    ],
+)
+def test_what_the_q_step_rests_on_is_said(make_run, config, metrics, found, said):
+    metrics["anchor_q"] |= found
+    (caution,) = cautions(load_record(make_run(config, metrics)))
+    assert said in caution
+
+
 def test_the_headline_names_the_segment_that_moves_most(run, scenario, add_scenario, make_outcomes):
     table = make_outcomes(("low", "high"))
     here = (table["segment"] == "south") & (table["outcome"] == "membership") & (table["case"] == "high")
