@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 2048
-"""Rows of one action multiplied at once: what is made of them for the products should stay in the processor's cache."""
+"""Rows of one action multiplied at once on a CPU: what is made of them for the products should stay in its cache."""
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, *(10 ** (-k / 2) for k in range(5, -1, -1)), 1e6)
 """The ridges that are tried, per unit of row weight; the last leaves a constant alone."""
@@ -137,8 +137,9 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
     order = rows.action.argsort()
     ends = torch.bincount(rows.action, minlength=actions).cumsum(0).tolist()
     nu = rows.next_policy * rows.discount.unsqueeze(-1)
+    block = BLOCK if rows.phi.device.type == "cpu" else max(len(order), 1)
     for a in range(actions):
-        for mine in order[ends[a - 1] if a else 0 : ends[a]].split(BLOCK):
+        for mine in order[ends[a - 1] if a else 0 : ends[a]].split(block):
             phi, following = rows.phi[mine], rows.phi_next[mine]
             left = (phi * rows.weight[mine].unsqueeze(-1)).T
             if nu.ndim == 2:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -228,40 +228,46 @@ def nested_fixed_point(
 ) -> Likelihood:
     """theta[P] at which choices counted in counts[(Ph,) S, A] are likeliest, the problem solved anew at every theta.
 
-    Fisher scoring with halved steps; derivatives of the log policy by central differences. ``tolerance`` is on the
-    expected gain of log-likelihood of the next step. Source: Rust, *Econometrica* 55 (1987), the nested fixed point.
+    Fisher scoring with halved steps. theta enters the reward only; derivatives of the log policy are the exact ones,
+    (dQ - sum_a pi dQ)/alpha with dQ the values of following pi for the derivative of the reward. ``tolerance`` is on
+    the expected gain of log-likelihood of the next step. Source: Rust, *Econometrica* 55 (1987), the nested fixed
+    point.
     """
-
-    def log_policy(theta: Tensor) -> Tensor:
-        return solve(mdp_of(theta), tolerance=1e-11).log_policy
 
     def likelihood(log_pi: Tensor) -> float:
         return float(torch.where(counts > 0, counts * log_pi, 0.0).sum())
 
+    def slope_of(p: int, mdp: FiniteMDP, policy: Tensor) -> Tensor:
+        step = torch.zeros_like(theta)
+        step[p] = 1e-4 * max(1.0, abs(float(theta[p])))
+        reward = (mdp_of(theta + step).reward - mdp_of(theta - step).reward) / (2 * step[p])
+        reward = torch.where(mdp.available, reward, 0.0)
+        q = evaluate(replace(mdp, reward=reward), policy, entropy=False, tolerance=1e-9).q
+        q = torch.where(mdp.available, q, 0.0)
+        return (q - (policy * q).sum(-1, keepdim=True)) / mdp.temperature
+
     theta, mass = start.double(), counts.sum(-1, keepdim=True)
-    value = likelihood(log_policy(theta))
+    found = solve(mdp_of(theta), tolerance=1e-11)
+    value = likelihood(found.log_policy)
     information, gain, iteration = torch.eye(len(theta), dtype=torch.float64), math.inf, 0
     while gain > tolerance and iteration < max_iterations:
         iteration += 1
-        pi = log_policy(theta).exp()
-        slopes = []
-        for p in range(len(theta)):
-            step = torch.zeros_like(theta)
-            step[p] = 1e-5 * max(1.0, abs(float(theta[p])))
-            slopes.append((log_policy(theta + step) - log_policy(theta - step)) / (2 * step[p]))
-        slope = torch.stack(slopes).nan_to_num(0.0, 0.0, 0.0)  # -inf less -inf where not available
+        mdp, pi = mdp_of(theta), found.policy
+        slope = torch.stack([slope_of(p, mdp, pi) for p in range(len(theta))])
         score = (counts * slope).flatten(1).sum(1)
         information = torch.einsum("p...,q...->pq", slope * (mass * pi), slope)
         move = torch.linalg.solve(information, score)
         gain, size = float(score @ move) / 2, 1.0
-        while size > 1e-6 and not (better := likelihood(log_policy(theta + size * move))) >= value:
+        while size > 1e-6:
+            moved = solve(mdp_of(theta + size * move), tolerance=1e-11)
+            if likelihood(moved.log_policy) >= value:
+                break
             size /= 2
-        if size <= 1e-6:
+        else:
             break
-        theta, value = theta + size * move, better
-    return Likelihood(
-        theta, torch.linalg.inv(information), value, iteration, gain <= max(tolerance, 1e-6), solve(mdp_of(theta))
-    )
+        theta, found, value = theta + size * move, moved, likelihood(moved.log_policy)
+    covariance = torch.linalg.inv(information)
+    return Likelihood(theta, covariance, value, iteration, gain <= max(tolerance, 1e-6), found)
 
 
 def _fixed_point(

@@ -16,11 +16,13 @@ python scripts/benchmark.py bus [--cells 50 1000:20 ...] [--repetitions N] [--fo
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,9 @@ ALWAYS = (("linear", "slope", "full"), ("linear", "select"))
 """The forms shown by default, without and with K columns."""
 
 
+Rows = list[dict[str, object]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", default=[f"{n}:{k}" for n, k in GLADIUS], help="trajectories[:K]")
@@ -65,9 +70,11 @@ def main() -> None:
         "--forms", nargs="+", choices=list(FORMS), help="default: linear, slope, full; with K > 0 linear, select"
     )
     parser.add_argument("--repetitions", type=int, help="default 20; 5 from 2,500 trajectories on, 10 with K > 0")
+    parser.add_argument("--workers", type=int, default=1, help="seeds at once, processes of one thread each if several")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/bus"), help="folder for the CSV file")
     arguments = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 130)
+    progress = Console(stderr=True)
     check(console)
     found: list[dict[str, object]] = []
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -76,15 +83,25 @@ def main() -> None:
         n, k = int(trajectories), int(dummies or 0)
         repetitions = arguments.repetitions or (5 if n >= 2500 else 10 if k else 20)
         title = f"{n} trajectories, K = {k}"
-        for seed in track(range(repetitions), title, console=Console(stderr=True), transient=True):
-            found += repetition(n, k, seed, arguments.forms or ALWAYS[k > 0])
-        pd.DataFrame(found).to_csv(arguments.out / "bus.csv", index=False)
+        work = partial(repetition, n, k, forms=arguments.forms or ALWAYS[k > 0])
+        for rows in track(spread(work, repetitions, arguments.workers), title, total=repetitions, console=progress):
+            found += rows
+            pd.DataFrame(found).to_csv(arguments.out / "bus.csv", index=False)
     frame = pd.DataFrame(found)
     print_table(console, frame)
     console.print(
         f"seeds 0 to repetitions - 1; torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads. CSV file in {arguments.out}"
+        f"{arguments.workers} workers. CSV file in {arguments.out}"
     )
+
+
+def spread(work: Callable[[int], Rows], repetitions: int, workers: int) -> Iterator[Rows]:
+    """What every seed gives, in processes of one thread each if there are several."""
+    if workers == 1:
+        yield from map(work, range(repetitions))
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
+        yield from pool.imap_unordered(work, range(repetitions))
 
 
 def engine(reward: Tensor) -> tabular.FiniteMDP:
@@ -150,7 +167,7 @@ def study(dummies: int, seed: int, form: dict[str, object]) -> Config:
     return validated(Config, about, "the benchmark")
 
 
-def repetition(trajectories: int, dummies: int, seed: int, forms: Sequence[str]) -> list[dict[str, object]]:
+def repetition(trajectories: int, dummies: int, seed: int, *, forms: Sequence[str]) -> Rows:
     """Errors and seconds of every form, and of the bounds, on one simulated panel."""
     frame = simulated(trajectories, dummies, seed)
     training = frame["bus"] < round(0.8 * trajectories)

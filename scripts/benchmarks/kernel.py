@@ -44,13 +44,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fqi-rounds", type=int, default=300)
     parser.add_argument("--only", choices=("pass", "q"))
+    parser.add_argument("--device", default="cpu", help="of the pass")
     arguments = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 130)
     if arguments.only != "q":
         table = Table("D", "basis columns", "dtype", "kernel, s", "bare products, s", "ratio", "bar", title="One pass")
         for d in arguments.features:
             for dtype in (torch.float32, torch.float64):
-                ours, bare = passes(arguments.rows, d, arguments.actions, dtype, arguments.repeats)
+                ours, bare = passes(arguments.rows, d, arguments.actions, dtype, arguments.repeats, arguments.device)
                 met = "met" if ours / bare <= PASS_BAR else "MISSED"
                 cells = (f"{ours:.2f}", f"{bare:.2f}", f"{ours / bare:.2f}", f"<= {PASS_BAR}: {met}")
                 table.add_row(str(d), str(d * arguments.actions), str(dtype).removeprefix("torch."), *cells)
@@ -59,11 +60,11 @@ def main() -> None:
         q_steps(console, arguments.fqi_rounds)
     console.print(
         f"{arguments.rows:,} rows; torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads; seed 0"
+        f"{torch.get_num_threads()} threads, pass on {arguments.device}; seed 0"
     )
 
 
-def passes(rows: int, d: int, actions: int, dtype: torch.dtype, repeats: int) -> tuple[float, float]:
+def passes(rows: int, d: int, actions: int, dtype: torch.dtype, repeats: int, device: str) -> tuple[float, float]:
     """Seconds of the kernel's pass and of the bare products."""
     generator = torch.Generator().manual_seed(0)
     phi, phi_next = (torch.randn(CHUNK, d, generator=generator).to(dtype) for _ in range(2))
@@ -73,6 +74,8 @@ def passes(rows: int, d: int, actions: int, dtype: torch.dtype, repeats: int) ->
     policy = policy / policy.sum(1, keepdim=True)
     weight, discount = torch.ones(CHUNK, dtype=dtype), torch.full((CHUNK,), 0.99, dtype=dtype)
     target = torch.randn(CHUNK, 1, generator=generator).to(dtype)
+    parts = (phi, phi_next, discount, target, weight, action, policy)
+    phi, phi_next, discount, target, weight, action, policy = (part.to(device) for part in parts)
     chunk = evaluation.Rows(phi, phi_next, discount, target, weight, action, policy)
     groups = [(action == a).nonzero().squeeze(1) for a in range(actions)]
     left = [phi[g].T.contiguous() for g in groups]
@@ -98,6 +101,8 @@ def best(first: Callable[[], None], second: Callable[[], None], repeats: int) ->
         for call, into in zip((first, second), seconds, strict=True):
             started = time.perf_counter()
             call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             into.append(time.perf_counter() - started)
     return min(seconds[0]), min(seconds[1])
 
