@@ -35,8 +35,10 @@ from torch import Tensor
 BLOCK = 2048
 """Rows of one action multiplied at once on a CPU: what is made of them for the products should stay in its cache."""
 
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, *(10 ** (-k / 2) for k in range(5, -1, -1)), 1e6)
-"""The ridges that are tried, per unit of row weight; the last leaves a constant alone."""
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, *(10 ** (-k / 2) for k in range(5, -1, -1)))
+"""The ridges that are tried, per unit of row weight."""
+CONSTANT = 1e6
+"""A ridge that leaves a constant alone."""
 
 
 @dataclass(frozen=True)
@@ -186,26 +188,40 @@ def solve(sums: Sums, *, ridge: float = 0.0) -> Solution:
     return Solution(weights, residual, condition, residual < 1e-6 and condition < 1e12)
 
 
-def chosen_ridge(folds: Sequence[Callable[[], Iterable[Rows]]], *, actions: int = 1) -> tuple[float, float]:
-    """The ridge under which held-out folds find the least projected Bellman residual, and the share of the residual of
-    a constant value that it leaves.
+@dataclass(frozen=True)
+class Choice:
+    """What held-out rows choose: the ridge, the target (a column), and ``unexplained``, the share of the projected
+    residual of a constant value that is left. A share near 1 says that no variation of the value was found."""
 
-    Of the solution x without a fold, whose residuals are delta_i = y_i + gamma^k q(s'_i) - q(s_i), the projected
+    ridge: float
+    target: int
+    unexplained: float
+
+
+def chosen(
+    folds: Sequence[Callable[[], Iterable[Rows]]], *, actions: int = 1, ridges: Sequence[float] = RIDGES
+) -> Choice:
+    """The ridge and target under which held-out folds find the least projected Bellman residual.
+
+    Of the solution x without a fold, with residuals delta_i = y_i + gamma^k q(s'_i) - q(s_i) in it, the projected
     residual is |Pi delta|^2, Pi the projection on the basis in the fold: the squared residual itself contains the
     spread of q(s') given s, which a flat q makes small (double sampling; Baird 1995). So does the projection, in
     expectation by sum_i w_i^2 delta_i^2 psi_i G^-1 psi_i, G the fold's Gram matrix, which is therefore taken off (a
-    jackknife). A share near 1, or the largest ridge, says that no variation of the value was found.
+    jackknife).
 
     Parameters
     ----------
-    folds : each yields its rows when called, one target each; called twice. Folds should not share members.
+    folds : each yields its rows when called, and is called twice. Folds should not share members. With several targets,
+        each is solved for, and the last is y, what all are judged by.
     """
     sums = [accumulate(fold(), actions=actions) for fold in folds]
-    residual = torch.zeros(len(RIDGES), dtype=torch.float64, device=sums[0].matrix.device)
+    tried = (*ridges, CONSTANT)
+    targets = sums[0].rhs.shape[1]
+    residual = torch.zeros(len(tried) * targets, dtype=torch.float64, device=sums[0].matrix.device)
     for k, (fold, own) in enumerate(zip(folds, sums, strict=True)):
         rest = reduce(operator.add, sums[:k] + sums[k + 1 :])
-        weights = torch.cat([solve(rest, ridge=ridge).weights for ridge in RIDGES], 2)  # [A, D, R]
-        slope = (own.rhs - own.matrix @ weights.flatten(0, 1)).view_as(weights)
+        weights = torch.cat([solve(rest, ridge=ridge).weights for ridge in tried], 2)  # [A, D, R K]
+        slope = (own.rhs[:, -1:] - own.matrix @ weights.flatten(0, 1)).view_as(weights)
         gram = own.gram.diagonal(dim1=1, dim2=2).clamp_min(1e-12 * float(own.gram.sum()) + 1e-300)
         inverse = torch.linalg.inv(own.gram + torch.diag_embed(1e-3 * gram))
         residual += (slope * (inverse @ slope)).sum((0, 1))
@@ -215,13 +231,13 @@ def chosen_ridge(folds: Sequence[Callable[[], Iterable[Rows]]], *, actions: int 
                 mine = slice(None) if rows.action is None else rows.action == a
                 phi = rows.phi[mine].double()
                 residual -= ((phi @ inverse[a]) * phi).sum(1) @ noise[mine]
-    best = int(residual.argmin())
-    left = residual[best].clamp_min(0) / residual[-1].clamp_min(1e-300)
-    return RIDGES[best], min(float(left), 1.0)
+    best, target = divmod(int(residual[: len(ridges) * targets].argmin()), targets)
+    left = residual[best * targets + target].clamp_min(0) / residual[-1].clamp_min(1e-300)
+    return Choice(ridges[best], target, min(float(left), 1.0))
 
 
 def _residuals(rows: Rows, weights: Tensor) -> Tensor:
-    """delta[N, R] of rows with one target, under weights[A, D, R]."""
+    """delta[N, R] of the rows by their last target, under weights[A, D, R]."""
     following = torch.einsum("n...d,adr->n...ar", rows.phi_next.double(), weights)
     if rows.action is None or rows.next_policy is None:
         now, following = rows.phi.double() @ weights[0], following.squeeze(-2)
@@ -230,7 +246,7 @@ def _residuals(rows: Rows, weights: Tensor) -> Tensor:
         now = now[torch.arange(len(now), device=now.device), rows.action]
         following = (rows.next_policy.double().unsqueeze(-1) * following).sum(-2)
     following = rows.discount.double().unsqueeze(-1) * following
-    return rows.target.double() + (following if following.ndim == 2 else following.mean(1)) - now
+    return rows.target[:, -1:].double() + (following if following.ndim == 2 else following.mean(1)) - now
 
 
 def adjoint(sums: Sums, left: Tensor, *, ridge: float = 0.0) -> Tensor:

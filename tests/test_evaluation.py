@@ -308,7 +308,8 @@ def chain(members: int, gamma: float, *, useless: int, seed: int = 0) -> tuple[l
 def test_the_chosen_ridge_is_near_the_best():
     gamma = 0.9
     rows, phi = chain(1500, gamma, useless=150)
-    ridge, left = evaluation.chosen_ridge([lambda part=part: [part] for part in rows])
+    choice = evaluation.chosen([lambda part=part: [part] for part in rows])
+    ridge, left = choice.ridge, choice.unexplained
     total = evaluation.accumulate(rows)
     truth = phi[:, 1] / (1 - 0.6 * gamma)
     errors = {
@@ -322,13 +323,14 @@ def test_the_chosen_ridge_is_near_the_best():
 
 def test_without_noise_no_ridge_is_chosen():
     rows, _ = chain(2000, 0.9, useless=0)
-    ridge, left = evaluation.chosen_ridge([lambda part=part: [part] for part in rows])
+    choice = evaluation.chosen([lambda part=part: [part] for part in rows])
+    ridge, left = choice.ridge, choice.unexplained
     assert ridge <= 1e-2 and left < 0.03
 
 
 def test_the_ridge_by_action_blocks_is_that_of_the_blocks():
     rows, _ = chain(1500, 0.9, useless=40)
-    alone = evaluation.chosen_ridge([lambda part=part: [part] for part in rows])
+    alone = evaluation.chosen([lambda part=part: [part] for part in rows])
     blocks = [
         replace(
             part,
@@ -337,5 +339,6 @@ def test_the_ridge_by_action_blocks_is_that_of_the_blocks():
         )
         for part in rows
     ]
-    together = evaluation.chosen_ridge([lambda part=part: [part] for part in blocks], actions=2)
-    assert together == pytest.approx(alone, rel=1e-9)
+    together = evaluation.chosen([lambda part=part: [part] for part in blocks], actions=2)
+    assert (together.ridge, together.target) == (alone.ridge, alone.target)
+    assert together.unexplained == pytest.approx(alone.unexplained, rel=1e-9)

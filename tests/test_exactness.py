@@ -103,7 +103,7 @@ def recovered_reward(panel: Panel, log_policy: Tensor, *, discount: float, tempe
     log_pi = log_policy[state]
     network = AnchorValueNetwork(SCHEMA, ()).double()  # no hidden layer: linear in the tabular features
     keep = torch.zeros(panel.n_rows, dtype=torch.bool)
-    rows = anchor_rows(panel, log_pi, keep, discount=discount, temperature=temperature, corrected=False)
+    rows = anchor_rows(panel, log_pi, keep, discount=discount, temperature=temperature)
     solution = solve_head(network, rows, ridge=0.0, chunk=7)
     assert solution.converged
     with torch.no_grad():

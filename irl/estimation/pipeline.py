@@ -143,19 +143,19 @@ def estimate(
     policy = step("policy", model.policy_network, lambda: fit_policy(panel, held_out, e.policy, bench=bench))
     log_pi = _forward(policy, panel.state, panel.menu)
     corrected = e.folds > 1 and panel.n_members >= LEAST_PER_FOLD * e.folds
-    crossed = _cross_fitted(panel, held_out, config, bench, step) if corrected else log_pi
+    crossed = _cross_fitted(panel, held_out, config, bench, step) if corrected else None
     anchor_q = step(
         "anchor_q",
         model.anchor_network,
         lambda: fit_anchor_q(
             panel,
-            crossed,
+            log_pi,
             held_out,
             e.anchor_q,
             discount=gamma,
             temperature=alpha,
-            corrected=corrected,
             bench=bench,
+            crossed=crossed,
         ),
     )
     reference = panel.schema.reference(panel.state, panel.menu)

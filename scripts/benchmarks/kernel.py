@@ -165,7 +165,7 @@ def traced(
     AnchorQStepModule.on_validation_epoch_end = watching  # type: ignore[method-assign]
     try:
         network, _ = fit_anchor_q(
-            panel, log_pi, held_out, options, discount=discount, temperature=temperature, corrected=False,
+            panel, log_pi, held_out, options, discount=discount, temperature=temperature,
             bench=Workbench(device=torch.device("cpu"), seed=0),
         )  # fmt: skip
     finally:

@@ -174,7 +174,7 @@ def uncorrected(model: FittedModel, panel: Panel, bench: Workbench) -> FittedMod
     reference = panel.schema.reference(panel.state, panel.menu)
     with torch.no_grad():
         log_pi = model.policy_network(panel.state, panel.menu)
-    q, _ = fit_anchor_q(panel, log_pi, held_out, e.anchor_q, **about, corrected=False, bench=bench)
+    q, _ = fit_anchor_q(panel, log_pi, held_out, e.anchor_q, **about, bench=bench)
     with torch.no_grad():
         w = q(panel.state, reference, panel.anchor_reward)
     value = bellman.value_from_reference(w, bellman.reference_log_policy(log_pi, reference), about["temperature"])

@@ -63,8 +63,8 @@ def solved(panel, log_pi, *, corrected: bool) -> torch.Tensor:
     network = AnchorValueNetwork(panel.schema, ()).double()
     nobody = torch.zeros(panel.n_rows, dtype=torch.bool)
     by_row = log_pi[panel.state[:, 0].long()]
-    rows = anchor_rows(panel, by_row, nobody, discount=GAMMA, temperature=1.0, corrected=corrected)
-    solve_head(network, rows, ridge=1e-9)
+    rows = anchor_rows(panel, by_row, nobody, discount=GAMMA, temperature=1.0, crossed=by_row)
+    solve_head(network, rows, ridge=1e-9, target=int(corrected))
     return anchor_value(network)
 
 
@@ -100,10 +100,10 @@ def test_rare_anchors_are_floored_and_counted(panel):
     rare = torch.full((panel.n_rows, 2), 0.5).log()
     rare[panel.state[:, 0] == 3, 0] = -8.0
     nobody = torch.zeros(panel.n_rows, dtype=torch.bool)
-    rows = anchor_rows(panel, rare, nobody, discount=GAMMA, temperature=1.0, corrected=True)
+    rows = anchor_rows(panel, rare, nobody, discount=GAMMA, temperature=1.0, crossed=rare)
     assert torch.equal(rows.floored, rows.next_state[:, 0] == 3)
-    assert float(rows.target.max()) <= GAMMA * (0.2 + 8.0 + np.exp(-8.0) / FLOOR) + 1e-4
-    assert float(rows.target.min()) >= GAMMA * (0.2 - 1 / FLOOR)
+    assert float(rows.targets[:, 1].max()) <= GAMMA * (0.2 + 8.0 + np.exp(-8.0) / FLOOR) + 1e-4
+    assert float(rows.targets[:, 1].min()) >= GAMMA * (0.2 - 1 / FLOOR)
 
 
 @pytest.mark.parametrize("solver", ["lstd", "fqi"])
@@ -113,12 +113,27 @@ def test_both_solvers_come_near_the_anchors_value(panel, solver):
     held_out = panel.member % 5 == 0
     options = AnchorQStep(hidden=(16,), solver=solver, rounds=2 if solver == "lstd" else 60, max_epochs=2)
     network, report = fit_anchor_q(
-        panel, log_pi, held_out, options, discount=GAMMA, temperature=1.0, corrected=True, bench=BENCH
+        panel, log_pi, held_out, options, discount=GAMMA, temperature=1.0, bench=BENCH, crossed=log_pi
     )
     error = anchor_value(network) - solution.q[:, 0]
     assert error.abs().max() < (0.25 if solver == "lstd" else 0.6)
-    assert report.corrected and report.floored_share == 0.0
+    assert report.floored_share == 0.0
     assert (report.condition is None) == (solver == "fqi")
+
+
+@pytest.mark.parametrize(("error", "corrected"), [(0.0, False), (0.2, True), (-0.2, True)])
+def test_the_correction_is_used_where_it_helps(panel, error, corrected):
+    solution, _ = market()
+    few = panel.take_members(torch.arange(panel.n_members) < 400)
+    log_pi = solution.log_policy[:, :1] + error  # of the anchor
+    log_pi = torch.cat([log_pi, torch.log1p(-log_pi.exp())], 1).float()[few.state[:, 0].long()]
+    options = AnchorQStep(hidden=(), rounds=1, max_epochs=1)
+    network, report = fit_anchor_q(
+        few, log_pi, few.member % 5 == 0, options, discount=GAMMA, temperature=1.0, bench=BENCH, crossed=log_pi
+    )
+    assert report.corrected == corrected
+    # an error of .2 is worth .2 x .9 / .1 = 1.8 if it is not corrected
+    assert (anchor_value(network) - solution.q[:, 0]).abs().max() < 0.8
 
 
 def test_fitted_iteration_takes_over_where_the_equations_are_singular(panel):
@@ -127,7 +142,7 @@ def test_fitted_iteration_takes_over_where_the_equations_are_singular(panel):
     # an indicator of every level and a constant: without a ridge their sum cannot be told from it
     options = AnchorQStep(hidden=(8,), ridge=0.0, rounds=1, max_epochs=1)
     network, report = fit_anchor_q(
-        panel, log_pi, panel.member % 5 == 0, options, discount=GAMMA, temperature=1.0, corrected=False, bench=BENCH
+        panel, log_pi, panel.member % 5 == 0, options, discount=GAMMA, temperature=1.0, bench=BENCH
     )
     assert report.fell_back and report.converged is False and report.condition > 1e12
     assert (anchor_value(network) - solution.q[:, 0]).abs().max() < 0.8
@@ -136,7 +151,7 @@ def test_fitted_iteration_takes_over_where_the_equations_are_singular(panel):
 def test_the_policy_of_a_fold_does_not_know_its_members(panel):
     few = panel.take_members(torch.arange(panel.n_members) < 2 * LEAST_PER_FOLD)
     _, metrics = estimate(CONFIG, few, bench=BENCH)
-    assert {"policy_fold_1", "policy_fold_2"} <= set(metrics) and metrics["anchor_q"]["corrected"]
+    assert {"policy_fold_1", "policy_fold_2"} <= set(metrics)
     fewer = panel.take_members(torch.arange(panel.n_members) < 2 * LEAST_PER_FOLD - 1)
     _, metrics = estimate(CONFIG, fewer, bench=BENCH)
     assert "policy_fold_1" not in metrics and not metrics["anchor_q"]["corrected"]
