@@ -125,7 +125,7 @@ def anchor_rows(
     log_pi : [N, A], of all rows; with ``corrected``, each from members of another fold.
     held_out : bool [N], of all rows.
     """
-    anchor = panel.schema.anchor
+    anchor = panel.schema.base
     rows = (panel.free & (panel.action == anchor) & (panel.next_choice >= 0)).nonzero().squeeze(1)
     following, ends = panel.next_choice[rows], panel.ends[rows]
     gamma = discount ** panel.steps[rows] * ~ends

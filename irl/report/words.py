@@ -22,7 +22,8 @@ def estimated(record: Record) -> str:
     rows, members = (at(record.metrics, "panel", key) for key in ("rows", "members"))
     counted = f" from {rows:,} rows of {members:,} members" if rows is not None and members is not None else ""
     paid = " and ".join(f"“{a}”" for a in record.paid)
-    return f"What {paid} are worth, relative to “{record.config.anchor.action}”, was recovered{counted}."
+    mean = "the mean under " if record.config.anchor.policy is not None else ""
+    return f"What {paid} are worth, relative to {mean}{record.anchor}, was recovered{counted}."
 
 
 def headlines(scenario: ScenarioRecord) -> list[str]:
@@ -65,7 +66,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         *found,
         ("actions", ", ".join(config.data.actions)),
         ("segments", ", ".join(at(panel, "segments", default={})) or "–"),
-        ("anchor, its reward is known", config.anchor.action),
+        _anchor(record),
         ("anchor's reward, reward units", f"column {known}" if isinstance(known, str) else number(known)),
         ("discount γ, per period", f"{config.discount:g}"),
         ("temperature α, reward units", f"{config.temperature:g}"),
@@ -79,13 +80,28 @@ def identification(record: Record) -> str:
     known = config.anchor.reward
     worth = f"given by the column “{known}”" if isinstance(known, str) else f"known to be {number(known)}"
     return (
-        "Choices alone fit many rewards. They become unique once it is given that the reward of "
-        f"“{config.anchor.action}” is {worth}, that members discount the next period by {config.discount:g}, "
-        "that their changing tastes are independent logit shocks, and that nothing unobserved drives both what "
-        "members choose now and later (no hidden state). If one of these is wrong, so are the rewards. Only the reward "
-        "divided by the temperature α is identified, and α may differ between segments: compare actions within a "
-        "segment, not raw numbers across segments."
+        f"Choices alone fit many rewards. They become unique once it is given that the {reward_of_anchor(record)} is "
+        f"{worth}, that members discount the next period by {config.discount:g}, that their changing tastes are "
+        "independent logit shocks, and that nothing unobserved drives both what members choose now and later (no "
+        "hidden state). If one of these is wrong, so are the rewards. Only the reward divided by the temperature α is "
+        "identified, and α may differ between segments: compare actions within a segment, not raw numbers across "
+        "segments."
     )
+
+
+def reward_of_anchor(record: Record) -> str:
+    """Whose reward is known."""
+    return f"{'mean reward under' if record.config.anchor.policy is not None else 'reward of'} {record.anchor}"
+
+
+def _anchor(record: Record) -> tuple[str, str]:
+    """What kind of anchor it is, and which."""
+    policy = record.config.anchor.policy
+    if policy is None:
+        return "anchor, its reward is known", record.config.anchor.action or record.anchor
+    weights = {} if policy == "uniform" else policy
+    said = [f"{a} {w:g}" if isinstance(w, float) else f"{a} as column “{w}” says" for a, w in weights.items()]
+    return "reference policy, its mean reward is known", ", ".join(said) or "uniform over the menu"
 
 
 def limits(record: Record) -> list[str]:

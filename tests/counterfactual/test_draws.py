@@ -12,7 +12,7 @@ from irl import tabular
 from irl.counterfactual.outcomes import ask, outcome_slopes, t_quantile
 from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import solve
-from irl.networks import Refitted
+from irl.refitted import Refitted
 
 STEP = 1e-4
 SEEN = [0, 1, 2, 3, 4, 5]  # place and tier, where there is a choice
@@ -123,7 +123,7 @@ def test_draws_have_the_covariance_they_should():
     few = refit.draws(3, seed=0)[:, [0, 2]].flatten(1)
     assert not torch.equal(few, refit.draws(3, seed=1)[:, [0, 2]].flatten(1))
     x = torch.tensor([[1.0, 2.0]])
-    error = refit.standard_error(x)
+    error = refit.standard_error(x, torch.tensor([[0.0, 1.0, 0.0]]))
     assert error[0, 1] == 0
     assert float(error[0, 2]) == pytest.approx(float((x.double() @ refit.covariance[2:, 2:] @ x.double().T).sqrt()))
 
