@@ -27,21 +27,26 @@ def estimated(record: Record) -> str:
 
 
 def headlines(scenario: ScenarioRecord) -> list[str]:
-    """One sentence per case: what happens to membership, and where most."""
+    """One sentence per case: what happens to membership, and where most; without members, to the share that moves most."""
     found = [f"{scenario.name}: {scenario.problem}"] if scenario.problem else []
-    members = scenario.outcomes[(scenario.outcomes["outcome"] == "membership") & scenario.outcomes["period"].notna()]
+    table = scenario.outcomes[scenario.outcomes["period"].notna()]
     for case in scenario.cases:
-        rows = members[members["case"] == case]
+        rows, what = table[(table["case"] == case) & (table["outcome"] == "membership")], "members"
+        if rows.empty:
+            rows = table[(table["case"] == case) & table["outcome"].str.startswith("share_")]
+            rows = rows[rows["period"] == rows["period"].max()]
+            if rows.empty:
+                continue
+            name = rows["outcome"][rows["change"].abs().idxmax()]
+            rows, what = rows[rows["outcome"] == name], f"“{name.removeprefix('share_')}”"
         last = rows[rows["period"] == rows["period"].max()].set_index("segment")
-        if last.empty:
-            continue
         parts = last.drop(index=ALL, errors="ignore")
         most = str(parts["change"].abs().idxmax()) if len(parts) else ALL
         whole: Any = last.loc[ALL if ALL in last.index else most]
         said = f"{percent(whole.baseline)} → {percent(whole.scenario)} ({signed(100 * whole.change, 1)} points)"
         where = f", most in {most} ({signed(100 * parts['change'][most], 1)} points)" if len(parts) > 1 else ""
         named = scenario.name if case == scenario.name else f"{scenario.name}, {case}"
-        found.append(f"{named}: members at period {int(rows['period'].max())} {said}{where}.")
+        found.append(f"{named}: {what} at period {int(rows['period'].max())} {said}{where}.")
     return found
 
 
