@@ -27,7 +27,7 @@ def estimated(record: Record) -> str:
 
 
 def headlines(scenario: ScenarioRecord) -> list[str]:
-    """One sentence per case: what happens to membership, and where most; without members, to the share that moves most."""
+    """One sentence per case: what happens to membership (else to the share that moves most), and where most."""
     found = [f"{scenario.name}: {scenario.problem}"] if scenario.problem else []
     table = scenario.outcomes[scenario.outcomes["period"].notna()]
     for case in scenario.cases:
@@ -101,12 +101,13 @@ def reward_of_anchor(record: Record) -> str:
 
 def _anchor(record: Record) -> tuple[str, str]:
     """What kind of anchor it is, and which."""
-    policy = record.config.anchor.policy
-    if policy is None:
-        return "anchor, its reward is known", record.config.anchor.action or record.anchor
-    weights = {} if policy == "uniform" else policy
-    said = [f"{a} {w:g}" if isinstance(w, float) else f"{a} as column “{w}” says" for a, w in weights.items()]
-    return "reference policy, its mean reward is known", ", ".join(said) or "uniform over the menu"
+    anchor, actions = record.config.anchor, record.config.data.actions
+    if anchor.policy is None:
+        return "anchor, its reward is known", anchor.action or record.anchor
+    weights = [(a, w) for a, w in zip(actions, anchor.weights(actions), strict=True) if w != 0]
+    said = [f"{a} as column “{w}” says" if isinstance(w, str) else f"{a} {w:g}" for a, w in weights]
+    what = "uniform over the menu" if anchor.policy == "uniform" else ", ".join(said)
+    return "reference policy, its mean reward is known", what
 
 
 def limits(record: Record) -> list[str]:
