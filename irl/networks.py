@@ -116,15 +116,14 @@ class AnchorValueNetwork(nn.Module):
 
 
 class RewardNetwork(nn.Module):
-    """r(s, a)[N, A], in reward units, from a utility per action (``bellman.reward_from_utility``): the mean under the
-    reference policy is g(s), given and not learned; so is, then, the utility of an anchor action."""
+    """r(s, a)[N, A], in reward units. The mean under the reference policy is g(s), given and not learned: where that is
+    one action its reward is g(s), else utilities are shifted to it (``bellman.reward_from_utility``)."""
 
     centre: Tensor
     scale: Tensor
 
     def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.anchor = schema.anchor
         self.trunk = Trunk(schema, hidden)
         self.head = nn.Linear(self.trunk.width, len(schema.actions))
         self.register_buffer("centre", torch.zeros(len(schema.actions)))
@@ -133,9 +132,7 @@ class RewardNetwork(nn.Module):
     def forward(self, state: Tensor, known: Tensor, reference: Tensor) -> Tensor:
         """Of state[N, F], g[N] and mu[N, A]."""
         utility = self.centre + self.scale * self.head(self.trunk(state))
-        if self.anchor is not None:
-            is_anchor = torch.arange(utility.shape[1], device=utility.device) == self.anchor
-            utility = torch.where(is_anchor, known.unsqueeze(-1), utility)
+        utility = torch.where(reference == 1, known.unsqueeze(-1), utility)
         return bellman.reward_from_utility(utility, reference, known)
 
 

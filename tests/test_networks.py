@@ -150,14 +150,20 @@ def test_the_anchor_reward_is_given_and_not_learned():
 
 def test_the_mean_reward_under_a_policy_is_given_and_not_learned():
     schema = replace(SCHEMA, anchor=None, anchor_weights=(1.0, 2.0, 0.0))
-    torch.manual_seed(0)
-    network, g = RewardNetwork(schema, (8, 4)), torch.linspace(-2, 5, 20)
+    network, g = untrained(RewardNetwork), torch.linspace(-2, 5, 20)
     mu = schema.reference(states(20), torch.ones(20, 3, dtype=torch.bool))
     reward = network(states(20), g, mu)
     torch.testing.assert_close((mu * reward).sum(1), g)
     assert (reward.std(0) > 0.1).all()
     difference = network.head(network.trunk(states(20))).diff(dim=1)  # which the shift leaves alone
     torch.testing.assert_close(reward.diff(dim=1), difference, rtol=1e-5, atol=1e-5)
+
+
+def test_an_anchor_by_state_leaves_the_other_actions_their_utilities():
+    network, g, other = untrained(RewardNetwork), torch.linspace(-2, 5, 20), torch.arange(20) % 3
+    mu = torch.nn.functional.one_hot(other, 3).float()
+    reward, utility = network(states(20), g, mu), network.head(network.trunk(states(20)))
+    assert torch.equal(reward, torch.where(mu == 1, g.unsqueeze(1), utility))
 
 
 def test_rewards_are_in_the_units_they_are_given():
