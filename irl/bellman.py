@@ -49,6 +49,12 @@ def entropy(log_pi: Tensor) -> Tensor:
     return -(log_pi.exp() * log_pi.masked_fill(log_pi.isneginf(), 0.0)).sum(-1)
 
 
+def reward_from_utility(utility: Tensor, reference: Tensor, known: Tensor) -> Tensor:
+    """r[N, A] = f(s,a) - sum_b mu(b|s) f(s,b) + g(s) of utilities f[N, A], which are rewards up to a shift by state:
+    the one shift for which the mean reward under the reference policy mu[N, A] is g[N]."""
+    return utility + (known - (reference * utility).sum(-1)).unsqueeze(-1)
+
+
 def q_from_reward(reward: Tensor, next_value: Tensor, discount: Tensor | float) -> Tensor:
     """Q = r + gamma^k E[V(s')|s,a], any common shape; ``discount`` is gamma^k, 0 at an end."""
     return reward + discount * next_value

@@ -8,27 +8,16 @@ A study is one YAML file (no inheritance, no class paths). ``load_config`` reads
 from __future__ import annotations
 
 import datetime
-import difflib
-import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from irl.sections import InputError, Section, nearest, unknown, validated
 
-class InputError(ValueError):
-    """Something the user gave cannot be used. The message says what, where and what to do.
-
-    Scripts print the message without a traceback and exit with code 2.
-    """
-
-
-class Section(BaseModel):
-    """A frozen group of options; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+__all__ = ["Config", "InputError", "Section", "load_config", "nearest", "read_yaml", "unknown", "validated"]
 
 
 Scalar = bool | int | float | str
@@ -54,6 +43,10 @@ def _listed(value: Any) -> Any:
 Values = Annotated[tuple[Scalar, ...] | Between, BeforeValidator(_listed)]
 Condition = dict[str, Values]
 """Column name -> allowed values (or a range). All columns must hold at once."""
+
+
+Weight = Annotated[float, Field(ge=0)] | str
+"""A number, or a column that holds it."""
 
 
 class Feature(Section):
@@ -139,10 +132,47 @@ class Data(Section):
 
 
 class Anchor(Section):
-    """The action whose reward is known."""
+    """Whose reward is known: an action's, an action's that depends on the state, or a reference policy's on average.
 
-    action: str
+    Exactly one of ``action``, ``by_state`` (a category of the state whose labels are actions) and ``policy``:
+    ``uniform`` over the menu, or weights by action, numbers or state columns, which are restricted to the menu and
+    normalised (an action left out has weight 0).
+    """
+
+    action: str | None = None
+    by_state: str | None = None
+    policy: Literal["uniform"] | dict[str, Weight] | None = None
     reward: float | str = Field(0.0, description="a number in reward units, or a column that holds it")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Anchor:
+        if sum(form is not None for form in (self.action, self.by_state, self.policy)) != 1:
+            raise ValueError("give exactly one of `action`, `by_state`, `policy`")
+        weights = self.policy.values() if isinstance(self.policy, dict) else ()
+        if isinstance(self.policy, dict) and not any(isinstance(w, str) or w > 0 for w in weights):
+            raise ValueError("`policy` needs an action with a positive weight")
+        return self
+
+    def weights(self, actions: tuple[str, ...]) -> tuple[float | str, ...]:
+        """The weights of the reference policy by action; empty for the other forms."""
+        if self.policy == "uniform":
+            return (1.0,) * len(actions)
+        return tuple(self.policy.get(a, 0.0) for a in actions) if isinstance(self.policy, dict) else ()
+
+    def problems(self, data: Data) -> list[str]:
+        """Names that the data section does not have, and columns of the wrong kind."""
+        found = [] if self.action is None else unknown(self.action, data.actions, "anchor.action", "action")
+        if self.by_state is not None:
+            found += unknown(self.by_state, data.state, "anchor.by_state", "state column")
+            if self.by_state in data.state and data.state[self.by_state].kind != "category":
+                found.append(f"anchor.by_state: {self.by_state!r} is not a category: its labels have to be actions")
+        for action, weight in self.policy.items() if isinstance(self.policy, dict) else ():
+            found += unknown(action, data.actions, "anchor.policy", "action")
+            if isinstance(weight, str):
+                found += unknown(weight, data.state, f"anchor.policy.{action}", "state column")
+                if weight in data.state and data.state[weight].kind not in ("count", "numeric"):
+                    found.append(f"anchor.policy.{action}: {weight!r} is not numeric: it has to hold weights")
+        return found
 
 
 class Reward(Section):
@@ -241,7 +271,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Config:
-        problems = unknown(self.anchor.action, self.data.actions, "anchor.action", "action")
+        problems = self.anchor.problems(self.data)
         for place, names in (("reward.columns", self.reward.columns), ("reward.benefits", self.reward.benefits)):
             problems += [p for name in names for p in unknown(name, self.data.state, place, "state column")]
         if self.reward != Reward(benefits=self.reward.benefits) and not self.estimation.refit.rounds:
@@ -249,9 +279,6 @@ class Config(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-
-SectionT = TypeVar("SectionT", bound=Section)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -292,91 +319,3 @@ def read_yaml(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]
         except yaml.YAMLError:
             raise InputError(f"override {override!r}: the value is not valid YAML") from None
     return content
-
-
-def validated(section: type[SectionT], content: Mapping[str, Any], source: str) -> SectionT:
-    """``section`` built from ``content``; every problem in one InputError that names ``source``."""
-    try:
-        return section.model_validate(content)
-    except ValidationError as error:
-        found: dict[str, dict[str, str]] = {}  # place -> what is wrong -> what was given
-        for problem in error.errors():
-            place = _place(problem["loc"], content, missing=problem["type"] == "missing")
-            if problem["type"] == "extra_forbidden":
-                what, given = f"unknown key{nearest(str(place[-1]), _names_at(section, problem['loc'][:-1]))}", ""
-            elif problem["type"] == "missing":
-                what, given = "required, but missing", ""
-            else:
-                what = problem["msg"].removeprefix("Value error, ")
-                plain = not isinstance(problem["input"], (dict, Section))
-                given = f" (given {problem['input']!r})" if plain else ""
-            found.setdefault(".".join(map(str, place)), {})[what] = given
-        lines = [
-            f"{place or 'top level'}: {_alternatives(list(whats))}{next(iter(whats.values()))}"
-            for place, whats in found.items()
-            # a problem inside says more than that no branch of the union around it fits
-            if not any(other.startswith(f"{place}.") for other in found)
-        ]
-        raise InputError(f"{source}:\n  " + "\n  ".join(lines)) from None
-
-
-def _place(loc: tuple[int | str, ...], content: Any, *, missing: bool) -> list[int | str]:
-    """Where a problem stands in ``content``, without the names that pydantic gives to the branches of a union."""
-    place: list[int | str] = []
-    for i, part in enumerate(loc):
-        if isinstance(content, (list, tuple)):
-            content = dict(enumerate(content))
-        if isinstance(content, Mapping) and part in content:
-            content = content[part]
-            place.append(part)
-        elif missing and i == len(loc) - 1:
-            place.append(part)
-    return place
-
-
-def _alternatives(whats: list[str]) -> str:
-    """Several reasons of one place: those of the branches of a union, none of which fits."""
-    prefix = "Input should be "
-    if len(whats) > 1 and all(what.startswith(prefix) for what in whats):
-        return prefix + " or ".join(what.removeprefix(prefix) for what in whats)
-    return "; ".join(whats)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, else the list of them."""
-    names = [str(k) for k in known]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(names[:20])}" if names else ""
-
-
-def unknown(name: str, known: Iterable[str], place: str, what: str) -> list[str]:
-    """One problem if ``name`` is not known, none if it is."""
-    known = list(known)
-    return [] if name in known else [f"{place}: unknown {what} {name!r}{nearest(name, known)}"]
-
-
-def _names_at(section: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
-    """The option names of the section that stands at ``place`` below ``section``."""
-    sections: list[Any] = [section]
-    for part in place:
-        following: list[Any] = []
-        for kind in sections:
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                if part in kind.model_fields:
-                    following += _unwrapped(kind.model_fields[part].annotation)
-                elif kind.__name__ == part:  # pydantic names the branch of a union in the place
-                    following.append(kind)
-            elif get_origin(kind) in (dict, tuple, list):
-                following += _unwrapped(get_args(kind)[1 if get_origin(kind) is dict else 0])
-        sections = following or sections
-    return [n for kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel) for n in kind.model_fields]
-
-
-def _unwrapped(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Annotated:
-        return _unwrapped(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [kind for branch in get_args(annotation) for kind in _unwrapped(branch)]
-    return [annotation]

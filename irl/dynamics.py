@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from irl.config import InputError
-from irl.data.schema import Column, StateSchema
+from irl.data.column import Column
+from irl.data.schema import StateSchema
 from irl.networks import Encoder
 
 LARGEST_TABLE = 5_000_000

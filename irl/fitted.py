@@ -23,7 +23,8 @@ from irl import bellman, runs
 from irl.config import Config, InputError, Reward, nearest, validated
 from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel
-from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, Refitted, RewardNetwork
+from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork
+from irl.refitted import Refitted
 
 FORMAT = 1
 """Version of the model folder; a folder of another version is refused."""
@@ -37,7 +38,8 @@ Z = 1.959964
 class FittedModel:
     """The recovered rewards of a study, and what is needed to simulate from them.
 
-    Rewards and values are in units of the logit shocks times the temperature. The anchor's reward is the known g(s).
+    Rewards and values are in units of the logit shocks times the temperature. The anchor's reward (the mean under the
+    reference policy) is the known g(s), which scenarios do not change: it is that of the menu as it is.
     """
 
     config: Config
@@ -66,7 +68,7 @@ class FittedModel:
         return self._frame(reward.masked_fill(~(menu & free.unsqueeze(1)), torch.nan), frame)
 
     def standard_error(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Standard error of the reward of every action, shaped as :meth:`reward`; 0 for the anchor, which is known.
+        """Standard error of the reward of every action, shaped as :meth:`reward`; 0 for an anchor action: it is known.
 
         Clustered by member; conditional on what :mod:`irl.estimation.inference` says.
 
@@ -76,10 +78,12 @@ class FittedModel:
             If the model has none (``estimation.refit``), or as :meth:`reward`.
         """
         state, menu = self._state_menu(frame)
+        reference = self.schema.reference(state, menu)
         if self.refit is None or not self.has_standard_errors:
             raise InputError("this model has no standard errors: train with `estimation.refit.standard_errors: true`")
         menu = menu & free_rows(self.schema, state).unsqueeze(1)
-        return self._frame(self.refit.standard_error(self.terms(state)).masked_fill(~menu, torch.nan), frame)
+        error = self.refit.standard_error(self.terms(state), reference)
+        return self._frame(error.masked_fill(~menu, torch.nan), frame)
 
     @property
     def has_standard_errors(self) -> bool:
@@ -120,10 +124,11 @@ class FittedModel:
     def reward_of(self, state: Tensor, anchor_reward: Tensor | None = None) -> Tensor:
         """r[N, A] of state[N, F]; ``anchor_reward[N]`` is g(s), by default as the schema says."""
         known = self.schema.known_reward(state) if anchor_reward is None else anchor_reward
+        reference = self.schema.reference(state, self.schema.menu(state))
         if self.refit is None:
-            reward: Tensor = self.reward_network(state, known)
+            reward: Tensor = self.reward_network(state, known, reference)
             return reward
-        return self.refit.reward(self.terms(state), known)
+        return self.refit.reward(self.terms(state), known, reference)
 
     @torch.no_grad()
     def log_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:

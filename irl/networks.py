@@ -6,10 +6,9 @@ takes the same columns. ``features`` of every network has the constant 1 as its 
 
     LinearTerms         the columns as they are                              refit (reward.structure: linear)
     Crossings           main effects and interactions of the columns         refit, scenarios
-    Refitted            r(s, a) and what follows, linear in features         refit
     PolicyNetwork       log pi(a|s), a masked softmax                        P step
     AnchorValueNetwork  the anchor's value, linear in features               Q step
-    RewardNetwork       r(s, a), one head per action; the anchor's is g(s)   R step
+    RewardNetwork       r(s, a), one head per action, given g(s)             R step
 """
 
 from __future__ import annotations
@@ -136,23 +135,24 @@ class AnchorValueNetwork(nn.Module):
 
 
 class RewardNetwork(nn.Module):
-    """r(s, a)[N, A], in reward units. The anchor's column is g(s), given and not learned."""
+    """r(s, a)[N, A], in reward units. The mean under the reference policy is g(s), given and not learned: where that is
+    one action its reward is g(s), else utilities are shifted to it (``bellman.reward_from_utility``)."""
 
     centre: Tensor
     scale: Tensor
 
     def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.anchor = schema.anchor
         self.trunk = Trunk(schema, hidden)
         self.head = nn.Linear(self.trunk.width, len(schema.actions))
         self.register_buffer("centre", torch.zeros(len(schema.actions)))
         self.register_buffer("scale", torch.ones(len(schema.actions)))
 
-    def forward(self, state: Tensor, anchor_reward: Tensor) -> Tensor:
-        reward = self.centre + self.scale * self.head(self.trunk(state))
-        is_anchor = torch.arange(reward.shape[1], device=reward.device) == self.anchor
-        return torch.where(is_anchor, anchor_reward.unsqueeze(-1), reward)
+    def forward(self, state: Tensor, known: Tensor, reference: Tensor) -> Tensor:
+        """Of state[N, F], g[N] and mu[N, A]."""
+        utility = self.centre + self.scale * self.head(self.trunk(state))
+        utility = torch.where(reference == 1, known.unsqueeze(-1), utility)
+        return bellman.reward_from_utility(utility, reference, known)
 
 
 class LinearTerms(nn.Module):
@@ -325,63 +325,3 @@ class _Input:
     centre: float = 0.0
     scale: float = 1.0
     knot: float | None = None
-
-
-class Refitted(nn.Module):
-    """The refit's reward and continuation, each linear in features: r(s, a) = x(s).theta_a, c(s, a) = phi(s).w_a.
-
-    Attributes
-    ----------
-    theta : [A, Dx], the anchor's row unused: its reward is g(s).
-    weights : [A, D], float64, of the continuation gamma^k E[V(s')|s, a].
-    covariance : [P, P], float64, of theta's rows but the anchor's, one after the other, P = (A - 1) Dx.
-    """
-
-    theta: Tensor
-    weights: Tensor
-    covariance: Tensor
-
-    def __init__(self, anchor: int, actions: int, reward_features: int, features: int) -> None:
-        super().__init__()
-        self.anchor = anchor
-        self.register_buffer("theta", torch.zeros(actions, reward_features, dtype=torch.float64))
-        self.register_buffer("weights", torch.zeros(actions, features, dtype=torch.float64))
-        free = (actions - 1) * reward_features
-        self.register_buffer("covariance", torch.zeros(free, free, dtype=torch.float64))
-
-    def reward(self, x: Tensor, anchor_reward: Tensor) -> Tensor:
-        """r[N, A] in reward units, float64."""
-        reward = x.double() @ self.theta.T
-        is_anchor = torch.arange(len(self.theta), device=x.device) == self.anchor
-        return torch.where(is_anchor, anchor_reward.double().unsqueeze(-1), reward)
-
-    def continuation(self, phi: Tensor) -> Tensor:
-        """c[N, A] in reward units, float64."""
-        return phi.double() @ self.weights.T
-
-    def standard_error(self, x: Tensor) -> Tensor:
-        """Standard error [N, A] of x[N, Dx].theta_a, in reward units; 0 for the anchor, whose reward is known."""
-        x, width = x.double(), self.theta.shape[1]
-        error = x.new_zeros(len(x), len(self.theta))
-        for b, a in enumerate(self._paid()):
-            own = self.covariance[b * width : (b + 1) * width, b * width : (b + 1) * width]
-            error[:, a] = ((x @ own) * x).sum(1).clamp_min(0).sqrt()
-        return error
-
-    def draws(self, number: int, *, seed: int) -> Tensor:
-        """Draws [number, A, Dx] of theta less its estimate, normal with its covariance; the anchor's row 0.
-
-        Where there are no more parameters than draws, their second moments are the covariance exactly.
-        """
-        values, vectors = torch.linalg.eigh(self.covariance)
-        generator = torch.Generator().manual_seed(seed)
-        normal = torch.randn(number, len(values), generator=generator, dtype=torch.float64).to(values.device)
-        if number >= len(values):
-            normal = torch.linalg.qr(normal).Q * number**0.5
-        free: Tensor = (normal * values.clamp_min(0).sqrt()) @ vectors.T
-        out: Tensor = free.new_zeros(number, *self.theta.shape)
-        out[:, self._paid()] = free.view(number, -1, self.theta.shape[1])
-        return out
-
-    def _paid(self) -> list[int]:
-        return [a for a in range(len(self.theta)) if a != self.anchor]

@@ -85,6 +85,30 @@ def test_an_unknown_key_is_named_with_the_nearest_at_any_depth(study, place, nea
     assert refusal(study).endswith(f"\n  {place}: unknown key; did you mean {nearest_name!r}?")
 
 
+@pytest.mark.parametrize(
+    "anchor",
+    [
+        {"action": "none", "reward": "price"},
+        {"by_state": "status"},
+        {"policy": "uniform", "reward": -2},
+        {"policy": {"none": 0.5, "monthly": "price"}},
+    ],
+)
+def test_the_forms_of_the_anchor_survive_being_written(study, anchor):
+    study["anchor"] = anchor
+    config = validated(Config, study, "study")
+    assert validated(Config, yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))), "again") == config
+    assert config.anchor.model_dump(exclude_unset=True) == anchor
+
+
+def test_the_weights_of_a_policy_are_in_the_order_of_the_actions(study):
+    study["anchor"] = {"policy": {"monthly": "price", "none": 2}}
+    config = validated(Config, study, "study")
+    assert config.anchor.weights(config.data.actions) == (2.0, "price", 0.0)
+    study["anchor"] = {"policy": "uniform"}
+    assert validated(Config, study, "study").anchor.weights(config.data.actions) == (1.0, 1.0, 1.0)
+
+
 def test_an_unknown_key_of_a_range_is_named_too(study):
     study["data"]["terminal"] = {"left": {"mim": 2}}
     assert refusal(study) == "study.yaml:\n  data.terminal.left.mim: unknown key; did you mean 'min'?"
@@ -92,7 +116,7 @@ def test_an_unknown_key_of_a_range_is_named_too(study):
 
 def test_a_key_like_no_other_gets_the_list(study):
     study["anchor"]["zzzzzz"] = 1
-    assert refusal(study).endswith("anchor.zzzzzz: unknown key; known: action, reward")
+    assert refusal(study).endswith("anchor.zzzzzz: unknown key; known: action, by_state, policy, reward")
 
 
 @pytest.mark.parametrize("place", ["data", "anchor", "discount"])
@@ -117,7 +141,7 @@ def test_all_problems_come_in_one_message(study):
     put(study, "data.state.left.kind", "ordnial")
     lines = refusal(study).splitlines()[1:]
     assert {line.strip().split(":")[0] for line in lines} == {
-        "discount", "sede", "anchor.action", "estimation.policy.max_epochs", "data.state.left.kind",
+        "discount", "sede", "anchor", "estimation.policy.max_epochs", "data.state.left.kind",
     }  # fmt: skip
     assert len(lines) == 5
 
@@ -156,6 +180,20 @@ def test_all_problems_come_in_one_message(study):
         ("data.available.annual", {"status": None}, "available.annual.status: give an allowed value"),
         ("data.terminal", {"gone": True}, "terminal: unknown state column 'gone'"),
         ("anchor.action", "non", "anchor.action: unknown action 'non'; did you mean 'none'?"),
+        ("anchor", {}, "anchor: give exactly one of `action`, `by_state`, `policy`"),
+        ("anchor.by_state", "status", "anchor: give exactly one of `action`, `by_state`, `policy`"),
+        ("anchor", {"by_state": "stats"}, "anchor.by_state: unknown state column 'stats'; did you mean 'status'?"),
+        ("anchor", {"by_state": "left"}, "anchor.by_state: 'left' is not a category"),
+        ("anchor", {"policy": "unifrom"}, "anchor.policy: Input should be 'uniform' or a valid dictionary"),
+        ("anchor", {"policy": {"none": -1}}, "anchor.policy.none: Input should be greater than or equal to 0"),
+        ("anchor", {"policy": {"non": 1}}, "anchor.policy: unknown action 'non'; did you mean 'none'?"),
+        ("anchor", {"policy": {"none": 0}}, "anchor: `policy` needs an action with a positive weight"),
+        (
+            "anchor",
+            {"policy": {"none": "pric"}},
+            "anchor.policy.none: unknown state column 'pric'; did you mean 'price'?",
+        ),
+        ("anchor", {"policy": {"none": "status"}}, "anchor.policy.none: 'status' is not numeric"),
         ("anchor.reward", float("inf"), "anchor.reward: Input should be a finite number"),
         ("estimation.validation", 0, "estimation.validation: Input should be greater than 0"),
         ("estimation.policy.hidden", ["x"], "estimation.policy.hidden.0: Input should be a valid integer"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,8 +42,7 @@ def states(n: int, *, seed: int = 0) -> Tensor:
 
 
 def reference(n: int) -> Tensor:
-    """The anchor, with certainty."""
-    return torch.tensor([[0.0, 1.0, 0.0]]).expand(n, 3)
+    return SCHEMA.reference(states(n), torch.ones(n, 3, dtype=torch.bool))
 
 
 def untrained(kind: type, hidden: tuple[int, ...] = (8, 4)) -> torch.nn.Module:
@@ -94,7 +94,7 @@ def test_rows_do_not_see_each_other():
     for network, given in (
         (untrained(PolicyNetwork), (menu,)),
         (untrained(AnchorValueNetwork), (reference(30), torch.zeros(30))),
-        (untrained(RewardNetwork), (torch.zeros(30),)),
+        (untrained(RewardNetwork), (torch.zeros(30), reference(30))),
     ):
         whole = network(state, *given)
         some = torch.tensor([17, 3, 5])
@@ -140,24 +140,42 @@ def test_anchor_value_is_linear_in_its_features():
 
 def test_the_anchor_reward_is_given_and_not_learned():
     network, g = untrained(RewardNetwork), torch.linspace(-2, 5, 20)
-    reward = network(states(20), g)
+    reward = network(states(20), g, reference(20))
     assert reward.shape == (20, 3)
     assert torch.equal(reward[:, ANCHOR], g)
     reward[:, ANCHOR].sum().backward()
     assert all((p.grad == 0).all() for p in network.parameters())
     network.zero_grad()
-    network(states(20), g).sum().backward()
+    network(states(20), g, reference(20)).sum().backward()
     assert (network.head.weight.grad[ANCHOR] == 0).all() and network.head.bias.grad[ANCHOR] == 0
     assert (network.head.weight.grad[[0, 2]] != 0).any(1).all()
 
 
+def test_the_mean_reward_under_a_policy_is_given_and_not_learned():
+    schema = replace(SCHEMA, anchor=None, anchor_weights=(1.0, 2.0, 0.0))
+    network, g = untrained(RewardNetwork), torch.linspace(-2, 5, 20)
+    mu = schema.reference(states(20), torch.ones(20, 3, dtype=torch.bool))
+    reward = network(states(20), g, mu)
+    torch.testing.assert_close((mu * reward).sum(1), g)
+    assert (reward.std(0) > 0.1).all()
+    difference = network.head(network.trunk(states(20))).diff(dim=1)  # which the shift leaves alone
+    torch.testing.assert_close(reward.diff(dim=1), difference, rtol=1e-5, atol=1e-5)
+
+
+def test_an_anchor_by_state_leaves_the_other_actions_their_utilities():
+    network, g, other = untrained(RewardNetwork), torch.linspace(-2, 5, 20), torch.arange(20) % 3
+    mu = torch.nn.functional.one_hot(other, 3).float()
+    reward, utility = network(states(20), g, mu), network.head(network.trunk(states(20)))
+    assert torch.equal(reward, torch.where(mu == 1, g.unsqueeze(1), utility))
+
+
 def test_rewards_are_in_the_units_they_are_given():
     network, state, g = untrained(RewardNetwork), states(20), torch.zeros(20)
-    plain = network(state, g)
+    plain = network(state, g, reference(20))
     network.centre.copy_(torch.tensor([100.0, 50.0, -7.0]))
     network.scale.copy_(torch.tensor([2.0, 50.0, 3.0]))
     expected = torch.stack([100 + 2 * plain[:, 0], g, -7 + 3 * plain[:, 2]], dim=1)
-    torch.testing.assert_close(network(state, g), expected)
+    torch.testing.assert_close(network(state, g, reference(20)), expected)
 
 
 @pytest.mark.parametrize("kind", [PolicyNetwork, AnchorValueNetwork, RewardNetwork])
@@ -171,7 +189,7 @@ def test_weights_make_the_round_trip(kind: type):
     given = {
         PolicyNetwork: (torch.ones(20, 3).bool(),),
         AnchorValueNetwork: (reference(20), state[:, 1]),
-        RewardNetwork: (state[:, 1],),
+        RewardNetwork: (state[:, 1], reference(20)),
     }[kind]
     assert not torch.equal(other(state, *given), network(state, *given))
     other.load_state_dict(load(save({key: value.contiguous() for key, value in network.state_dict().items()})))

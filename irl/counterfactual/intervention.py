@@ -159,8 +159,8 @@ def compile_scenario(scenario: Scenario, schema: StateSchema) -> Intervention:
             continue
         strange = unknown(part.action, schema.actions, place, "action")
         problems += strange
-        if not strange and schema.actions.index(part.action) == schema.anchor:
-            problems.append(_anchor_problem(part, place))
+        if not strange:
+            problems += _anchor_problems(part, schema, place)
     if problems:
         raise InputError(f"scenario {scenario.name!r}:\n  " + "\n  ".join(problems))
     return Intervention(schema, scenario.changes)
@@ -206,15 +206,31 @@ def _moved(change: RewardChange | FeatureChange, values: Tensor) -> Tensor:
     return values * (1.0 if change.scale is None else change.scale) + (change.add or 0.0)
 
 
-def _anchor_problem(part: RewardChange | RemoveChange, place: str) -> str:
-    if isinstance(part, RemoveChange):
-        return (
+def _anchor_problems(part: RewardChange | RemoveChange, schema: StateSchema, place: str) -> list[str]:
+    """An anchor action stays on the menu, at its known reward, in the states where it is one. (A reference policy over
+    several actions only says how rewards were found; scenarios may change and remove any of them.)"""
+    remedy, removed = "", isinstance(part, RemoveChange)
+    column = schema.anchor_by_state
+    if column is not None:
+        labels = schema.columns[schema.index(column)].labels
+        spared = part.where.get(column)
+        if part.action not in labels:
+            return []
+        if spared is not None and not isinstance(spared, Between) and part.action not in map(label, spared):
+            return []
+        others = ", ".join(name for name in labels if name != part.action)
+        remedy = f" where {column!r} names it; leave these states out: `where: {{{column}: [{others}]}}`"
+    elif schema.anchor is None or schema.actions[schema.anchor] != part.action:
+        return []
+    if removed and not remedy:
+        return [
             f"{place}: the anchor {part.action!r} cannot be removed: it is what joining and leaving are counted from, "
             "and has to be available wherever there is a choice"
-        )
-    return (
-        f"{place}: the reward of the anchor {part.action!r} is known by assumption; change the other actions' rewards"
-    )
+        ]
+    if removed:
+        return [f"{place}: {part.action!r} is the anchor and has to be available{remedy}"]
+    remedy = remedy or "; change the other actions' rewards"
+    return [f"{place}: the reward of the anchor {part.action!r} is known by assumption{remedy}"]
 
 
 def _condition_problems(condition: Condition, schema: StateSchema, place: str) -> list[str]:
@@ -253,6 +269,8 @@ def _feature_problems(change: FeatureChange, schema: StateSchema, place: str) ->
     column, place = schema.columns[schema.index(change.name)], f"{place}: {change.name!r}"
     if change.name == schema.anchor_reward:
         return [f"{place} is the anchor's reward, which is known by assumption; change the other actions' rewards"]
+    if change.name in schema.reference_columns:
+        return [f"{place} says what the anchor is, which is given: it can be asked in `where`, but not changed"]
     if change.set is None and column.discrete:
         return [f"{place} is of kind {column.kind}: `set` it to a level instead of adding or scaling"]
     if change.set is None and column.dynamics != "static":

@@ -13,9 +13,11 @@ scenario are simulated from the model. Outcomes by segment and period (0 = the f
                              period, over the members who have a choice there
     gainers                  share of those members better off by more than 0.001 reward units per period
 
-``surplus`` and ``gainers`` have no period; their baseline is 0 by definition. ``low`` and ``high`` are the bounds of a
-95 % interval of ``change``, by the delta method on draws of the reward's parameters; they are empty where the model has
-no standard errors, and for ``gainers``, which counts members beyond a threshold. A rate of nobody has no row.
+Where the anchor is a column's action or a policy, no action stands for not being a member, and the outcomes from
+``membership`` to ``survival`` are left out. ``surplus`` and ``gainers`` have no period; their baseline is 0 by
+definition. ``low`` and ``high`` are the bounds of a 95 % interval of ``change``, by the delta method on draws of the
+reward's parameters; they are empty where the model has no standard errors, and for ``gainers``, which counts members
+beyond a threshold. A rate of nobody has no row.
 
 Limits: the intervals hold the dynamics, the start states and the luck of the simulated members fixed; a period of the
 simulation is one row of the panel, so studies with a `duration` column are refused.
@@ -286,25 +288,33 @@ def t_quantile(df: int) -> float:
 def _outcomes(model: FittedModel, arrays: Mapping[str, NDArray[Any]], used: list[str]) -> dict[str, NDArray[Any]]:
     """outcome -> [S, T] of the counts' arrays."""
     schema = model.schema
-    a = schema.anchor
-    present, chose, moved = arrays["present"], arrays["chose"], arrays["moved"]
-    paid = [k for k in range(len(schema.actions)) if k != a]
-    was_out, was_member = moved[:, :, a].sum(-1), moved[:, :, paid].sum((-1, -2))
-    stayed_put = sum(moved[:, :, k, k] for k in paid)
-    remained = moved[:, :, paid][..., paid].sum((-1, -2))
+    present, chose = arrays["present"], arrays["chose"]
     with np.errstate(divide="ignore", invalid="ignore"):
         values: dict[str, NDArray[Any]] = {
             f"share_{name}": chose[:, :, k] / present for k, name in enumerate(schema.actions)
         }
-        values["membership"] = 1 - chose[:, :, a] / present
-        values["join"] = moved[:, :, a][..., paid].sum(-1) / was_out
-        values["cancel"] = 1 - remained / was_member
-        values["switch"] = (remained - stayed_put) / was_member
-        values["renewal"] = remained / was_member
-        values["survival"] = np.cumprod(arrays["stayed"] / arrays["at_risk"], axis=1)
+        if schema.anchor is not None:
+            values |= _membership(schema.anchor, arrays)
         for u, name in enumerate(used):
             values[f"use_{name}"] = arrays["use"][:, :, u] / present
     return values
+
+
+def _membership(anchor: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The outcomes of members, who are those not at the anchor."""
+    present, chose, moved = arrays["present"], arrays["chose"], arrays["moved"]
+    paid = [k for k in range(chose.shape[-1]) if k != anchor]
+    was_out, was_member = moved[:, :, anchor].sum(-1), moved[:, :, paid].sum((-1, -2))
+    stayed_put = sum(moved[:, :, k, k] for k in paid)
+    remained = moved[:, :, paid][..., paid].sum((-1, -2))
+    return {
+        "membership": 1 - chose[:, :, anchor] / present,
+        "join": moved[:, :, anchor][..., paid].sum(-1) / was_out,
+        "cancel": 1 - remained / was_member,
+        "switch": (remained - stayed_put) / was_member,
+        "renewal": remained / was_member,
+        "survival": np.cumprod(arrays["stayed"] / arrays["at_risk"], axis=1),
+    }
 
 
 def _welfare(model: FittedModel, counts: Counts, baseline: Counts) -> pd.DataFrame:

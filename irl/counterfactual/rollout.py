@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from irl.counterfactual.solve import ScenarioPolicy
-from irl.data.schema import Column
+from irl.data.column import Column
 from irl.fitted import FittedModel, free_rows
 
 BLOCK = 1024
@@ -43,7 +43,7 @@ class Counts:
     chose : [S, T, A].
     moved : [S, T, A, A], from the action of the period before (first) to this period's, members present in both.
     at_risk, stayed : [S, T], by periods since joining during the simulation: members about to choose again, and those
-        of them who did not go to the anchor.
+        of them who did not go to the anchor. Of no meaning where the anchor is not one action.
     use : [S, T, U], sums of the columns ``used`` over members present (an ordinal counts by its levels' numbers, or by
         their rank where they are not numbers).
     valued : [S], members who have a choice at the start: inside a contract no value is known.
@@ -138,7 +138,7 @@ def _simulate(
     used: tuple[int, ...],
 ) -> None:
     """Add what the members of a batch do under one policy to ``counts``."""
-    segment, anchor, actions = batch.segment, model.schema.anchor, len(model.schema.actions)
+    segment, anchor, actions = batch.segment, model.schema.base, len(model.schema.actions)
     measures = [_measure(model.schema.columns[f], batch.state.device) for f in used]
     state = batch.state  # before changes; ``faced`` after them
     before = torch.full_like(segment, -1)  # the action of the period before; -1: none

@@ -228,6 +228,8 @@ def _reward_draws(
 ) -> Tensor:
     """What each of draws[B, A, Dx] adds to the scenario's reward, [N, A, B], 0 where not available."""
     added = _per_action(phi[:, : draws.shape[2]], draws)
+    reference = model.schema.reference(faced, model.schema.menu(faced)).double().unsqueeze(2)
+    added = added - (reference * added).sum(1, keepdim=True)
     flat = added.new_zeros(added.shape[:2])
     slope = intervention.reward(flat + 1, faced, segment) - intervention.reward(flat, faced, segment)
     return added * (slope * intervention.menu(faced, segment)).unsqueeze(2)

@@ -1,9 +1,10 @@
 """Panels of members: reading, checking, coding; what the columns mean."""
 
+from irl.data.column import Column
 from irl.data.describe import Summary, summary
 from irl.data.panel import Panel, panel_from_frame
 from irl.data.read import read_frame, read_panel, read_table
-from irl.data.schema import Column, StateSchema, fit_schema
+from irl.data.schema import StateSchema, fit_schema
 
 __all__ = [
     "Column",

@@ -19,13 +19,15 @@ from dataclasses import dataclass
 
 from irl.config import Estimation, Step
 from irl.data.panel import Panel, tensors_of
+from irl.data.schema import StateSchema
 
 CHUNK = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Counts of a panel. ``anchor_share`` maps a segment to (its free rows, the share of them at the anchor)."""
+    """Counts of a panel. ``anchor_share`` maps a segment to (its free rows, the share of them at the anchor; of a
+    reference policy, the mean weight it gives to what was chosen); ``anchor`` says which."""
 
     rows: int
     members: int
@@ -52,7 +54,7 @@ class Summary:
         lines = [f"{name:<28}{count:>12,}" for name, count in counts.items()]
         lines.append(f"{'periods per member':<28}{f'{self.periods[0]} to {self.periods[1]}':>12}")
         lines.append(f"{'memory to train':<28}{f'{self.memory_mb:,.0f} MB':>12}  (panel, inputs, kernel, one batch)")
-        lines.append(f"share of {self.anchor!r} (the anchor) where there is a choice")
+        lines.append(f"{self.anchor} where there is a choice")
         width = max(26, *(len(name) for name in self.anchor_share))
         for name, (rows, share) in self.anchor_share.items():
             shown = f"{share:.1%}" if rows else "no choice"
@@ -63,12 +65,13 @@ class Summary:
 def summary(panel: Panel, *, estimation: Estimation) -> Summary:
     """Counts, the anchor's share by segment (unweighted, where there is a choice), and a memory estimate."""
     terminal = panel.schema.is_terminal(panel.state)
-    chosen = panel.action == panel.schema.anchor
+    schema = panel.schema
+    chosen = schema.reference(panel.state, panel.menu).gather(1, panel.action.unsqueeze(1)).squeeze(1).double()
     shares = {}
     for code, name in enumerate(panel.schema.segments):
         rows = panel.free & (panel.segment == code)
         count = int(rows.sum())
-        shares[name] = (count, int((rows & chosen).sum()) / count if count else float("nan"))
+        shares[name] = (count, float(chosen[rows].sum()) / count if count else float("nan"))
     lengths = panel.member.bincount()
     return Summary(
         rows=panel.n_rows,
@@ -79,10 +82,19 @@ def summary(panel: Panel, *, estimation: Estimation) -> Summary:
         free=int(panel.free.sum()),
         forced=int((~panel.free & ~terminal).sum()),
         terminal=int(terminal.sum()),
-        anchor=panel.schema.actions[panel.schema.anchor],
+        anchor=_anchor(schema),
         anchor_share=shares,
         memory_mb=_memory(panel, estimation) / 1e6,
     )
+
+
+def _anchor(schema: StateSchema) -> str:
+    """What ``anchor_share`` is, in words."""
+    if schema.anchor is not None:
+        return f"share of {schema.actions[schema.anchor]!r} (the anchor)"
+    if schema.anchor_by_state is not None:
+        return f"share of the action that {schema.anchor_by_state!r} names (the anchor)"
+    return "mean weight of the choices in the anchor's policy"
 
 
 def _memory(panel: Panel, estimation: Estimation) -> float:

@@ -189,6 +189,7 @@ def _broken_invariants(panel: Panel) -> list[str]:
     rows = torch.arange(n, device=panel.member.device)
     jump = panel.member[1:] - panel.member[:-1]
     chosen = panel.menu[rows, panel.action.clamp(0, len(schema.actions) - 1)]
+    referred = schema.reference_weights(panel.state) > 0
     following, choice = panel.next_row.clamp(min=0), panel.next_choice.clamp(min=0)
     checks = {
         "members are not 0, 1, … in order": int(panel.member[0]) == 0 and bool(((jump == 0) | (jump == 1)).all()),
@@ -200,7 +201,7 @@ def _broken_invariants(panel: Panel) -> list[str]:
         "anchor_reward is not finite": bool(panel.anchor_reward.isfinite().all()),
         "weights are not positive": bool(((panel.weight > 0) & panel.weight.isfinite()).all()),
         "a free row has fewer than two actions": bool((panel.menu.sum(1) >= 2)[panel.free].all()),
-        "a free row lacks the anchor": bool(panel.menu[panel.free, schema.anchor].all()),
+        "a free row lacks the anchor": bool((referred & panel.menu).any(1)[panel.free].all()),
         "the chosen action of a free row is not available": bool(chosen[panel.free].all()),
         "steps are below 1": bool((panel.steps >= 1).all()),
     }

@@ -120,15 +120,17 @@ def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[
     state, found = encode_columns(schema, frame)
     findings += found
     terminal, menu = np.zeros(n, dtype=bool), np.ones((n, len(schema.actions)), dtype=bool)
+    tensor = torch.from_numpy(state)
     conditions = [schema.terminal, *(condition for _, condition in schema.available)]
     if not any(schema.problems_of(condition, "") for condition in conditions):
-        tensor = torch.from_numpy(state)
         terminal, menu = schema.is_terminal(tensor).numpy(), schema.menu(tensor).numpy()
     action, found = _actions(frame, data, schema, terminal)
     findings += found
-    used = {name for condition in conditions for name in condition}
+    used = {*schema.reference_columns, *(name for condition in conditions for name in condition)}
     known = ~np.isnan(state[:, [schema.index(name) for name in used]]).any(axis=1)
+    referred = schema.reference_weights(tensor).nan_to_num().numpy() > 0
     findings += _menu_problems(menu, action, schema, where=known & ~terminal)
+    findings += _reference_problems(frame, state, referred & menu, schema, where=known & ~terminal & (menu.sum(1) >= 2))
     segment, found = _segments(frame, config, schema)
     findings += found
     cluster, found = _clusters(frame, data, member)
@@ -143,7 +145,7 @@ def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[
         position=np.arange(n),
         member=member,
         period=period,
-        action=np.where(terminal & (action < 0), schema.anchor, action),
+        action=np.where(terminal & (action < 0), schema.base, action),
         state=state,
         menu=menu,
         terminal=terminal,
@@ -212,7 +214,6 @@ def _actions(frame: pd.DataFrame, data: Data, schema: StateSchema, terminal: Boo
 def _menu_problems(menu: Bools, action: Ints, schema: StateSchema, *, where: Bools) -> list[Finding]:
     """Problems of the menu in the rows ``where`` a decision could be made."""
     rows = np.arange(len(action))
-    anchor = schema.actions[schema.anchor]
     chosen = pd.Series(np.array([*schema.actions, ""], dtype=object)[action])
     return [
         *finding(
@@ -226,12 +227,37 @@ def _menu_problems(menu: Bools, action: Ints, schema: StateSchema, *, where: Boo
             values=chosen,
             remedy="Correct the rows or widen `available`",
         ),
-        *finding(
-            f"the anchor {anchor!r} is not available where there is a choice",
-            where & (menu.sum(axis=1) >= 2) & ~menu[:, schema.anchor],
-            remedy="Widen its `available`, or choose another anchor",
-        ),
     ]
+
+
+def _reference_problems(
+    frame: pd.DataFrame, state: NDArray[np.float32], left: Bools, schema: StateSchema, *, where: Bools
+) -> list[Finding]:
+    """Problems of the anchor in the rows ``where`` there is a choice; left[N, A]: what it may do that is available."""
+    absent, findings = where & ~left.any(axis=1), []
+    if schema.anchor is not None:
+        what = f"the anchor {schema.actions[schema.anchor]!r} is not available where there is a choice"
+        return finding(what, absent, remedy="Widen its `available`, or choose another anchor")
+    if schema.anchor_by_state is not None:
+        name = schema.anchor_by_state
+        if name not in frame.columns:
+            return []
+        column = schema.columns[schema.index(name)]
+        code = state[:, schema.index(name)]
+        for strange in sorted(set(column.labels) - set(schema.actions)):
+            what = f"anchor column {name!r}: {strange!r} is not one of the actions{nearest(strange, schema.actions)}"
+            absent = absent & (code != column.labels.index(strange))
+            findings += finding(what, code == column.labels.index(strange), remedy="Its labels name the anchor")
+        what = f"the anchor that column {name!r} names is not available where there is a choice"
+        remedy = "Correct the rows, or widen the `available` of the actions that it names"
+        return [*findings, *finding(what, absent, values=frame[name], remedy=remedy)]
+    for name in schema.reference_columns:
+        negative = state[:, schema.index(name)] < 0
+        what = f"weight column {name!r} of the anchor's policy: negative values"
+        findings += finding(what, negative, values=frame[name] if negative.any() else None)
+        absent = absent & ~negative
+    what = "the anchor's policy gives no weight to any action that is available where there is a choice"
+    return [*findings, *finding(what, absent, remedy="Give one of them a weight in `anchor.policy`")]
 
 
 def _segments(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[Ints, list[Finding]]:

@@ -4,14 +4,13 @@
 state columns into ``state[N, F]`` and evaluates conditions on it in pure torch, so that rollouts apply the same menu.
 
 Choices made here: categories get codes in the natural order of their labels (numbers as numbers); the code
-``len(labels)`` is reserved for a category never seen when the schema was fitted; numbers are compared in conditions
-with a relative tolerance of 1e-6, since the tensor is float32. A range may also be asked of an ordinal whose levels
-are numbers. Limit: numeric values beyond 2^24 lose digits in float32.
+``len(labels)`` is reserved for a category never seen when the schema was fitted (the column that names the anchor takes
+no such label). Limit: numeric values beyond 2^24 lose digits in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,46 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from irl.config import Between, Condition, Config, Feature, InputError, Values, nearest, unknown
+from irl.config import Between, Condition, Config, Feature, InputError, nearest, unknown
+from irl.data.column import TOLERANCE, Column
 from irl.data.encode import Finding, finding, label, labelled, missing_columns, natural_order, numbers, segments_of
 
 UNSEEN = "(unseen)"
-TOLERANCE = 1e-6  # relative; float32 resolves 1.2e-7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of the state tensor.
-
-    Attributes
-    ----------
-    kind : category, ordinal, count or numeric
-    dynamics : static, table, clock or learned
-    labels : label of code 0, 1, … for category and ordinal; empty for count and numeric
-    parents : indices of the columns that move a ``table`` column (its own if none was declared)
-    assigned : observed or randomised
-    centre, scale : mean and standard deviation in declared units (count and numeric; scale 1 if constant)
-    minimum, maximum : observed range of the values (of the codes for category and ordinal)
-    """
-
-    name: str
-    kind: str
-    dynamics: str
-    labels: tuple[str, ...] = ()
-    parents: tuple[int, ...] = ()
-    assigned: str = "observed"
-    centre: float = 0.0
-    scale: float = 1.0
-    minimum: float = 0.0
-    maximum: float = 0.0
-
-    @property
-    def discrete(self) -> bool:
-        return self.kind in ("category", "ordinal")
-
-    @property
-    def levels(self) -> int:
-        return len(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +35,10 @@ class StateSchema:
     ----------
     columns : the F columns of ``state[N, F]``, in the order of the configuration
     actions : the A actions, in the order of ``menu[N, A]``
-    anchor : index of the anchor action
-    anchor_reward : its reward: a number, or the column that holds it
+    anchor : index of the anchor action; None if the anchor depends on the state or is a policy
+    anchor_by_state : the column whose label is the anchor action in each state, if there is one
+    anchor_weights : [A], of the reference policy if it is declared by weights: numbers, or the columns that hold them
+    anchor_reward : the known reward: a number, or the column that holds it
     segments : labels; several segment columns are joined with " | "; ("all",) without any
     available : (action index, condition) of the actions that are not always available
     terminal : condition of the states after which there is nothing (empty: none)
@@ -80,7 +46,9 @@ class StateSchema:
 
     columns: tuple[Column, ...]
     actions: tuple[str, ...]
-    anchor: int
+    anchor: int | None
+    anchor_by_state: str | None = None
+    anchor_weights: tuple[float | str, ...] = ()
     anchor_reward: float | str
     segment_columns: tuple[str, ...] = ()
     segments: tuple[str, ...] = ("all",)
@@ -107,14 +75,54 @@ class StateSchema:
         return torch.tensor(values, device=state.device)[state[:, f].long()]
 
     @property
+    def base(self) -> int:
+        """The action from which the others' utilities are counted: the anchor action, else the first."""
+        return 0 if self.anchor is None else self.anchor
+
+    @property
+    def reference_columns(self) -> tuple[str, ...]:
+        """The state columns that the reference policy is read from."""
+        named = (self.anchor_by_state, *self.anchor_weights)
+        return tuple(dict.fromkeys(name for name in named if isinstance(name, str)))
+
+    @property
     def referred(self) -> tuple[int, ...]:
         """The actions that the reference policy ever takes."""
-        return (self.anchor,)
+        if self.anchor is not None:
+            return (self.anchor,)
+        if self.anchor_by_state is not None:
+            labels = self.columns[self.index(self.anchor_by_state)].labels
+            return tuple(a for a, name in enumerate(self.actions) if name in labels)
+        return tuple(a for a, weight in enumerate(self.anchor_weights) if isinstance(weight, str) or weight > 0)
+
+    def reference_weights(self, state: Tensor) -> Tensor:
+        """[..., A] of state[..., F]: what the reference policy is proportional to, whatever the menu."""
+        ones, zeros = torch.ones_like(state[..., 0]), torch.zeros_like(state[..., 0])
+        if self.anchor is not None:
+            parts = [ones if a == self.anchor else zeros for a in range(len(self.actions))]
+        elif self.anchor_by_state is not None:
+            f = self.index(self.anchor_by_state)
+            codes = {name: code for code, name in enumerate(self.columns[f].labels)}
+            parts = [(state[..., f] == codes.get(name, -1)).to(state.dtype) for name in self.actions]
+        else:
+            parts = [
+                state[..., self.index(weight)].clamp_min(0) if isinstance(weight, str) else weight * ones
+                for weight in self.anchor_weights
+            ]
+        return torch.stack(parts, dim=-1)
 
     def reference(self, state: Tensor, menu: Tensor) -> Tensor:
-        """mu[N, A], the policy whose reward is known: the anchor action, with certainty."""
-        at = torch.arange(len(self.actions), device=state.device)
-        return (at == self.anchor).to(state.dtype).expand(menu.shape)
+        """mu[..., A], the policy whose mean reward sum_a mu(a|s) r(s,a) = g(s) is known; rows sum to 1.
+
+        An anchor action, of all states or of the state, has mu 1. Weights are restricted to menu[..., A] and add up to
+        1; where that leaves nothing, which panels are refused for but drawn states may come to, mu is uniform.
+        """
+        weights = self.reference_weights(state)
+        if not self.anchor_weights:
+            return weights
+        weights = weights * menu
+        weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, menu.to(weights.dtype))
+        return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
     def index(self, name: str) -> int:
         """Position of a column in the state tensor; InputError with the nearest name if there is none."""
@@ -182,7 +190,7 @@ class StateSchema:
         holds = torch.ones(state.shape[:-1], dtype=torch.bool, device=state.device)
         for name, values in condition.items():
             i = self.index(name)
-            holds = holds & _holds(state[..., i], self.columns[i], values)
+            holds = holds & self.columns[i].holds(state[..., i], values)
         return holds
 
     def menu(self, state: Tensor) -> Tensor:
@@ -202,7 +210,7 @@ class StateSchema:
             if name not in self.names:
                 problems += unknown(name, self.names, place, "state column")
                 continue
-            problems += _value_problems(self.columns[self.names.index(name)], values, f"{place}.{name}")
+            problems += self.columns[self.names.index(name)].problems_of(values, f"{place}.{name}")
         return problems
 
     def to_json(self) -> dict[str, Any]:
@@ -220,6 +228,8 @@ class StateSchema:
             columns=tuple(Column(**c) for c in columns),
             actions=tuple(plain["actions"]),
             anchor=plain["anchor"],
+            anchor_by_state=plain.get("anchor_by_state"),
+            anchor_weights=tuple(plain.get("anchor_weights", ())),
             anchor_reward=plain["anchor_reward"],
             segment_columns=tuple(plain["segment_columns"]),
             segments=tuple(plain["segments"]),
@@ -245,7 +255,9 @@ def fit_schema(frame: pd.DataFrame, config: Config) -> StateSchema:
     return StateSchema(
         columns=tuple(columns),
         actions=data.actions,
-        anchor=data.actions.index(config.anchor.action),
+        anchor=None if config.anchor.action is None else data.actions.index(config.anchor.action),
+        anchor_by_state=config.anchor.by_state,
+        anchor_weights=config.anchor.weights(data.actions),
         anchor_reward=config.anchor.reward,
         segment_columns=data.segment,
         segments=natural_order(seen),
@@ -263,6 +275,10 @@ def encode_columns(schema: StateSchema, frame: pd.DataFrame) -> tuple[NDArray[np
             read = _codes if column.discrete else _values
             state[:, i], found = read(column, frame[column.name])
             findings += found
+            if column.name == schema.anchor_by_state:
+                remedy = "Only labels of the panel that was fitted can be answered for"
+                what = f"state column {column.name!r} names an anchor that it never named"
+                findings += finding(what, state[:, i] == column.levels, values=frame[column.name], remedy=remedy)
     return state, findings
 
 
@@ -322,64 +338,6 @@ def _fit_column(name: str, feature: Feature, parents: tuple[int, ...], values: p
         known |= {"centre": float(usable.mean()), "minimum": float(usable[0]), "maximum": float(usable[-1])}
         known["scale"] = spread if spread > TOLERANCE * max(abs(known["centre"]), 1e-30) else 1.0
     return Column(name=name, kind=feature.kind, **known)
-
-
-def _holds(values: Tensor, column: Column, allowed: Values) -> Tensor:
-    """bool[...]: the condition of one column, on its codes or values[...]. Scalars only, so no copy to the device."""
-    if isinstance(allowed, Between) and not column.discrete:
-        holds = torch.ones_like(values, dtype=torch.bool)
-        if allowed.min is not None:
-            holds = holds & (values >= allowed.min - _slack(allowed.min))
-        if allowed.max is not None:
-            holds = holds & (values <= allowed.max + _slack(allowed.max))
-        return holds
-    holds = torch.zeros_like(values, dtype=torch.bool)
-    if isinstance(allowed, Between):
-        for code, level in enumerate(column.labels):
-            low = -np.inf if allowed.min is None else allowed.min - _slack(allowed.min)
-            high = np.inf if allowed.max is None else allowed.max + _slack(allowed.max)
-            if low <= float(level) <= high:
-                holds = holds | (values == code)
-        return holds
-    for value in allowed:
-        if column.discrete:
-            holds = holds | (values == column.labels.index(label(value)))
-        else:
-            holds = holds | ((values - float(value)).abs() <= _slack(float(value)))
-    return holds
-
-
-def _slack(value: float) -> float:
-    return TOLERANCE * abs(value) + 1e-12
-
-
-def _value_problems(column: Column, values: Values, place: str) -> list[str]:
-    if isinstance(values, Between):
-        if column.kind == "category" or (column.discrete and not _numeric(column.labels)):
-            return [f"{place}: a range needs numbers, and {column.name!r} is a {column.kind}; list its labels"]
-        if values.min is not None and values.max is not None and values.min > values.max:
-            return [f"{place}: an empty range: min {values.min:g} is above max {values.max:g}"]
-        return []
-    if not column.discrete:
-        return [f"{place}: {v!r} is not a number, and {column.name!r} is {column.kind}" for v in values if _text(v)]
-    strange = [v for v in values if label(v) not in column.labels]
-    why = "never occurs in the data" if column.kind == "category" else "is not one of the levels"
-    yaml = " (YAML reads yes and no as true and false: quote them)"
-    return [
-        f"{place}: {label(v)!r} {why}{yaml if isinstance(v, bool) else ''}{nearest(label(v), column.labels)}"
-        for v in strange
-    ]
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and not _numeric((value,))
-
-
-def _numeric(labels: Iterable[str]) -> bool:
-    try:
-        return all(np.isfinite(float(x)) for x in labels)
-    except ValueError:
-        return False
 
 
 def _listed(labels: tuple[str, ...]) -> str:

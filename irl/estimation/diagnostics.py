@@ -11,6 +11,10 @@ segment, over its decisions and with pi the probability of the anchor under the 
     overlap                   E min(pi/p, (1 - pi)/(1 - p)), p the anchor's share: 1 if states at the anchor and
                               elsewhere have the same distribution, 0 if none is visited by both
 
+The anchor is that of the state. Where it is a policy mu over several actions, the share is the mean of mu(a|s) over
+decisions a, w = mu(a|s)/pi(a|s), the probabilities are the smallest of the actions that mu may take in the state, and
+there is no overlap to speak of.
+
 Sources: Kish (1965) for the effective sample; Weitzman (1970) for the overlap.
 """
 
@@ -27,26 +31,31 @@ from irl.estimation.anchor_q import FLOOR
 
 def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
     """{segment or "all": the figures above} given log_pi[N, A]; None where there is nothing to count."""
-    anchor = panel.schema.anchor
-    pi = log_pi[:, anchor].double().exp()
+    mu = panel.schema.reference(panel.state, panel.menu).double()
+    pi = log_pi.double().exp()
+    chosen = panel.action.unsqueeze(1)
+    at_anchor = mu.gather(1, chosen).squeeze(1)
+    weight = at_anchor / pi.gather(1, chosen).squeeze(1).clamp_min(1e-12)
+    least = pi.masked_fill(mu == 0, torch.inf).amin(1)
+    one_action = bool((mu[panel.free].amax(1) == 1).all())
     groups = [(name, panel.segment == code) for code, name in enumerate(panel.schema.segments)]
     if panel.schema.segments != ("all",):
         groups.append(("all", torch.ones_like(panel.free)))
     found = {}
     for name, mine in groups:
         rows = mine & panel.free
-        decisions, at_anchor = int(rows.sum()), rows & (panel.action == anchor)
+        decisions = int(rows.sum())
         figures: dict[str, Any] = {"decisions": decisions, "anchor_share": None, "effective_sample": 0.0}
         if decisions:
-            share, p = float(at_anchor.sum()) / decisions, pi[rows]
+            share, p, w = float(at_anchor[rows].sum()) / decisions, least[rows], weight[rows]
             within = min(max(share, 1e-12), 1 - 1e-12)
-            weight = 1 / pi[at_anchor].clamp_min(1e-12)
+            overlap = float(torch.minimum(p / within, (1 - p) / (1 - within)).mean())
             figures |= {
                 "anchor_share": share,
-                "effective_sample": float(weight.sum().square() / weight.square().sum()) if len(weight) else 0.0,
+                "effective_sample": float(w.sum().square() / w.square().sum().clamp_min(1e-300)),
                 "smallest_probability": float(p.min()),
                 "floored_share": float((p < FLOOR).double().mean()),
-                "overlap": float(torch.minimum(p / within, (1 - p) / (1 - within)).mean()),
+                "overlap": overlap if one_action else None,
             }
         found[name] = figures
     return found

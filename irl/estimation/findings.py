@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ def reward_summary(model: FittedModel, panel: Panel) -> dict[str, Any]:
     reward = torch.cat([model.reward_of(panel.state[i], panel.anchor_reward[i]) for i in _chunks(panel)])
     levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64, device=reward.device)
     cells = _cells(panel)
-    errors = _standard_errors(model, cells, _means(panel, cells, model.terms)) if model.has_standard_errors else {}
+    errors = {}
+    if model.has_standard_errors:
+        errors = _standard_errors(model, cells, _contrasts(panel, cells, partial(_loadings, model)))
     found: dict[str, Any] = {action: {} for action in panel.schema.actions}
     for (a, name), available in cells.items():
         values = reward[available, a].double()
@@ -58,7 +61,7 @@ def reward_summary(model: FittedModel, panel: Panel) -> dict[str, Any]:
 
 def contributions(model: FittedModel, panel: Panel) -> dict[str, Any]:
     """What each benefit adds to the reward, over visited states where the action was available: the reward as it is
-    less the reward if the benefit were at its lowest level.
+    less the reward if the benefit were at its lowest level. An anchor action's reward is known, and left out.
 
     {action: {segment or "all": {benefit: {mean, se, low, high}}}}, in reward units; empty without a refit or benefits.
     """
@@ -70,29 +73,41 @@ def contributions(model: FittedModel, panel: Panel) -> dict[str, Any]:
     for benefit in names:
         f = schema.index(benefit)
 
-        def added(state: Tensor, f: int = f) -> Tensor:
+        def lowest(state: Tensor, f: int = f) -> Tensor:
             without = state.clone()
             without[:, f] = schema.columns[f].minimum
-            difference: Tensor = model.terms(state) - model.terms(without)
-            return difference
+            return without
 
-        means = _means(panel, cells, added)
-        errors = _standard_errors(model, cells, means) if model.has_standard_errors else {}
-        for (a, name), mean in zip(cells, means, strict=True):
+        def added(state: Tensor) -> Tensor:
+            return _loadings(model, state) - _loadings(model, lowest(state))
+
+        def added_to_all(state: Tensor) -> Tensor:
+            return (schema.known_reward(state) - schema.known_reward(lowest(state))).unsqueeze(1)
+
+        contrasts = _contrasts(panel, cells, added)
+        errors = _standard_errors(model, cells, contrasts) if model.has_standard_errors else {}
+        amounts = (contrasts * model.refit.theta).sum((1, 2))
+        if schema.anchor is None:  # what all actions earn may depend on the benefit too
+            amounts = amounts + _means(panel, cells, added_to_all).squeeze(1)
+        for (a, name), amount in zip(cells, amounts.tolist(), strict=True):
             of_segment = found[schema.actions[a]].setdefault(name, {})
-            of_segment[benefit] = interval(float(mean @ model.refit.theta[a]), errors.get((a, name)))
+            of_segment[benefit] = interval(amount, errors.get((a, name)))
     return {action: by for action, by in found.items() if by}
 
 
 def coefficients(model: FittedModel) -> list[dict[str, Any]]:
-    """The coefficients of a linear reward: action, name, estimate, se, z, p (two-sided, normal); else none."""
+    """The coefficients of a linear reward: action, name, estimate, se, z, p (two-sided, normal); else none.
+
+    Where the anchor is no single action, they are those of the reward less that of the first action.
+    """
     if model.refit is None or not isinstance(model.terms, LinearTerms):
         return []
     found = []
-    for a, action in enumerate(model.schema.actions):
-        if a == model.schema.anchor:
-            continue
-        error = model.refit.standard_error(torch.eye(model.terms.width, device=model.device))[:, a]
+    for a in model.refit.paid:
+        action, one = model.schema.actions[a], torch.eye(model.terms.width, dtype=torch.float64, device=model.device)
+        contrast = one.new_zeros(len(one), len(model.schema.actions), len(one))
+        contrast[:, a] = one
+        error = model.refit.error_of(contrast)
         for i, name in enumerate(model.terms.names):
             if name == "1" and not model.config.reward.intercept:
                 continue
@@ -108,15 +123,14 @@ def coefficients(model: FittedModel) -> list[dict[str, Any]]:
 def wald_tests(model: FittedModel) -> list[dict[str, Any]]:
     """For every action and column, whether the reward depends on the column at all: action, column, chi2, df, p.
 
-    Tests that all coefficients of features made of the column are 0. With shrinkage the covariance is the Bayesian one,
-    and the test is only indicative. Empty without standard errors.
+    Tests that all coefficients (:func:`coefficients`) of features made of the column are 0. With shrinkage the
+    covariance is the Bayesian one, and the test is only indicative. Empty without standard errors.
     """
     if not model.has_standard_errors:
         return []
     assert model.refit is not None
     refit, width, found = model.refit, model.terms.width, []
-    paid = [a for a in range(len(model.schema.actions)) if a != model.schema.anchor]
-    for b, a in enumerate(paid):
+    for b, a in enumerate(refit.paid):
         for f, column in enumerate(model.schema.columns):
             own = torch.tensor([f in columns for columns in model.terms.columns_of], device=model.device).nonzero()
             own = own.squeeze(1)
@@ -163,13 +177,34 @@ def _means(panel: Panel, cells: Mapping[tuple[int, str], Tensor], features: Call
     return mean
 
 
+def _loadings(model: FittedModel, state: Tensor) -> Tensor:
+    """x(s) and, unless the anchor is an action, mu(a|s) x(s) of every action: [N, Dx] or [N, (1 + A) Dx]."""
+    x: Tensor = model.terms(state)
+    if model.schema.anchor is not None:
+        return x
+    reference = model.schema.reference(state, model.schema.menu(state))
+    return torch.cat([x, (reference.unsqueeze(2) * x.unsqueeze(1)).flatten(1)], 1)
+
+
+def _contrasts(panel: Panel, cells: Mapping[tuple[int, str], Tensor], loadings: Callable[[Tensor], Tensor]) -> Tensor:
+    """[K, A, Dx]: how the mean reward of each cell's action moves with theta: the mean of (e_a - mu(s)) (x) x(s)."""
+    actions, means = len(panel.schema.actions), _means(panel, cells, loadings)
+    own = means if panel.schema.anchor is not None else means[:, : means.shape[1] // (1 + actions)]
+    found = means.new_zeros(len(cells), actions, own.shape[1])
+    if panel.schema.anchor is None:
+        found -= means[:, own.shape[1] :].view_as(found)
+    for k, (a, _) in enumerate(cells):
+        if a != panel.schema.anchor:
+            found[k, a] += own[k]
+    return found
+
+
 def _standard_errors(
-    model: FittedModel, cells: Mapping[tuple[int, str], Tensor], means: Tensor
+    model: FittedModel, cells: Mapping[tuple[int, str], Tensor], contrasts: Tensor
 ) -> dict[tuple[int, str], float]:
-    """Of the reward of each cell's action at the cell's mean features."""
+    """Of the mean reward of each cell's action."""
     assert model.refit is not None
-    found = model.refit.standard_error(means)
-    return {cell: float(found[k, cell[0]]) for k, cell in enumerate(cells)}
+    return dict(zip(cells, model.refit.error_of(contrasts).tolist(), strict=True))
 
 
 def _chunks(panel: Panel) -> Iterator[Tensor]:

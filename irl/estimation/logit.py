@@ -1,8 +1,8 @@
 """The conditional logit of the refit: choices in, the weights of highest (penalised) likelihood out.
 
-Logits are phi(s).(map theta + offset)_a, plus g(s) for the anchor: the present choice's own features, what they are
-worth from the next choice on (``map``, by the kernel), and what follows apart from the reward (``offset``). Convex in
-theta; Newton's method with second derivatives from a sample of the choices.
+Logits are phi(s).(map theta + offset)_a, plus g(s) for an anchor action: the present choice's own features, what they
+are worth from the next choice on (``map``, by the kernel), and what follows apart from the reward (``offset``). Convex
+in theta; Newton's method with second derivatives from a sample of the choices.
 
 Sources: McFadden (1974); MacKay (1992), Tipping (2001) for the evidence.
 """
@@ -64,17 +64,18 @@ class Choices:
 class Logit:
     """The conditional logit in theta[P], P = (A - 1) Dx: logits = phi(s).(map theta + offset)_a + g(s) 1{a = anchor}.
 
-    map[A, D, P], offset[A, D]; in standardised features.
+    map[A, D, P], offset[A, D]; in standardised features. Without an anchor action g is shared by all and left out.
     """
 
     map: Tensor
     offset: Tensor
-    anchor: int
+    anchor: int | None
     temperature: float
 
     def log_policy(self, theta: Tensor, phi: Tensor, known: Tensor, menu: Tensor) -> Tensor:
         q = phi @ (self.map @ theta + self.offset).T.to(phi.dtype)
-        q[:, self.anchor] += known
+        if self.anchor is not None:
+            q[:, self.anchor] += known
         return bellman.log_policy(q, menu, self.temperature)
 
     def log_likelihood(self, theta: Tensor, choices: Choices) -> float:

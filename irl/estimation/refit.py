@@ -11,6 +11,10 @@ so choice probabilities are a conditional logit in theta, which Newton's method 
 the place of pi and everything is done again (``rounds``): nested pseudo-likelihood, which in its first round is already
 insensitive to first-order errors of pi, and whose fixed point is the maximum-likelihood estimate.
 
+Where the anchor is a policy mu (an anchor by state is one), the reward is f - sum_b mu(b|s) f(s,b) + g with f linear
+(:mod:`irl.refitted`): the present choice does not depend on what all actions share, and what follows earns
+(pi(b|s') - mu(b|s')) x(s') for the weights of action b, and g(s').
+
 Every group of features (the interactions of two columns, for one action) has a normal prior with mean 0 and a
 precision of its own, found by maximising the evidence (Laplace): groups that explain nothing are shrunk away, so that
 many can be offered. There is nothing to tune. A linear reward without ``select`` has no prior: maximum likelihood.
@@ -39,7 +43,7 @@ from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
-from irl.networks import Refitted
+from irl.refitted import Refitted
 from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn, kernel_rows
 
 PRIOR_ROWS = 500
@@ -151,16 +155,17 @@ def _features(model: FittedModel, states: States) -> tuple[Tensor, Tensor, Tenso
 def _evaluated(
     model: FittedModel, rows: Transitions, mean: Tensor, scale: Tensor, *, refitted: bool
 ) -> evaluation.Solution:
-    """The kernel's value of every feature from the next choice on, per action but the anchor, and (last) of the offset:
-    g and alpha times the entropy; under the P step's policy, or the refit's."""
+    """The kernel's value of every feature from the next choice on, per action but the fixed one, and (last) of the
+    offset: g and alpha times the entropy; under the P step's policy, or the refit's."""
     schema, alpha = model.schema, model.config.temperature
-    paid = [a for a in range(len(schema.actions)) if a != schema.anchor]
+    paid = [a for a in range(len(schema.actions)) if a != schema.base]
 
     def target(following: Tensor, phi: Tensor, log_pi: Tensor, discount: Tensor) -> Tensor:
         pi = log_pi.exp()
         x = (phi[:, : len(mean)] - mean) / scale
-        worth = (pi[:, paid] * discount.unsqueeze(1)).unsqueeze(2) * x.unsqueeze(1)
-        known = schema.known_reward(following).double() * pi[:, schema.anchor]
+        beyond = (pi - schema.reference(following, log_pi > -torch.inf).double())[:, paid]
+        worth = (beyond * discount.unsqueeze(1)).unsqueeze(2) * x.unsqueeze(1)
+        known = schema.known_reward(following).double() * (1 if schema.anchor is None else pi[:, schema.anchor])
         rest = discount * (known + alpha * bellman.entropy(log_pi))
         return torch.cat([worth.flatten(1), rest.unsqueeze(1)], 1)
 
@@ -186,21 +191,20 @@ def _sample_policy(model: FittedModel, rows: Transitions, *, refitted: bool) -> 
 def _logit(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor) -> Logit:
     """The logit of kernel weights[A, D, P + 1]."""
     mapping, offset = weights[..., :-1].clone(), weights[..., -1].clone()
-    anchor, actions, width = model.schema.anchor, len(weights), len(mean)
+    schema, actions, width = model.schema, len(weights), len(mean)
     at = torch.arange(width, device=mean.device)
-    for b, a in enumerate(a for a in range(actions) if a != anchor):
+    for b, a in enumerate(a for a in range(actions) if a != schema.base):
         own = mapping[a, :, b * width : (b + 1) * width]  # the present choice's own
         own[at, at] += 1 / scale
         own[0, :] -= mean / scale
-    return Logit(mapping, offset, anchor, model.config.temperature)
+    return Logit(mapping, offset, schema.anchor, model.config.temperature)
 
 
 def _store(refit: Refitted, theta: Tensor, weights: Tensor, mean: Tensor, scale: Tensor) -> None:
     """Put theta[P] and the continuation it implies into the module, in raw features."""
-    paid = [a for a in range(len(refit.theta)) if a != refit.anchor]
-    raw = theta.view(len(paid), -1) / scale
+    raw = theta.view(len(refit.paid), -1) / scale
     raw[:, 0] -= (raw * mean).sum(1)
-    refit.theta[paid] = raw
+    refit.theta[refit.paid] = raw
     refit.weights.copy_(weights[..., :-1] @ theta + weights[..., -1])
 
 

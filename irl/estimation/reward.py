@@ -3,7 +3,8 @@
     r(s,a) = Q(s,a) - gamma^k E[V(s')|s,a],   Q(s,a) = V(s) + alpha log pi(a|s)
 
 The network regresses Q(s,a) - gamma^k V(s') on the rows where a was chosen (Geng et al. 2020, equation (9)), so the
-expectation over s' is taken by the regression. The anchor's reward is g(s), given, and its rows are left out.
+expectation over s' is taken by the regression. The anchor's reward is g(s), given, and its rows are left out. Where the
+anchor is a policy mu over several actions all rows are used, and sum_a mu(a|s) r(s,a) = g(s) by construction.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from irl.networks import RewardNetwork
 
 
 class RewardStep(Fitting):
-    """Squared error in units of each action's spread; a batch is (state, action, target, weight)."""
+    """Squared error in units of each action's spread; a batch is (state, g, mu, action, target, weight)."""
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        state, action, target, weight = batch
+        state, known, reference, action, target, weight = batch
         assert isinstance(self.network, RewardNetwork)
-        prediction = self.network(state, target).gather(1, action.unsqueeze(1)).squeeze(1)
+        prediction = self.network(state, known, reference).gather(1, action.unsqueeze(1)).squeeze(1)
         return ((prediction - target) / self.network.scale[action]).square(), weight
 
 
@@ -60,7 +61,9 @@ def fit_reward(
         mine = target[panel.action[rows] == a]
         if len(mine) > 1:
             network.centre[a], network.scale[a] = mine.mean(), mine.std().clamp_min(1e-3)
-    columns = (panel.state[rows], panel.action[rows], target, panel.weight[rows])
+    reference = panel.schema.reference(panel.state, panel.menu)
+    given = (panel.state[rows], panel.anchor_reward[rows], reference[rows])
+    columns = (*given, panel.action[rows], target, panel.weight[rows])
     fit, check = (tuple(c[keep] for c in columns) for keep in (~held_out[rows], held_out[rows]))
     trained = train(
         RewardStep(network, options),
@@ -70,7 +73,7 @@ def fit_reward(
         bench=bench,
     )
     with torch.no_grad():
-        found = network(panel.state, panel.anchor_reward)
+        found = network(panel.state, panel.anchor_reward, reference)
     offered = panel.menu & panel.free.unsqueeze(1)
     histograms = {f"reward/{name}": found[offered[:, a], a] for a, name in enumerate(panel.schema.actions)}
     bench.record("reward", {}, histograms)

@@ -48,17 +48,17 @@ class AnchorShare:
 
 
 def anchor_shares(record: Record) -> list[AnchorShare]:
-    """One per segment of the panel."""
-    found = []
+    """One per segment of the panel. Of a reference policy the share says little: all its decisions count, by weight."""
+    found, one_action = [], record.config.anchor.policy is None
     for segment, counts in at(record.metrics, "panel", "segments", default={}).items():
         decisions, share = int(at(counts, "decisions", default=0)), float(at(counts, "anchor_share", default=math.nan))
+        support = at(record.metrics, "support", segment, default={})
         chosen = round(decisions * share) if decisions and math.isfinite(share) else 0
         reasons = []
-        if decisions and not share >= LEAST_ANCHOR_SHARE:
+        if one_action and decisions and not share >= LEAST_ANCHOR_SHARE:
             reasons.append(f"only {percent(share)} of decisions at the anchor (below {percent(LEAST_ANCHOR_SHARE, 0)})")
-        if chosen < LEAST_ANCHOR_DECISIONS:
+        if one_action and chosen < LEAST_ANCHOR_DECISIONS:
             reasons.append(f"only {chosen:,} decisions at the anchor (fewer than {LEAST_ANCHOR_DECISIONS})")
-        support = at(record.metrics, "support", segment, default={})
         effective, overlap = at(support, "effective_sample"), at(support, "overlap")
         if not reasons and effective is not None and effective < LEAST_EFFECTIVE_SAMPLE:
             reasons.append(f"decisions at the anchor count as {effective:,.0f} (below {LEAST_EFFECTIVE_SAMPLE})")
@@ -77,12 +77,15 @@ def anchor_table(record: Record) -> Table | None:
     shares = anchor_shares(record)
     if not shares:
         return None
+    title, share = f"How often {record.anchor} (the anchor) was chosen", "at the anchor, % of decisions"
+    if record.config.anchor.policy is not None:
+        title, share = "How far choices agree with the reference policy (the anchor)", "its weight of the choices, %"
     return Table(
-        title=f"How often “{record.config.anchor.action}” (the anchor) was chosen",
+        title=title,
         header=(
             "segment",
             "decisions",
-            "at the anchor, % of decisions",
+            share,
             "effective sample",
             "smallest P(anchor), %",
             "overlap, %",
@@ -175,7 +178,9 @@ def coefficient_table(record: Record) -> Table | None:
             for row in found
         ),
         labels=2,
-        note="p: two-sided, against 0; standard errors clustered by member, " + CONDITIONAL.partition("member, ")[2],
+        note="p: two-sided, against 0; standard errors clustered by member, "
+        + CONDITIONAL.partition("member, ")[2]
+        + _compared(record),
     )
 
 
@@ -200,8 +205,14 @@ def wald_table(record: Record) -> Table | None:
             for row in found
         ),
         labels=2,
-        note=f"The hypothesis: all coefficients of features made of the column are 0.{said}",
+        note=f"The hypothesis: all coefficients of features made of the column are 0.{said}{_compared(record)}",
     )
+
+
+def _compared(record: Record) -> str:
+    """What coefficients are of, where it is not the reward itself."""
+    first = record.config.data.actions[0]
+    return "" if record.config.anchor.action else f" Of the reward of the action less that of “{first}”."
 
 
 def step_table(record: Record) -> Table | None:

@@ -111,7 +111,7 @@ def _rewards(record: Record) -> str:
     if rows:
         frame = pd.DataFrame(rows).astype({k: float for k in ("mean", "p10", "p90")})
         panels = plots.reward_panels(frame, record.paid, _numbers(record, record.paid))
-    known = f"The reward of “{record.config.anchor.action}” is given, not estimated."
+    known = f"The {words.reward_of_anchor(record)} is given, not estimated."
     bar = "Bar: 10th to 90th percentile over visited states (a spread between states, not a confidence interval)."
     text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
     more = [estimates.contribution_table(record), estimates.coefficient_table(record)]
@@ -192,7 +192,7 @@ def _anchor(record: Record) -> str:
     table = estimates.anchor_table(record)
     if table is None:
         return _section("anchor", "The anchor", _absent("This run has no counts by segment."))
-    panel = plots.anchor_panel(estimates.anchor_shares(record), record.config.anchor.action)
+    panel = plots.anchor_panel(estimates.anchor_shares(record), record.anchor)
     return _section("anchor", "The anchor", _grid([panel]) + _table(table))
 
 

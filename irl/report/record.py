@@ -68,8 +68,16 @@ class Record:
 
     @property
     def paid(self) -> tuple[str, ...]:
-        """The actions whose reward was estimated: all but the anchor."""
+        """The actions whose reward was estimated: all but an anchor action."""
         return tuple(a for a in self.config.data.actions if a != self.config.anchor.action)
+
+    @property
+    def anchor(self) -> str:
+        """The anchor in words: an action in quotes, an action by state, or a policy."""
+        anchor = self.config.anchor
+        if anchor.action is not None:
+            return f"“{anchor.action}”"
+        return f"the action in “{anchor.by_state}”" if anchor.by_state is not None else "the reference policy"
 
     @property
     def segments(self) -> list[str]:

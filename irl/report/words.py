@@ -24,25 +24,31 @@ def estimated(record: Record) -> str:
     rows, members = (at(record.metrics, "panel", key) for key in ("rows", "members"))
     counted = f" from {rows:,} rows of {members:,} members" if rows is not None and members is not None else ""
     paid = " and ".join(f"“{a}”" for a in record.paid)
-    return f"What {paid} are worth, relative to “{record.config.anchor.action}”, was recovered{counted}."
+    mean = "the mean under " if record.config.anchor.policy is not None else ""
+    return f"What {paid} are worth, relative to {mean}{record.anchor}, was recovered{counted}."
 
 
 def headlines(scenario: ScenarioRecord) -> list[str]:
-    """One sentence per case: what happens to membership, and where most."""
+    """One sentence per case: what happens to membership (else to the share that moves most), and where most."""
     found = [f"{scenario.name}: {scenario.problem}"] if scenario.problem else []
-    members = scenario.outcomes[(scenario.outcomes["outcome"] == "membership") & scenario.outcomes["period"].notna()]
+    table = scenario.outcomes[scenario.outcomes["period"].notna()]
     for case in scenario.cases:
-        rows = members[members["case"] == case]
+        rows, what = table[(table["case"] == case) & (table["outcome"] == "membership")], "members"
+        if rows.empty:
+            rows = table[(table["case"] == case) & table["outcome"].str.startswith("share_")]
+            rows = rows[rows["period"] == rows["period"].max()]
+            if rows.empty:
+                continue
+            name = rows["outcome"][rows["change"].abs().idxmax()]
+            rows, what = rows[rows["outcome"] == name], f"“{name.removeprefix('share_')}”"
         last = rows[rows["period"] == rows["period"].max()].set_index("segment")
-        if last.empty:
-            continue
         parts = last.drop(index=ALL, errors="ignore")
         most = str(parts["change"].abs().idxmax()) if len(parts) else ALL
         whole: Any = last.loc[ALL if ALL in last.index else most]
         said = f"{percent(whole.baseline)} → {percent(whole.scenario)} ({signed(100 * whole.change, 1)} points)"
         where = f", most in {most} ({signed(100 * parts['change'][most], 1)} points)" if len(parts) > 1 else ""
         named = scenario.name if case == scenario.name else f"{scenario.name}, {case}"
-        found.append(f"{named}: members at period {int(rows['period'].max())} {said}{where}.")
+        found.append(f"{named}: {what} at period {int(rows['period'].max())} {said}{where}.")
     return found
 
 
@@ -67,7 +73,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         *found,
         ("actions", ", ".join(config.data.actions)),
         ("segments", ", ".join(at(panel, "segments", default={})) or "–"),
-        ("anchor, its reward is known", config.anchor.action),
+        _anchor(record),
         ("anchor's reward, reward units", f"column {known}" if isinstance(known, str) else number(known)),
         ("discount γ, per period", f"{config.discount:g}"),
         ("temperature α, reward units", f"{config.temperature:g}"),
@@ -81,13 +87,29 @@ def identification(record: Record) -> str:
     known = config.anchor.reward
     worth = f"given by the column “{known}”" if isinstance(known, str) else f"known to be {number(known)}"
     return (
-        "Choices alone fit many rewards. They become unique once it is given that the reward of "
-        f"“{config.anchor.action}” is {worth}, that members discount the next period by {config.discount:g}, "
-        "that their changing tastes are independent logit shocks, and that nothing unobserved drives both what "
-        "members choose now and later (no hidden state). If one of these is wrong, so are the rewards. Only the reward "
-        "divided by the temperature α is identified, and α may differ between segments: compare actions within a "
-        "segment, not raw numbers across segments."
+        f"Choices alone fit many rewards. They become unique once it is given that the {reward_of_anchor(record)} is "
+        f"{worth}, that members discount the next period by {config.discount:g}, that their changing tastes are "
+        "independent logit shocks, and that nothing unobserved drives both what members choose now and later (no "
+        "hidden state). If one of these is wrong, so are the rewards. Only the reward divided by the temperature α is "
+        "identified, and α may differ between segments: compare actions within a segment, not raw numbers across "
+        "segments."
     )
+
+
+def reward_of_anchor(record: Record) -> str:
+    """Whose reward is known."""
+    return f"{'mean reward under' if record.config.anchor.policy is not None else 'reward of'} {record.anchor}"
+
+
+def _anchor(record: Record) -> tuple[str, str]:
+    """What kind of anchor it is, and which."""
+    anchor, actions = record.config.anchor, record.config.data.actions
+    if anchor.policy is None:
+        return "anchor, its reward is known", anchor.action or record.anchor
+    weights = [(a, w) for a, w in zip(actions, anchor.weights(actions), strict=True) if w != 0]
+    said = [f"{a} as column “{w}” says" if isinstance(w, str) else f"{a} {w:g}" for a, w in weights]
+    what = "uniform over the menu" if anchor.policy == "uniform" else ", ".join(said)
+    return "reference policy, its mean reward is known", what
 
 
 def limits(record: Record) -> list[str]:

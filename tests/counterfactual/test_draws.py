@@ -12,7 +12,7 @@ from irl import tabular
 from irl.counterfactual.outcomes import ask, outcome_slopes, t_quantile
 from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import solve
-from irl.networks import Refitted
+from irl.refitted import Refitted
 
 STEP = 1e-4
 SEEN = [0, 1, 2, 3, 4, 5]  # place and tier, where there is a choice
@@ -63,6 +63,34 @@ def test_values_move_with_the_parameters_as_they_should(refitted, fifth):
         expected = (up.q - down.q)[SEEN] / (2 * STEP)
         assert torch.allclose(found[..., b][menu], expected[menu], atol=1e-2)
         assert expected[menu].abs().max() > 1.5
+
+
+def test_under_a_reference_policy_the_mean_reward_does_not_move(refitted):
+    """Policy and draws when it is 1/3 none and 2/3 monthly whose mean reward is known."""
+    world, draws = refitted
+    schema = replace(world.schema, anchor=None, anchor_weights=(1.0, 2.0, 0.0))
+    x = world.model.terms(world.states()).double()
+    refit = Refitted(None, 3, x.shape[1], world.model.basis(world.states()).shape[1])
+    refit.theta.copy_(world.model.refit.theta)
+    refit.theta[0] = 0
+    changed = replace(world, model=replace(world.model, schema=schema, refit=refit))
+    mu = torch.tensor([1 / 3, 2 / 3, 0], dtype=torch.float64)
+    utility = x @ refit.theta.T
+
+    def of(utility):
+        reward = utility - (utility @ mu).unsqueeze(1) + 0.3
+        reward[6:] = world.reward.reshape(10, 3)[6:]
+        return tabular.solve(world.mdp(reward=reward.view(5, 2, 3)))
+
+    policy = solved(changed, draws)
+    state, menu, segment = world.states()[SEEN], world.menu()[SEEN], torch.zeros(len(SEEN), dtype=torch.long)
+    assert torch.allclose(policy.q(state, segment)[menu], of(utility).q[SEEN][menu], atol=1e-2)
+    found = policy.q_draws(state, segment)
+    for b, draw in enumerate(draws):
+        up, down = (of(utility + step * x @ draw.T) for step in (STEP, -STEP))
+        expected = (up.q - down.q)[SEEN] / (2 * STEP)
+        assert torch.allclose(found[..., b][menu], expected[menu], atol=1e-2)
+        assert expected[menu].abs().max() > 0.5
 
 
 def test_shares_and_surplus_move_with_the_parameters_as_they_should(refitted):
@@ -123,7 +151,7 @@ def test_draws_have_the_covariance_they_should():
     few = refit.draws(3, seed=0)[:, [0, 2]].flatten(1)
     assert not torch.equal(few, refit.draws(3, seed=1)[:, [0, 2]].flatten(1))
     x = torch.tensor([[1.0, 2.0]])
-    error = refit.standard_error(x)
+    error = refit.standard_error(x, torch.tensor([[0.0, 1.0, 0.0]]))
     assert error[0, 1] == 0
     assert float(error[0, 2]) == pytest.approx(float((x.double() @ refit.covariance[2:, 2:] @ x.double().T).sqrt()))
 

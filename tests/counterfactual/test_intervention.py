@@ -221,6 +221,46 @@ def test_refusals(change, said):
     assert said in refusal(change)
 
 
+NAMED = Column(name="named", kind="category", dynamics="table", labels=("monthly", "none"), parents=(0,), maximum=1.0)
+BY_STATE = replace(SCHEMA, columns=(*SCHEMA.columns, NAMED), anchor=None, anchor_by_state="named")
+BY_POLICY = replace(SCHEMA, anchor=None, anchor_weights=(1.0, "family", 0.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"remove": {"action": "none"}},
+            "'none' is the anchor and has to be available where 'named' names it",
+        ),
+        ({"reward": {"action": "monthly", "add": 1}}, "leave these states out: `where: {named: [none]}`"),
+        (
+            {"reward": {"action": "none", "add": 1, "where": {"named": ["monthly", "none"]}}},
+            "is known by assumption where",
+        ),
+        (feature(name="named", set="none"), "'named' says what the anchor is, which is given"),
+    ],
+)
+def test_an_anchor_by_state_stays_as_it_is_where_it_is_one(change, said):
+    assert said in refusal(change, schema=BY_STATE)
+
+
+def test_an_anchor_by_state_may_change_elsewhere():
+    where = {"named": "none"}
+    changes = (
+        {"remove": {"action": "monthly", "where": where}},
+        {"reward": {"action": "monthly", "add": 1, "where": where}},
+    )
+    assert len(intervention(*changes, schema=BY_STATE).changes) == 2
+    assert intervention({"reward": {"action": "annual", "add": 1}}, schema=BY_STATE).changes
+
+
+def test_a_reference_policy_leaves_all_actions_free_but_not_its_weights():
+    changes = ({"remove": {"action": "none", "where": {"status": "in"}}}, {"reward": {"action": "none", "scale": 2}})
+    assert len(intervention(*changes, schema=BY_POLICY).changes) == 2
+    assert "'family' says what the anchor is" in refusal(feature(name="family", set=2), schema=BY_POLICY)
+
+
 def test_a_moving_number_can_only_be_set():
     moving = (*SCHEMA.columns[:1], replace(SCHEMA.columns[1], dynamics="learned"), *SCHEMA.columns[2:])
     schema = replace(SCHEMA, columns=moving)

@@ -48,6 +48,12 @@ def at(table, **where):
     return table
 
 
+def test_without_an_anchor_action_nobody_is_a_member(world, panel_and_frame):
+    by_policy = with_schema(world.model, anchor=None, anchor_weights=(1.0, 1.0, 1.0))
+    found = set(simulate(by_policy, UP, panel_and_frame[1])["outcome"])
+    assert found == {"share_none", "share_monthly", "share_annual", "surplus", "gainers"}
+
+
 def test_columns_types_and_cells(table):
     assert list(table.columns) == COLUMNS
     assert table["period"].dtype == "Int64"

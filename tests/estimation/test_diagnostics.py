@@ -9,10 +9,14 @@ import torch
 
 from irl.estimation.diagnostics import support
 
+ANCHOR = torch.tensor([[1.0, 0.0]]).expand(6, 2)
 
-def panel(segments=("north", "south")):
+
+def panel(segments=("north", "south"), mu=ANCHOR):
     return SimpleNamespace(
-        schema=SimpleNamespace(anchor=0, segments=segments),
+        state=None,
+        menu=None,
+        schema=SimpleNamespace(segments=segments, reference=lambda state, menu: mu),
         free=torch.tensor([1, 1, 1, 1, 1, 0], dtype=torch.bool),
         action=torch.tensor([0, 0, 1, 1, 1, 0]),
         segment=torch.tensor([0, 0, 0, 0, 1, 1]) * (len(segments) - 1),
@@ -42,3 +46,22 @@ def test_an_anchor_chosen_alike_everywhere_has_all_it_could():
     alike = torch.full((6, 2), 0.5).log()
     north = support(panel(), alike)["north"]
     assert north["effective_sample"] == pytest.approx(2) and north["overlap"] == pytest.approx(1)
+
+
+def test_an_anchor_that_depends_on_the_state():
+    mu = ANCHOR.clone()
+    mu[2] = torch.tensor([0.0, 1.0])  # where action 1 was chosen, at probability .5
+    north = support(panel(mu=mu), torch.stack([PI, 1 - PI], 1).log())["north"]
+    assert north["anchor_share"] == 0.75
+    assert north["effective_sample"] == pytest.approx((1.25 + 5 + 2) ** 2 / (1.25**2 + 5**2 + 2**2))
+    assert north["overlap"] is not None
+
+
+def test_a_policy_counts_every_decision_by_its_weight():
+    mu = torch.tensor([[0.25, 0.75]]).expand(6, 2)
+    north = support(panel(mu=mu), torch.stack([PI, 1 - PI], 1).log())["north"]
+    weights = torch.tensor([0.25 / 0.8, 0.25 / 0.2, 0.75 / 0.5, 0.75 / 0.995])
+    assert north["anchor_share"] == pytest.approx((0.25 + 0.25 + 0.75 + 0.75) / 4)
+    assert north["effective_sample"] == pytest.approx(float(weights.sum() ** 2 / weights.square().sum()))
+    assert north["smallest_probability"] == pytest.approx(0.005) and north["floored_share"] == 0.25
+    assert north["overlap"] is None

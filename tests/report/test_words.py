@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from irl.report.estimates import anchor_table
+from irl.report.html import page
 from irl.report.record import ScenarioRecord, load_record
-from irl.report.words import cautions, changes_in_words, headlines, identification, limits
+from irl.report.words import cautions, changes_in_words, estimated, facts, headlines, identification, limits
 from irl.scenario import scenario_from
 
 
@@ -90,6 +92,46 @@ def test_what_is_assumed_and_what_is_not_known_is_said(make_run, config, metrics
         assert part in said
     assert not any("carry no intervals" in text for text in limits(record))  # there is no scenario
     assert not any("invented" in text for text in limits(record))
+
+
+@pytest.mark.parametrize(
+    ("anchor", "estimated_as", "given", "fact", "title"),
+    [
+        ({"action": "none"}, "“monthly” and “annual” are worth, relative to “none”, was",
+         "the reward of “none”", ("anchor, its reward is known", "none"),
+         "How often “none” (the anchor) was chosen"),
+        ({"by_state": "status"}, "“none” and “monthly” and “annual” are worth, relative to the action in “status”, was",
+         "the reward of the action in “status”",
+         ("anchor, its reward is known", "the action in “status”"),
+         "How often the action in “status” (the anchor) was chosen"),
+        ({"policy": "uniform"}, "“annual” are worth, relative to the mean under the reference policy, was",
+         "the mean reward under the reference policy",
+         ("reference policy, its mean reward is known", "uniform over the menu"),
+         "How far choices agree with the reference policy (the anchor)"),
+        ({"policy": {"none": 0.5, "annual": "price"}}, "relative to the mean under the reference policy, was",
+         "the mean reward under the reference policy",
+         ("reference policy, its mean reward is known", "none 0.5, annual as column “price” says"),
+         "How far choices agree with the reference policy (the anchor)"),
+    ],
+)  # fmt: skip
+def test_the_forms_of_the_anchor_are_told_apart(make_run, config, metrics, anchor, estimated_as, given, fact, title):
+    record = load_record(make_run(config | {"anchor": anchor}, metrics))
+    assert estimated_as in estimated(record)
+    assert f"once it is given that {given} is known to be" in identification(record)
+    assert fact in facts(record)
+    assert anchor_table(record).title == title
+    content = page(record, "")
+    assert f"The {given.removeprefix('the ')} is given, not estimated." in content
+
+
+def test_without_members_the_headline_names_the_share_that_moves_most(run, scenario, add_scenario, make_outcomes):
+    table = make_outcomes(("Dearer annual plan",))
+    table = table[table["outcome"].str.startswith("share_")]
+    here = (table["outcome"] == "share_monthly") & (table["segment"] == "all")
+    table.loc[here, ["baseline", "scenario", "change"]] = [0.2, 0.9, 0.7]
+    add_scenario(run, scenario, table)
+    (said,) = headlines(load_record(run).scenarios[0])
+    assert said.startswith("Dearer annual plan: “monthly” at period 1 20.0 % → 90.0 % (+70.0 points)")
 
 
 def test_scenarios_without_intervals_say_so(run, scenario, add_scenario, make_outcomes):
