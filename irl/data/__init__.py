@@ -2,7 +2,7 @@
 
 from irl.data.describe import Summary, summary
 from irl.data.panel import Panel, panel_from_frame
-from irl.data.read import read_frame, read_panel, read_table
+from irl.data.read import read_frame, read_panel, read_periods_per_year, read_table
 from irl.data.schema import Column, StateSchema, fit_schema
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "panel_from_frame",
     "read_frame",
     "read_panel",
+    "read_periods_per_year",
     "read_table",
     "summary",
 ]
