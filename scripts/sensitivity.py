@@ -11,12 +11,12 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
 from irl import runs
 from irl.data import read_panel, read_periods_per_year
-from irl.estimation.sensitivity import DISCOUNTS, SHIFTS, sensitivity
+from irl.estimation.sensitivity import DISCOUNTS, SHIFTS, ask
 from irl.report import load_record
 from irl.report.sensitivity import sentences
 
@@ -37,29 +37,25 @@ def main() -> None:
     arguments = parser.parse_args()
 
     model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
-    path = {"path": arguments.data or model.config.data.path}
-    config = model.config.model_copy(update={"data": model.config.data.model_copy(update=path)})
+    data = model.config.data.model_copy(update={"path": arguments.data or model.config.data.path})
+    config = model.config.model_copy(update={"data": data})
     console = Console(stderr=True)
-    with console.status(f"reading {config.data.path}"):
+    with console.status(f"reading {data.path}"):
         panel = read_panel(config, schema=model.schema)
-        year = arguments.periods_per_year or read_periods_per_year(config) or MONTHS
-    console.print(f"note: a year has {year:g} periods; if not, give --periods-per-year", soft_wrap=True)
+        dated = read_periods_per_year(config) or MONTHS
+        year = dated if arguments.periods_per_year is None else arguments.periods_per_year
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with runs.locked(arguments.run), Progress(*columns, TextColumn("points"), console=console) as progress:
-        task = progress.add_task("", total=None)
-        found = sensitivity(
-            model,
-            panel,
-            arguments.run / "sensitivity.json",
-            periods_per_year=year,
-            discounts=arguments.discounts,
-            shifts=arguments.rewards,
-            overwrite=arguments.overwrite,
-            tick=lambda label, done, of: progress.update(task, description=label, completed=done, total=of),
-        )
+    with runs.locked(arguments.run):
+        path = arguments.run / "sensitivity.json"
+        grid = {"periods_per_year": year, "discounts": arguments.discounts, "shifts": arguments.rewards}
+        question = ask(model, panel, path, **grid, overwrite=arguments.overwrite)
+        console.print(f"note: a year has {year:g} periods; if not, give --periods-per-year", soft_wrap=True)
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("", total=len(question.missing))
+            question.answer(tick=lambda label, done, of: progress.update(task, description=label, completed=done))
     for sentence in sentences(load_record(arguments.run)):
         print(sentence)
-    print(f"{found} new points: {arguments.run / 'sensitivity.json'}; scripts/report.py shows them")
+    print(f"{len(question.missing)} new points: {path}; scripts/report.py shows them")
 
 
 if __name__ == "__main__":

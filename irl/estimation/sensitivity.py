@@ -96,7 +96,33 @@ def per_period(annual: float, periods_per_year: float) -> float:
     return float(annual ** (1 / periods_per_year))
 
 
-def sensitivity(
+@dataclass(frozen=True)
+class Question:
+    """What is to be found: the points (discount per period, shift) that ``path`` lacks, and those it has."""
+
+    model: FittedModel
+    panel: Panel
+    path: Path
+    about: dict[str, Any]
+    missing: tuple[tuple[float, float], ...]
+    points: list[dict[str, Any]]
+
+    def answer(self, *, tick: Callable[[str, int, int], None] = lambda label, done, of: None) -> None:
+        """Make the points that are missing and write each into ``path``.
+
+        ``tick`` is called with what is being done, points done, and points to do.
+        """
+        points, of = list(self.points), len(self.missing)
+        for done, (discount, shift) in enumerate(self.missing):
+            year = discount ** self.about["periods_per_year"]
+            tick(f"anchor {shift:+g}" if shift else f"discount {year:.3g} a year", done, of)
+            points.append(asdict(point_at(self.model, self.panel, discount, shift)))
+            found = {"about": self.about, "study": self.model.config.discount, "points": points}
+            runs.write_json(self.path, found)
+        tick("all points", of, of)
+
+
+def ask(
     model: FittedModel,
     panel: Panel,
     path: str | Path,
@@ -105,12 +131,9 @@ def sensitivity(
     discounts: Sequence[float] = DISCOUNTS,
     shifts: Sequence[float] = SHIFTS,
     overwrite: bool = False,
-    tick: Callable[[str, int, int], None] = lambda label, done, of: None,
-) -> int:
-    """Refit ``model`` on ``panel`` at every annual discount and every shift of the anchor's reward, into ``path``.
-
-    Points already there are kept, unless ``overwrite``; the number of new ones is returned. ``tick`` is called with
-    what is being done, points done, and points to do.
+) -> Question:
+    """Whether ``model`` can be refitted on ``panel`` at every annual discount and every shift of the anchor's reward,
+    and at which of them ``path`` does not have it yet; with ``overwrite``, at all.
 
     Raises
     ------
@@ -127,24 +150,16 @@ def sensitivity(
         raise InputError("shifts of the anchor's reward: give finite numbers")
     if int(panel.cluster.max()) < 1:
         raise InputError("held-out likelihoods need at least two members (clusters, where `data.cluster` is declared)")
-    own = model.config.discount
+    own, path = model.config.discount, Path(path)
     wanted = [(own, 0.0), *((per_period(d, periods_per_year), 0.0) for d in discounts), *((own, s) for s in shifts)]
     about = {
         "panel": runs.fingerprint(panel.state, panel.action, panel.member, panel.period),
         "periods_per_year": periods_per_year,
     }
-    path = Path(path)
     points = [] if overwrite or not path.exists() else _stored(path, about)
     made = {(point["discount"], point["shift"]) for point in points}
-    missing = [at for at in dict.fromkeys(wanted) if at not in made]
-    panel = panel.to(model.device)
-    for done, (discount, shift) in enumerate(missing):
-        tick(_label(discount, shift, periods_per_year), done, len(missing))
-        points.append(asdict(point_at(model, panel, discount, shift)))
-        content = {"about": about, "study": own, "actions": list(model.schema.actions), "points": points}
-        runs.write_json(path, content)
-    tick("all points", len(missing), len(missing))
-    return len(missing)
+    missing = tuple(at for at in dict.fromkeys(wanted) if at not in made)
+    return Question(model, panel.to(model.device), path, about, missing, points)
 
 
 def point_at(model: FittedModel, panel: Panel, discount: float, shift: float) -> Point:
@@ -215,7 +230,3 @@ def _stored(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
     if changed:
         raise InputError(f"{path}: made with another {' and '.join(changed)}; give --overwrite to start again")
     return list(content["points"])
-
-
-def _label(discount: float, shift: float, periods_per_year: float) -> str:
-    return f"anchor {shift:+g}" if shift else f"discount {discount**periods_per_year:.3g} a year"
