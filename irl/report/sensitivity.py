@@ -110,7 +110,7 @@ def sentences(record: Record) -> list[str]:
     fits = profile(record)
     found = []
     if len(fits) > 1:
-        found = [_verdict(fits), *_of_study(fits), UNIDENTIFIED]
+        found = [_verdict(fits), *_of_study(fits), UNIDENTIFIED, _movement(record, fits)]
     moved = [m for p in _shifts(record) if p["shift"] and (m := _moved(record, p)) is not None]
     if moved:
         largest = max(abs(p["shift"]) for p in _shifts(record))
@@ -254,6 +254,16 @@ def _of_study(fits: Sequence[Fit]) -> list[str]:
     if not own.worse:
         return [f"{said} is among those that cannot be told from the best."]
     return [f"{said} fits worse than the best one tried, by {own.behind:.1f} nats (standard error {own.error:.1f})."]
+
+
+def _movement(record: Record, fits: Sequence[Fit]) -> str:
+    """How much of the headline results moves over the discounts tried."""
+    _, rewards = moves(record)
+    said = [f"that of “{a}” from {number(r[0])} to {number(r[-1])}" for a, r in rewards.items()]
+    moved = [f.moved for f in fits if f.moved is not None]
+    most = f", and choice probabilities by at most {percent(max(moved), 2, unit='')} points on average" if moved else ""
+    ends = f"{fits[0].annual:.3g} to {fits[-1].annual:.3g} a year"
+    return f"From {ends} mean rewards move: {' and '.join(said)}{most}."
 
 
 def _discounts(record: Record) -> list[Mapping[str, Any]]:

@@ -115,7 +115,11 @@ def test_tables_by_discount_and_by_shift(answered):
     assert tables["rewards_by_anchor"].header == ("action", "segment", "−1.00", "as in the study", "+0.50")
     assert tables["rewards_by_anchor"].rows[-1] == ("annual", "all", "−2.50", "−1.00", "−0.50")
     assert tables["coefficients_by_anchor"].rows == (("monthly", "constant", "−0.62", "−0.25", "−0.12"),)
-    moved = sentences(record)[-1]
+    *_, by_discount, moved = sentences(record)
+    assert by_discount == (
+        "From 0.656 to 0.815 a year mean rewards move: that of “monthly” from −1.00 to −2.00 and that of “annual” from "
+        "−1.00 to −2.00, and choice probabilities by at most 0.00 points on average."
+    )
     assert moved.startswith("Another reward of “none”, up to 1 away, moves choice probabilities by at most 1.00 points")
 
 
