@@ -170,7 +170,7 @@ def profile_table(record: Record) -> Table | None:
 
 def moves(record: Record) -> tuple[list[float], dict[str, list[float]]]:
     """The annual discounts, and the mean reward of every action at each, over all segments (or the last one)."""
-    points, segment = _discounts(record), record.segments[-1]
+    points, segment = _discounts(record), _whole(record)
     rewards = {action: [float(at(p, "rewards", action, segment)) for p in points] for action in record.paid}
     return [f.annual for f in profile(record)], rewards
 
@@ -202,7 +202,7 @@ def _tables(
         if place == "rewards":
             return lambda p, action, segment: at(p, place, action, segment)
         if place == "contributions":
-            return lambda p, action, benefit: at(p, place, action, record.segments[-1], benefit)
+            return lambda p, action, benefit: at(p, place, action, _whole(record), benefit)
         return lambda p, action, column: dict(
             zip(named, (c["estimate"] for c in p["coefficients"]), strict=True)
         )[action, column]  # fmt: skip
@@ -218,7 +218,7 @@ def _tables(
         rows = [(*key, *(number(cell(p, *key)) for p in points)) for key in keys]
         rows = [row for row in rows if set(row[2:]) != {DASH}]
         if rows:
-            whole = " Over all segments together." if place == "contributions" and record.segments[-1] == ALL else ""
+            whole = " Over all segments together." if place == "contributions" and _whole(record) == ALL else ""
             note = f"From refits on fewer drawn states than the study's own, without standard errors.{whole}"
             found[f"{place}_by_{name}"] = Table(
                 title=f"{what} {title}", header=("action", label, *heads), rows=tuple(rows), labels=2, note=note
@@ -264,6 +264,11 @@ def _movement(record: Record, fits: Sequence[Fit]) -> str:
     most = f", and choice probabilities by at most {percent(max(moved), 2, unit='')} points on average" if moved else ""
     ends = f"{fits[0].annual:.3g} to {fits[-1].annual:.3g} a year"
     return f"From {ends} mean rewards move: {' and '.join(said)}{most}."
+
+
+def _whole(record: Record) -> str:
+    """All segments together, or the last one."""
+    return record.segments[-1] if record.segments else ALL
 
 
 def _discounts(record: Record) -> list[Mapping[str, Any]]:
