@@ -16,6 +16,8 @@ from irl.config import InputError, load_config
 from irl.data import read_panel
 from irl.data.describe import summary
 from irl.estimation.pipeline import train
+from irl.report import load_record
+from irl.report.words import cautions
 
 
 def main() -> None:
@@ -53,6 +55,8 @@ def main() -> None:
             train(config, panel, arguments.run, device=device, **options)
         except FloatingPointError as error:
             raise InputError(f"the training diverged: {error}") from None
+    for caution in cautions(load_record(arguments.run)):
+        console.print(f"WARNING: {caution}", style="bold red", markup=False, highlight=False, soft_wrap=True)
     print(f"run finished: {arguments.run}")
 
 

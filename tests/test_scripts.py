@@ -132,7 +132,9 @@ def test_training_is_quiet_but_for_what_the_user_asked(tmp_path):
     found = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert "run finished: run" in found.stdout
-    noise = (found.stdout + found.stderr).lower()
+    lines = (found.stdout + found.stderr).splitlines()
+    assert any(line.startswith("WARNING: Segment north: only") for line in lines)  # 60 members are few
+    noise = "\n".join(line for line in lines if not line.startswith("WARNING: Segment")).lower()
     assert not [word for word in ("warning", "deprecat", "tip:", "gpu available", "traceback") if word in noise], noise
     assert "policy" in found.stderr and "held-out loss" in found.stderr
     assert irl.load(tmp_path / "run").config.seed == 3
@@ -254,9 +256,34 @@ def test_predictions_need_the_state_columns_only(copied, capsys):
     assert script(*predict, "--overwrite") == 0
 
 
+def test_sensitivity_is_added_to_the_run_and_reported(copied, capsys):
+    run = copied / "run"
+    ask = ("sensitivity", "--run", run, "--rewards", "-1", "--device", "cpu", "--discounts")
+    assert script(*ask, "0.9") == 0
+    points = json.loads((run / "sensitivity.json").read_text(encoding="utf-8"))["points"]
+    assert [(round(p["discount"], 4), p["shift"]) for p in points] == [(0.9, 0), (0.9913, 0), (0.9, -1)]
+    assert "60 groups of members are too few" in (said := capsys.readouterr()).out and "3 new points" in said.out
+    assert "a year has 12 periods" in said.err
+    assert script(*ask, "0.9", "0.8") == 0
+    assert "1 new points" in capsys.readouterr().out
+    assert script("report", "--run", run) == 0
+    assert "discount, a year" in (run / "report.html").read_text(encoding="utf-8")
+    assert (run / "tables" / "rewards_by_discount.tex").exists()
+    before = listing(run)
+    assert script(*ask, "0.9", "--periods-per-year", "4") == 2
+    assert "give --overwrite to start again" in capsys.readouterr().err and listing(run) == before
+    assert script(*ask, "0.9", "--periods-per-year", "4", "--overwrite") == 0
+
+
 def broken_scenario(folder, change=None, **options):
     changes = SCENARIO["changes"] if change is None else [change]
     return write(folder / "broken.yaml", SCENARIO | {"changes": changes} | options)
+
+
+def without_refit(folder):
+    train = ("train", "--config", folder / "study.yaml", "--run", folder / "plain", "--device", "cpu")
+    assert script(*train, "estimation.refit.rounds=0") == 0
+    return folder / "plain"
 
 
 def bad_data(folder, **columns):
@@ -381,7 +408,14 @@ PREDICT = {
         "cannot be written",
     ),
 }
-BY_SCRIPT = {"train": TRAIN, "counterfactual": COUNTERFACTUAL, "predict": PREDICT}
+SENSITIVITY = {
+    "no run": (lambda f: ["--run", f / "none"], "no such run folder"),
+    "an unfinished run": (lambda f: [(f / "run" / "metrics.json").unlink(), "--run", f / "run"][1:], "not finished"),
+    "no such panel": (lambda f: ["--run", f / "run", "--data", f / "none.csv"], "none.csv: no such file"),
+    "no patience that is one": (lambda f: ["--run", f / "run", "--discounts", "1.2"], "above 0 and below 1"),
+    "a run without a refit": (lambda f: ["--run", without_refit(f)], "this run has no refit"),
+}
+BY_SCRIPT = {"train": TRAIN, "counterfactual": COUNTERFACTUAL, "predict": PREDICT, "sensitivity": SENSITIVITY}
 BAD = [(name, *case) for name, cases in BY_SCRIPT.items() for case in cases.items()]
 
 
@@ -392,6 +426,7 @@ def test_what_is_wrong_is_said_in_one_message_and_nothing_is_written(copied, cap
     (copied / "folder.csv").mkdir()
     arguments = make(copied)
     before = listing(copied)
+    capsys.readouterr()
     assert script(name, *arguments) == 2
     found = capsys.readouterr()
     message = found.err.strip()

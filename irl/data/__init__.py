@@ -3,7 +3,7 @@
 from irl.data.column import Column
 from irl.data.describe import Summary, summary
 from irl.data.panel import Panel, panel_from_frame
-from irl.data.read import read_frame, read_panel, read_table
+from irl.data.read import read_frame, read_panel, read_periods_per_year, read_table
 from irl.data.schema import StateSchema, fit_schema
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "panel_from_frame",
     "read_frame",
     "read_panel",
+    "read_periods_per_year",
     "read_table",
     "summary",
 ]

@@ -22,6 +22,8 @@ from pandas.api.typing import NaTType
 from irl.data.encode import Bools, Finding, Ints, factorized, finding, numbers
 
 FIRST_YEAR, LAST_YEAR = 1900, 2100
+A_YEAR = (1.0, 4.0, 12.0, 365.25 / 7, 365.25)
+"""Years, quarters, months, weeks, days in a year: the units of dates."""
 
 
 def period_numbers(values: pd.Series, member: Ints) -> tuple[Ints, Bools, list[Finding]]:
@@ -43,7 +45,20 @@ def period_numbers(values: pd.Series, member: Ints) -> tuple[Ints, Bools, list[F
         good = dates.notna().to_numpy(dtype=bool)
         remedy = "Give ISO dates (2024-01-31)"
         findings += finding(f"{what}: not a date", ~good & ~missing, values=values, remedy=remedy)
-    return _counted(dates, member, good), good, findings
+    return _counted(dates, member, good)[0], good, findings
+
+
+def periods_per_year(values: pd.Series, member: Ints) -> float | None:
+    """Periods in a year where ``values`` are dates, in the unit that :func:`period_numbers` counts them in; None where
+    they are integers, which do not tell (``YYYYMM`` does: 12)."""
+    dates = _dates(values)
+    if dates is None:
+        whole, strange = _integers(values)
+        good = ~values.isna().to_numpy(dtype=bool) & ~strange
+        dates = _compact_dates(whole, good)
+        if dates is None:
+            return 12.0 if _are_months(whole, good) else None
+    return A_YEAR[_counted(dates, member, dates.notna().to_numpy(dtype=bool))[1]]
 
 
 def _dates(values: pd.Series) -> pd.Series | None:
@@ -100,23 +115,25 @@ def _compact_dates(whole: Ints, good: Bools) -> pd.Series | None:
 
 
 def _months(whole: Ints, good: Bools) -> Ints:
+    return whole // 100 * 12 + whole % 100 - 1 if _are_months(whole, good) else whole
+
+
+def _are_months(whole: Ints, good: Bools) -> bool:
     year, month = whole // 100, whole % 100
     months = (year >= FIRST_YEAR) & (year <= LAST_YEAR) & (month >= 1) & (month <= 12)
-    if good.any() and months[good].all():
-        return year * 12 + month - 1
-    return whole
+    return bool(good.any() and months[good].all())
 
 
-def _counted(dates: pd.Series, member: Ints, good: Bools) -> Ints:
-    """Dates as numbers of the coarsest unit in which no member has two different dates."""
+def _counted(dates: pd.Series, member: Ints, good: Bools) -> tuple[Ints, int]:
+    """Dates as numbers of the coarsest unit in which no member has two different dates, and its place in A_YEAR."""
     moments = dates.to_numpy().astype("datetime64[us]")
     usable = good & (member >= 0)
     rows = pd.DataFrame({"member": member[usable], "moment": moments[usable]}).drop_duplicates()
     month = moments.astype("datetime64[M]").astype(np.int64)  # since January 1970
     day = moments.astype("datetime64[D]").astype(np.int64)  # 1970-01-01 was a Thursday
     units = (month // 12, month // 3, month, (day + 3) // 7, day)
-    for unit in units:
+    for place, unit in enumerate(units):
         rows["unit"] = unit[rows.index] if usable.all() else unit[np.flatnonzero(usable)[rows.index]]
         if not rows.duplicated(["member", "unit"]).any():
-            return np.where(good, unit, 0)
-    return np.where(good, day, 0)
+            return np.where(good, unit, 0), place
+    return np.where(good, day, 0), len(units) - 1

@@ -21,7 +21,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from irl.config import Config, Data, InputError, nearest
+from irl.data.encode import factorized
 from irl.data.panel import Panel, panel_from_frame
+from irl.data.periods import periods_per_year
 from irl.data.rows import data_columns, study_columns
 from irl.data.schema import StateSchema
 
@@ -44,6 +46,13 @@ def read_panel(config: Config, *, schema: StateSchema | None = None) -> Panel:
     everything = not set(columns) <= set(names)
     frame = _frame(files, names if everything else list(columns))
     return panel_from_frame(frame, config, schema=schema, source=path)
+
+
+def read_periods_per_year(config: Config) -> float | None:
+    """Periods in a year if the study's periods are dates, else None; errors as in :func:`read_panel`."""
+    data = config.data
+    frame = read_table(data.path, columns=(data.member, data.period))
+    return periods_per_year(frame[data.period], factorized(frame[data.member])[0])
 
 
 def read_frame(data: Data, *, columns: Iterable[str] | None = None) -> pd.DataFrame:

@@ -80,11 +80,15 @@ class Logit:
 
     def log_likelihood(self, theta: Tensor, choices: Choices) -> float:
         """Weighted sum over the choices."""
-        total = 0.0
+        return float(self.log_likelihoods(theta, choices).sum())
+
+    def log_likelihoods(self, theta: Tensor, choices: Choices) -> Tensor:
+        """Of every choice, times its weight [n]."""
+        found = []
         for phi, known, menu, action, weight in choices.chunks():
             chosen = self.log_policy(theta, phi, known, menu).gather(1, action.unsqueeze(1)).squeeze(1)
-            total += float(chosen.double() @ weight.double())
-        return total
+            found.append(chosen.double() * weight.double())
+        return torch.cat(found)
 
     def gradient(self, theta: Tensor, choices: Choices) -> Tensor:
         """[P]: sum w (1{a} - pi) d logit / d theta."""
@@ -166,3 +170,19 @@ def maximised(
             information, given = None, False
     assert information is not None
     return theta, information
+
+
+def cross_validated(logit: Logit, choices: Choices, theta: Tensor, penalty: Tensor, fold: Tensor) -> Tensor:
+    """Weighted log-likelihood [n] of every choice under weights maximised without its fold[n] (from theta[P], where
+    all choices have their maximum).
+    """
+    some = choices.some(HESSIAN_ROWS, seed=0)
+    information = choices.mass / some.mass * logit.information(theta, some)
+    found = torch.zeros(len(choices.rows), dtype=torch.float64, device=theta.device)
+    for k in fold.unique().tolist():
+        mine = fold == k
+        inside = Choices(choices.model, choices.panel, choices.rows[~mine], {})
+        outside = Choices(choices.model, choices.panel, choices.rows[mine], {})
+        without, _ = maximised(logit, inside, theta, penalty, inside.mass / choices.mass * information)
+        found[mine] = logit.log_likelihoods(without, outside)
+    return found

@@ -31,6 +31,7 @@ Limits: what the features cannot express is not found; conditional on the dynami
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -76,9 +77,18 @@ class RefitReport:
 
 
 def fit_refit(
-    model: FittedModel, panel: Panel, held_out: Tensor, options: Refit, *, bench: Workbench
+    model: FittedModel,
+    panel: Panel,
+    held_out: Tensor,
+    options: Refit,
+    *,
+    bench: Workbench,
+    inspect: Callable[[Logit, Choices, Tensor, Tensor], None] | None = None,
 ) -> tuple[Refitted, RefitReport]:
-    """The refit of ``model`` (whose P, Q, R and dynamics are fitted) on ``panel``; ``held_out`` is bool [N]."""
+    """The refit of ``model`` (whose P, Q, R and dynamics are fitted) on ``panel``; ``held_out`` is bool [N].
+
+    ``inspect`` is called at the end with the logit, the choices, theta[P] and the prior's precisions [P].
+    """
     started = time.perf_counter()
     assert model.refit is not None, "the model has no room for a refit"
     refit = model.refit
@@ -120,6 +130,8 @@ def fit_refit(
     inside = Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
     outside = Choices(model, panel, (panel.free & held_out).nonzero().squeeze(1), {})
     without, _ = maximised(logit, inside, theta, precision[groups])
+    if inspect is not None:
+        inspect(logit, choices, theta, precision[groups])
     report = RefitReport(
         choices=len(choices.rows),
         log_likelihood=likelihood,

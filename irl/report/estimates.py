@@ -44,6 +44,7 @@ class AnchorShare:
     thin: str
     effective: float | None = None
     smallest: float | None = None
+    floored: float | None = None
     overlap: float | None = None
 
 
@@ -62,13 +63,15 @@ def anchor_shares(record: Record) -> list[AnchorShare]:
         effective, overlap = at(support, "effective_sample"), at(support, "overlap")
         if not reasons and effective is not None and effective < LEAST_EFFECTIVE_SAMPLE:
             reasons.append(f"decisions at the anchor count as {effective:,.0f} (below {LEAST_EFFECTIVE_SAMPLE})")
-        if at(support, "floored_share", default=0.0) > MOST_FLOORED:
-            floored = percent(at(support, "floored_share"))
-            reasons.append(f"the anchor is nearly never chosen at {floored} of decisions (above {MOST_FLOORED:.0%})")
+        floored = at(support, "floored_share")
+        if floored is not None and floored > MOST_FLOORED:
+            said = f"the anchor is nearly never chosen at {percent(floored)} of decisions (above {MOST_FLOORED:.0%})"
+            reasons.append(said)
         if overlap is not None and overlap < LEAST_OVERLAP:
             reasons.append(f"states at the anchor and elsewhere overlap by {percent(overlap, 0)} only")
         smallest = at(support, "smallest_probability")
-        found.append(AnchorShare(str(segment), decisions, share, " and ".join(reasons), effective, smallest, overlap))
+        thin = " and ".join(reasons)
+        found.append(AnchorShare(str(segment), decisions, share, thin, effective, smallest, floored, overlap))
     return found
 
 
@@ -88,6 +91,7 @@ def anchor_table(record: Record) -> Table | None:
             share,
             "effective sample",
             "smallest P(anchor), %",
+            "P(anchor) under 1 %, % of decisions",
             "overlap, %",
             "remark",
         ),
@@ -98,6 +102,7 @@ def anchor_table(record: Record) -> Table | None:
                 percent(s.share, unit=""),
                 number(s.effective, 0),
                 percent(s.smallest, 2, unit=""),
+                percent(s.floored, 1, unit=""),
                 percent(s.overlap, 0, unit=""),
                 s.thin or "enough",
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from irl import runs
-from irl.report import answers, estimates, plots, tables, words
+from irl.report import answers, estimates, plots, sensitivity, tables, words
 from irl.report.plots import Panel
 from irl.report.record import Record, ScenarioRecord, at
 from irl.report.style import STYLE
@@ -47,6 +47,7 @@ def page(record: Record, truth: Truth | str) -> str:
         *([_truth(record, truth)] if record.config.market is not None else []),
         *_scenarios(record),
         _anchor(record),
+        _assumptions(record),
         _steps(record),
         _section("limits", "Limits", _bullets(words.limits(record))),
         _footer(record),
@@ -67,7 +68,7 @@ def _header(record: Record, name: str) -> str:
     if record.config.market is not None:
         links.append(("truth", "Against the truth"))
     links += [(f"scenario-{i}", s.name) for i, s in enumerate(record.scenarios, start=1)]
-    links += [("anchor", "The anchor"), ("steps", "Estimation"), ("limits", "Limits")]
+    links += [("anchor", "The anchor"), ("assumptions", "Assumptions"), ("steps", "Estimation"), ("limits", "Limits")]
     items = "".join(f'<li><a href="#{target}">{escape(text)}</a></li>' for target, text in links)
     return (
         f'<header>\n<p class="eyebrow">Run {escape(name)}</p>\n'
@@ -194,6 +195,21 @@ def _anchor(record: Record) -> str:
         return _section("anchor", "The anchor", _absent("This run has no counts by segment."))
     panel = plots.anchor_panel(estimates.anchor_shares(record), record.anchor)
     return _section("anchor", "The anchor", _grid([panel]) + _table(table))
+
+
+def _assumptions(record: Record) -> str:
+    title = "How far the answers rest on assumptions"
+    table, fits = sensitivity.profile_table(record), sensitivity.profile(record)
+    if table is None:
+        return _section("assumptions", title, _absent(sensitivity.HOW_TO))
+    numbers = _numbers(record, record.paid)
+    annual, rewards = sensitivity.moves(record)
+    by_discount = [plots.profile_panel(fits)]
+    by_discount += plots.moves_panels(annual, rewards, numbers, "annual discount factor")
+    parts = [_bullets(sensitivity.sentences(record)), _grid(by_discount), _table(table)]
+    shown = [*sensitivity.tables_by_discount(record).items(), *sensitivity.tables_by_shift(record).items()]
+    parts += [_table(t) if name.startswith("rewards") else _folded(t) for name, t in shown]
+    return _section("assumptions", title, "".join(parts))
 
 
 def _steps(record: Record) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from irl import runs
-from irl.report import estimates
+from irl.report import estimates, sensitivity
 from irl.report.record import Record
 from irl.report.tables import Table
 
@@ -26,6 +26,9 @@ def write_latex(record: Record) -> list[Path]:
         "contributions": estimates.contribution_table(record),
         "coefficients": estimates.coefficient_table(record),
         "wald": estimates.wald_table(record),
+        "discount": sensitivity.profile_table(record),
+        **sensitivity.tables_by_discount(record),
+        **sensitivity.tables_by_shift(record),
     }
     paths = []
     for name, table in found.items():

@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from matplotlib.ticker import MaxNLocator
 
 from irl.report.estimates import LEAST_ANCHOR_SHARE, AnchorShare
 from irl.report.record import ScenarioRecord, at
+from irl.report.sensitivity import APART, Fit
 from irl.report.tables import percent
 
 COLOURS = 8
@@ -206,6 +207,44 @@ def loss_panels(metrics: object, steps: Sequence[tuple[str, str]]) -> list[Panel
 
         text = f"Held-out loss of {caption} by epoch: from {losses[0]:.3g} to {losses[-1]:.3g}."
         panels.append(_panel(caption, text, draw, height=2.4))
+    return panels
+
+
+def profile_panel(fits: Sequence[Fit]) -> Panel:
+    """Twice the held-out log-likelihood behind the best by annual discount, and two standard errors of it; what cannot
+    be told from the best is filled."""
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(0, color=INK, linewidth=0.6, alpha=0.5)
+        x, y, error = np.array([(f.annual, 2 * f.behind, 2 * APART * f.error) for f in fits]).T
+        axes.plot(x, y, color=colour(1), linewidth=1.3, alpha=0.6)
+        axes.errorbar(x, y, yerr=error, fmt="none", ecolor=colour(1), elinewidth=1, capsize=2.5)
+        for f in fits:
+            edge = colour(1) if f.converged else WARNING
+            axes.plot(f.annual, 2 * f.behind, "o", markersize=6, color=edge, markerfacecolor=edge if f.tied else "none")
+        axes.set_xlabel("annual discount factor")
+        axes.set_ylabel("2 × nats behind the best")
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+
+    said = ", ".join(f"{f.label} {2 * f.behind:.1f} (standard error {2 * f.error:.1f})" for f in fits)
+    return _panel("Fit on held-out members", f"Twice the nats behind the best, by annual discount: {said}.", draw)
+
+
+def moves_panels(
+    x: Sequence[float], rewards: Mapping[str, Sequence[float]], numbers: Sequence[int], label: str
+) -> list[Panel]:
+    """One panel per action: its mean reward against an assumption ``x``, called ``label``."""
+    panels = []
+    for (action, y), n in zip(rewards.items(), numbers, strict=True):
+
+        def draw(axes: Axes, y: Sequence[float] = y, n: int = n) -> None:
+            axes.plot(x, y, "o-", color=colour(n), linewidth=1.6, markersize=4)
+            axes.set_xlabel(label)
+            axes.set_ylabel("mean reward")
+            axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+
+        said = ", ".join(f"{a:.3g}: {b:.2f}" for a, b in zip(x, y, strict=True))
+        panels.append(_panel(action, f"Mean reward of {action} by {label}: {said}.", draw))
     return panels
 
 

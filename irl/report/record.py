@@ -58,13 +58,14 @@ class ScenarioRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run and its scenarios."""
+    """A finished run, its scenarios, and what scripts/sensitivity.py left (empty if it was not asked)."""
 
     folder: Path
     config: Config
     metrics: Mapping[str, Any]
     provenance: Mapping[str, Any]
     scenarios: tuple[ScenarioRecord, ...]
+    sensitivity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def paid(self) -> tuple[str, ...]:
@@ -113,7 +114,9 @@ def load_record(run: str | Path) -> Record:
     parent = folder / "scenarios"
     folders = sorted(p for p in parent.iterdir() if p.is_dir() and p.name[0] != ".") if parent.is_dir() else []
     scenarios = tuple(_scenario(p) for p in folders)
-    return Record(folder, config, metrics, runs.read_json(folder / runs.PROVENANCE), scenarios)
+    about = folder / "sensitivity.json"
+    sensitivity = runs.read_json(about) if about.is_file() else {}
+    return Record(folder, config, metrics, runs.read_json(folder / runs.PROVENANCE), scenarios, sensitivity)
 
 
 def _scenario(folder: Path) -> ScenarioRecord:

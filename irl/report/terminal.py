@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from irl.report import answers, estimates, words
+from irl.report import answers, estimates, sensitivity, words
 from irl.report.record import Record
 from irl.report.tables import Table
 from irl.report.truth import Truth, truth_table
@@ -33,6 +33,9 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
     yield "", estimates.coefficient_table(record)
     if record.config.market is not None:
         yield (truth, None) if isinstance(truth, str) else ("", truth_table(truth))
+    yield "", sensitivity.profile_table(record)
+    for sentence in sensitivity.sentences(record):
+        yield f"  {sentence}", None
     for scenario in record.scenarios:
         yield f"Scenario: {scenario.name}", None
         for sentence in words.changes_in_words(scenario):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from irl.data.periods import period_numbers
+from irl.data.periods import period_numbers, periods_per_year
 
 
 def periods(values, member=None) -> list[int]:
@@ -83,3 +83,20 @@ def test_what_is_neither_is_named():
     _, good, findings = period_numbers(pd.Series([1.5, np.inf, 2.0], name="t"), member)
     assert good.tolist() == [False, False, True]
     assert "neither a whole number nor a date (2 rows" in findings[0].text(str)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["2020-05-01", "2021-02-01", "2023-01-01"], 1),
+        (["2020Q1", "2020Q2", "2021Q1"], 4),
+        (["2020-11", "2020-12"], 12),
+        ([202011, 202012, 202101], 12),
+        (["2024-01-01", "2024-01-14", "2024-01-15"], 365.25 / 7),
+        ([20240101, 20240102], 365.25),
+        ([0, 1, 2], None),
+        ([1980, 1981], None),
+    ],
+)
+def test_periods_in_a_year(values, expected):
+    assert periods_per_year(pd.Series(values), np.zeros(len(values), dtype=np.int64)) == expected
