@@ -104,29 +104,26 @@ def summary(model: FittedModel, panel: Panel, theta: Tensor) -> list[dict[str, A
     bootstrap's standard error to the analytic one (None without).
     """
     assert model.refit is not None
-    found = []
+    refit, found = model.refit, []
+    paid = [a for a in range(len(refit.theta)) if a != refit.anchor]
     levels = torch.tensor([0.025, 0.975], dtype=torch.float64, device=theta.device)
     for quantity in quantities(model, panel):
-        a = panel.schema.actions.index(quantity.action)
-        values = theta[:, a] @ quantity.features
-        spread = float(values.std())
-        error = float(model.refit.standard_error(quantity.features.unsqueeze(0))[0, a])
-        se = error if model.has_standard_errors else None
+        values = torch.einsum("rad,ad->r", theta, quantity.contrast)
+        free = quantity.contrast[paid].flatten()
+        se = float((free @ refit.covariance @ free).clamp_min(0).sqrt())
         low, high = values.quantile(levels).tolist()
-        found.append(
-            {
-                "kind": quantity.kind,
-                "action": quantity.action,
-                "segment": quantity.segment,
-                "name": quantity.name,
-                "estimate": float(quantity.features @ model.refit.theta[a]),
-                "se": se,
-                "bootstrap_se": spread,
-                "ratio": spread / se if se else None,
-                "low": low,
-                "high": high,
-            }
-        )
+        found.append({
+            "kind": quantity.kind,
+            "action": quantity.action,
+            "segment": quantity.segment,
+            "name": quantity.name,
+            "estimate": float((quantity.contrast * refit.theta).sum()),
+            "se": se if model.has_standard_errors else None,
+            "bootstrap_se": float(values.std()),
+            "ratio": float(values.std()) / se if model.has_standard_errors and se > 0 else None,
+            "low": low,
+            "high": high,
+        })  # fmt: skip
     return found
 
 

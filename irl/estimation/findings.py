@@ -69,59 +69,20 @@ def contributions(model: FittedModel, panel: Panel) -> dict[str, Any]:
     cells = {cell: rows for cell, rows in _cells(panel).items() if cell[0] != schema.anchor}
     found: dict[str, Any] = {action: {} for action in schema.actions}
     for benefit in names:
-        means = _means(panel, cells, _added(model, benefit))
+        f = schema.index(benefit)
+
+        def added(state: Tensor, f: int = f) -> Tensor:
+            without = state.clone()
+            without[:, f] = schema.columns[f].minimum
+            difference: Tensor = model.terms(state) - model.terms(without)
+            return difference
+
+        means = _means(panel, cells, added)
         errors = _standard_errors(model, cells, means) if model.has_standard_errors else {}
         for (a, name), mean in zip(cells, means, strict=True):
             of_segment = found[schema.actions[a]].setdefault(name, {})
             of_segment[benefit] = interval(float(mean @ model.refit.theta[a]), errors.get((a, name)))
     return {action: by for action, by in found.items() if by}
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A finding linear in the parameters: features[Dx].theta of the action.
-
-    ``kind`` is reward (a mean), contribution (of the benefit ``name``) or coefficient (of the feature ``name``);
-    ``segment`` is empty for coefficients, ``name`` for rewards.
-    """
-
-    kind: str
-    action: str
-    segment: str
-    name: str
-    features: Tensor
-
-
-def quantities(model: FittedModel, panel: Panel) -> list[Quantity]:
-    """What :func:`findings` reports that is linear in the parameters, for every action but the anchor."""
-    actions, found = panel.schema.actions, []
-    cells = {cell: rows for cell, rows in _cells(panel).items() if cell[0] != panel.schema.anchor}
-    asked = [
-        ("reward", "", model.terms),
-        *(("contribution", b, _added(model, b)) for b in model.config.reward.benefits),
-    ]
-    for kind, name, features in asked:
-        means = _means(panel, cells, features)
-        found += [Quantity(kind, actions[a], s, name, mean) for (a, s), mean in zip(cells, means, strict=True)]
-    at = {name: i for i, name in enumerate(model.terms.names)}
-    for row in coefficients(model):
-        one = torch.zeros(model.terms.width, dtype=torch.float64, device=model.device)
-        one[at.get(row["name"], 0)] = 1.0  # the constant is called "1" among the terms
-        found.append(Quantity("coefficient", row["action"], "", row["name"], one))
-    return found
-
-
-def _added(model: FittedModel, benefit: str) -> Callable[[Tensor], Tensor]:
-    """The features of a state less those if the benefit were at its lowest level."""
-    f = model.schema.index(benefit)
-
-    def added(state: Tensor) -> Tensor:
-        without = state.clone()
-        without[:, f] = model.schema.columns[f].minimum
-        difference: Tensor = model.terms(state) - model.terms(without)
-        return difference
-
-    return added
 
 
 def coefficients(model: FittedModel) -> list[dict[str, Any]]:
@@ -172,6 +133,47 @@ def wald_tests(model: FittedModel) -> list[dict[str, Any]]:
             half = torch.tensor([rank / 2, chi2 / 2], dtype=torch.float64)
             p = float(torch.special.gammaincc(half[0], half[1]))
             found.append({"action": model.schema.actions[a], "column": column.name, "chi2": chi2, "df": rank, "p": p})
+    return found
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A finding linear in the parameters: the sum of contrast[A, Dx] times theta[A, Dx].
+
+    ``kind`` is reward (a mean), contribution (of the benefit ``name``) or coefficient (of the feature ``name``);
+    ``segment`` is empty for coefficients, ``name`` for rewards.
+    """
+
+    kind: str
+    action: str
+    segment: str
+    name: str
+    contrast: Tensor
+
+
+def quantities(model: FittedModel, panel: Panel) -> list[Quantity]:
+    """What :func:`findings` reports that is linear in the parameters, for every action but the anchor."""
+    schema, terms, found = panel.schema, model.terms, list[Quantity]()
+    cells = {cell: rows for cell, rows in _cells(panel).items() if cell[0] != schema.anchor}
+    asked: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [("reward", "", terms)]
+    for benefit in model.config.reward.benefits:
+        f = schema.index(benefit)
+
+        def added(state: Tensor, f: int = f) -> Tensor:
+            without = state.index_fill(1, torch.tensor([f], device=state.device), schema.columns[f].minimum)
+            difference: Tensor = terms(state) - terms(without)
+            return difference
+
+        asked.append(("contribution", benefit, added))
+    place = torch.eye(len(schema.actions), dtype=torch.float64, device=model.device)
+    for kind, name, features in asked:
+        for (a, segment), mean in zip(cells, _means(panel, cells, features), strict=True):
+            found.append(Quantity(kind, schema.actions[a], segment, name, torch.outer(place[a], mean)))
+    one = torch.eye(terms.width, dtype=torch.float64, device=model.device)
+    at = {"constant" if name == "1" else name: i for i, name in enumerate(terms.names)}
+    for row in coefficients(model):
+        contrast = torch.outer(place[schema.actions.index(row["action"])], one[at[row["name"]]])
+        found.append(Quantity("coefficient", row["action"], "", row["name"], contrast))
     return found
 
 

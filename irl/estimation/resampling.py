@@ -263,12 +263,12 @@ class Equations:
 
     def _following(self, part: Transitions, change: Tensor | None) -> tuple[Tensor, Tensor]:
         """gamma^k V(s') [n, S, R] with Q changed by phi.change [R, M], and that of the fit [n, S, 1]."""
-        schema, alpha = self.model.schema, self.model.config.temperature
+        schema, refit, alpha = self.model.schema, self.model.refit, self.model.config.temperature
+        assert refit is not None
         following = part.next_state.flatten(0, 1)
         menu = Unchanged(schema).menu(following, following[:, 0]).unsqueeze(1)
         phi = self.model.basis(following).double()
-        q = phi @ self.value.T
-        q[:, schema.anchor] += schema.known_reward(following).double()
+        q = refit.reward(phi[:, : refit.theta.shape[1]], schema.known_reward(following)) + refit.continuation(phi)
         discount = (self.model.config.discount**part.steps * ~part.ends).double().unsqueeze(2)
         old = bellman.soft_value(q.unsqueeze(1), menu, alpha).view(*part.steps.shape, 1) * discount
         if change is None:

@@ -26,6 +26,7 @@ def write_latex(record: Record) -> list[Path]:
         "contributions": estimates.contribution_table(record),
         "coefficients": estimates.coefficient_table(record),
         "wald": estimates.wald_table(record),
+        "bootstrap": estimates.bootstrap_table(record),
     }
     paths = []
     for name, table in found.items():
