@@ -31,8 +31,8 @@ from irl.estimation.resampling import STILL, equations_of, multiplicities, solve
 from irl.fitted import FittedModel
 
 RESULT, DRAWS = "bootstrap.json", "bootstrap.safetensors"
-NUMBERS = 400_000_000
-"""Numbers of the largest tensor that the replicas of a block may fill together."""
+NUMBERS = 100_000_000
+"""Rows times actions times replicas of a block, at most: the numbers of its choice probabilities."""
 MOST = 50
 """Replicas of a block, at most."""
 LEAST_CLUSTERS = 10

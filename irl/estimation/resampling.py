@@ -11,15 +11,16 @@ step (Aguirregabiria & Mira 2002), so that P is not fitted again; doing so would
 The dynamics enter as in the analytic errors. Where they are frequencies in cells, these are counted again with the
 replica's counts, and the refit's own draws of what follows are weighted by the ratio of the frequencies: every replica
 sees the same next states, whose features are then computed once for all of them, and no replica adds noise of its own
-draws. (On the observed transitions themselves the standard errors would come out up to 1.6 times too wide, since single
-transitions carry more noise than the model; see tests/estimation/test_inference.py.) Elsewhere what follows moves by
-A^-1 sum (n_t - 1) psi_t delta_t of the observed transitions.
+draws. (Resampling the observed transitions instead would be a bootstrap of another estimator, whose errors are wider:
+single transitions carry more noise than the model.) Elsewhere what follows moves by A^-1 sum (n_t - 1) psi_t delta_t of
+the observed transitions.
 
 Held as found: the features, their standardisation, the precisions L of the prior, the states on which what follows is
 evaluated, and d logit/d theta, whose errors matter only to second order. w is found by a few corrections through the
 inverse of the kernel's matrix, theta by Newton's method, its steps by conjugate gradients preconditioned by the
 information of the panel itself. The equations are centred, so that with every member counted once the fit itself solves
-them. Nothing is linearised in theta, w or the frequencies.
+them. Nothing is linearised in theta, w or the frequencies. The products are written out for all replicas: the equations
+of one, batched by ``torch.func.vmap``, took twice as long.
 
 Sources: Efron (1979); Kasahara & Shimotsu (2008) for bootstraps of this estimator by a few Newton steps. Limits: with a
 prior the replicas spread as the shrunk estimate does, not as its error, which the analytic (Bayesian) errors contain; a
@@ -65,8 +66,7 @@ class Replicas:
 def multiplicities(clusters: int, replica: int, *, seed: int) -> Tensor:
     """How often each cluster is drawn [G] in this replica: so many draws with replacement."""
     generator = torch.Generator().manual_seed((seed << 20) + replica)
-    drawn_ones = torch.randint(clusters, (clusters,), generator=generator)
-    return torch.bincount(drawn_ones, minlength=clusters).double()
+    return torch.bincount(torch.randint(clusters, (clusters,), generator=generator), minlength=clusters).double()
 
 
 def solved(equations: Equations, counts: Tensor, *, tick: Callable[[int], None] = lambda rounds: None) -> Replicas:
@@ -83,11 +83,11 @@ def solved(equations: Equations, counts: Tensor, *, tick: Callable[[int], None] 
     size = e.own.shape[1]
     theta = e.theta.new_zeros(len(counts), size)  # less that of the fit, standardised
     worth = e.theta.new_zeros(len(counts), len(e.matrix))  # w less that of the fit
-    shares, shift = e.dynamics(counts)
+    ratios, shift = e.dynamics(counts)
     weight = counts[:, e.panel.cluster[e.choices.rows]].float()
     change, rounds = theta.new_zeros(len(counts)), 0
     for rounds in range(1, ROUNDS + 1):
-        moved = e.followed(theta @ e.own.T + worth, shares) + shift + worth @ (e.matrix - e.gram).T
+        moved = e.followed(theta @ e.own.T + worth, ratios) + shift + worth @ (e.matrix - e.gram).T
         worth = moved @ e.inverse.T
         score, policy = e.score(theta @ e.own.T + worth, weight)
         score = score @ e.flat - e.penalty * (e.theta + theta) - e.slack
@@ -142,6 +142,16 @@ def equations_of(model: FittedModel, panel: Panel, precisions: list[float]) -> E
         inverse=inverse,
         raw=to_raw(mean, scale, len(theta)),
     )
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Of a column's frequencies in the replicas to those in the panel [R, cells x levels]; 1 where there is nothing to
+    compare."""
+
+    cells: Cells
+    column: int
+    ratio: Tensor
 
 
 @dataclass(frozen=True)
@@ -200,31 +210,25 @@ class Equations:
         left: Tensor = score[0] @ self.flat - self.penalty * self.theta
         return left
 
-    def dynamics(self, counts: Tensor) -> tuple[list[tuple[Cells, int, Tensor]], Tensor]:
-        """What the replicas' counts do to what follows: ratios of frequencies (column by column), or a shift [R, M] of
-        the kernel's right-hand side."""
-        shift = self.theta.new_zeros(len(counts), len(self.matrix))
+    def dynamics(self, counts: Tensor) -> tuple[list[Ratio], Tensor]:
+        """What the replicas' counts do to what follows: ratios of frequencies, column by column, or else a shift [R, M]
+        of the kernel's right-hand side."""
         if not counted(self.model, self.rows, len(self.theta)):
             return [], self._shift(counts)
-        moved = (self.panel.next_row >= 0).nonzero().squeeze(1)
-        weight = counts[:, self.panel.cluster[moved]] * self.panel.weight[moved].double()
-        ratios = []
+        panel, ratios = self.panel, list[Ratio]()
         for f, column in enumerate(self.model.schema.columns):
             if column.dynamics in ("table", "learned"):
                 cells = Cells(self.model, f)
-                cell, code = (
-                    cells.of(self.panel.state[moved], self.panel.action[moved]),
-                    self.panel.state[self.panel.next_row[moved], f].long(),
-                )
-                known = (code < cells.levels).nonzero().squeeze(1)
-                at = cell[known] * cells.levels + code[known]
-                shape = (len(counts) + 1, cells.size * cells.levels)
-                own = torch.cat([self.panel.weight[moved].double().unsqueeze(0), weight])[:, known]
-                sums = weight.new_zeros(shape).index_add_(1, at, own).view(len(counts) + 1, cells.size, cells.levels)
+                rows = ((panel.next_row >= 0) & (panel.state[panel.next_row, f] < cells.levels)).nonzero().squeeze(1)
+                level = panel.state[panel.next_row[rows], f].long()
+                at = cells.of(panel.state[rows], panel.action[rows]) * cells.levels + level
+                once = torch.ones_like(counts[:1, panel.cluster[rows]])
+                weight = torch.cat([once, counts[:, panel.cluster[rows]]]) * panel.weight[rows].double()
+                sums = weight.new_zeros(len(weight), cells.size * cells.levels).index_add_(1, at, weight)
+                sums = sums.view(len(weight), cells.size, cells.levels)
                 share = sums / sums.sum(2, keepdim=True)  # nan where nothing was counted
-                ratio = (share[1:] / share[0]).nan_to_num(1.0, posinf=1.0).flatten(1)
-                ratios.append((cells, f, ratio.float()))
-        return ratios, shift
+                ratios.append(Ratio(cells, f, (share[1:] / share[0]).nan_to_num(1.0).flatten(1).float()))
+        return ratios, self.theta.new_zeros(len(counts), len(self.matrix))
 
     def _shift(self, counts: Tensor) -> Tensor:
         """[R, M]: A A_o^-1 sum (n - 1) psi delta of the observed transitions, A_o their own matrix."""
@@ -247,7 +251,7 @@ class Equations:
         shift: Tensor = (self.matrix @ worth.flatten(0, 1)).T
         return shift
 
-    def followed(self, change: Tensor, ratios: list[tuple[Cells, int, Tensor]]) -> Tensor:
+    def followed(self, change: Tensor, ratios: list[Ratio]) -> Tensor:
         """[R, M]: sum psi (gamma^k E[V(s')] less that of the fit), with Q changed by phi.change [R, M]."""
         total = self.theta.new_zeros(len(change), *self.value.shape)
         for i in torch.arange(len(self.rows.state), device=change.device).split(
@@ -277,17 +281,15 @@ class Equations:
         new = bellman.soft_value(q.unsqueeze(1) + moved, menu, alpha).view(*part.steps.shape, -1) * discount
         return new, old
 
-    def _shares(self, part: Transitions, ratios: list[tuple[Cells, int, Tensor]], replicas: int) -> Tensor | None:
+    def _shares(self, part: Transitions, ratios: list[Ratio], replicas: int) -> Tensor | None:
         """What each draw [n, S, R] counts for in the replicas' expectations; None: all the same."""
         if not ratios:
             return None
         likelihood = torch.ones(replicas, *part.steps.shape, device=part.state.device)
-        for cells, f, ratio in ratios:
-            if bool((ratio == 1).all()):
-                continue
-            code = part.next_state[:, :, f].long()
-            at = cells.of(part.state, part.action).unsqueeze(1) * cells.levels + code.clamp_max(cells.levels - 1)
-            likelihood *= torch.where(code < cells.levels, ratio[:, at], 1.0)
+        for each in ratios:
+            code, levels = part.next_state[:, :, each.column].long(), each.cells.levels
+            at = each.cells.of(part.state, part.action).unsqueeze(1) * levels + code.clamp_max(levels - 1)
+            likelihood *= torch.where(code < levels, each.ratio[:, at], 1.0)
         total = likelihood.sum(2, keepdim=True)
         share = torch.where(total > 0, likelihood / total.clamp_min(1e-30), 1 / likelihood.shape[2])
         return share.permute(1, 2, 0).double()
