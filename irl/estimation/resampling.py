@@ -6,7 +6,9 @@ what follows solve the two sets of equations that :mod:`irl.estimation.inference
     sum_t n_t (1{a} - pi).d logit/d theta = L theta ,      w = what follows under the replica's dynamics,
 
 pi and V being those of theta and w themselves: the fixed point of the refit's rounds, which no longer depends on the P
-step (Aguirregabiria & Mira 2002), so that P is not fitted again; doing so would change nothing but the starting point.
+step (Aguirregabiria & Mira 2002), so that no network is fitted again. Measured on the market of the coverage benchmark
+(500 x 12, 30 replicas): fitting everything anew, P, Q, R and dynamics included, gave coefficients that correlate with
+these by .985 to .997, with the same spread.
 
 The dynamics enter as in the analytic errors. Where they are frequencies in cells, these are counted again with the
 replica's counts, and the refit's own draws of what follows are weighted by the ratio of the frequencies: every replica
@@ -87,8 +89,8 @@ def solved(equations: Equations, counts: Tensor, *, tick: Callable[[int], None] 
     weight = counts[:, e.panel.cluster[e.choices.rows]].float()
     change, rounds = theta.new_zeros(len(counts)), 0
     for rounds in range(1, ROUNDS + 1):
-        moved = e.followed(theta @ e.own.T + worth, ratios) + shift + worth @ (e.matrix - e.gram).T
-        worth = moved @ e.inverse.T
+        moved = e.followed(theta @ e.own.T + worth, ratios) + worth @ (e.matrix - e.gram).T
+        worth = moved @ e.inverse.T + shift
         score, policy = e.score(theta @ e.own.T + worth, weight)
         score = score @ e.flat - e.penalty * (e.theta + theta) - e.slack
 
@@ -212,7 +214,7 @@ class Equations:
 
     def dynamics(self, counts: Tensor) -> tuple[list[Ratio], Tensor]:
         """What the replicas' counts do to what follows: ratios of frequencies, column by column, or else a shift [R, M]
-        of the kernel's right-hand side."""
+        of w."""
         if not counted(self.model, self.rows, len(self.theta)):
             return [], self._shift(counts)
         panel, ratios = self.panel, list[Ratio]()
@@ -231,7 +233,7 @@ class Equations:
         return ratios, self.theta.new_zeros(len(counts), len(self.matrix))
 
     def _shift(self, counts: Tensor) -> Tensor:
-        """[R, M]: A A_o^-1 sum (n - 1) psi delta of the observed transitions, A_o their own matrix."""
+        """[R, M]: A^-1 sum (n - 1) psi delta of the observed transitions, A their own matrix."""
         model, total = self.model, self.theta.new_zeros(len(counts), *self.value.shape)
         moves, reached = observed(self.panel), (self.panel.free & (self.panel.next_choice >= 0)).nonzero().squeeze(1)
 
@@ -248,8 +250,7 @@ class Equations:
             _add_by_action(total, factor, part.action, phi)
         sums = evaluation.accumulate(kernel_rows(model, moves, log_policy), actions=len(self.value))
         worth = evaluation.solve(replace(sums, rhs=total.flatten(1).T), ridge=RIDGE_ROWS / sums.rows).weights
-        shift: Tensor = (self.matrix @ worth.flatten(0, 1)).T
-        return shift
+        return worth.flatten(0, 1).T.contiguous()
 
     def followed(self, change: Tensor, ratios: list[Ratio]) -> Tensor:
         """[R, M]: sum psi (gamma^k E[V(s')] less that of the fit), with Q changed by phi.change [R, M]."""

@@ -15,6 +15,7 @@ import torch
 from irl import runs
 from irl.config import Config, InputError
 from irl.data.panel import panel_from_frame
+from irl.estimation import inference
 from irl.estimation.bootstrap import DRAWS, RESULT, bootstrap
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.pipeline import train
@@ -22,6 +23,7 @@ from irl.estimation.refit import fit_refit
 from irl.estimation.resampling import equations_of, multiplicities, solved
 from irl.estimation.training import Workbench
 from irl.fitted import new_networks
+from irl.transitions import observed
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = Workbench(device=torch.device("cpu"), seed=0)
@@ -71,10 +73,18 @@ def frame(kind: str) -> pd.DataFrame:
 
 @pytest.fixture(scope="module", params=["ordinal", "numeric"])
 def fitted(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    frame(request.param).to_parquet(folder / "data.parquet")
-    config = study(folder / "data.parquet", request.param)
-    panel = panel_from_frame(frame(request.param), config)
+    return fit(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    return fit("ordinal", tmp_path_factory.mktemp("counted"))
+
+
+def fit(kind, folder):
+    frame(kind).to_parquet(folder / "data.parquet")
+    config = study(folder / "data.parquet", kind)
+    panel = panel_from_frame(frame(kind), config)
     model = train(config, panel, folder / "run", device=BENCH.device)
     precisions = runs.read_json(folder / "run" / runs.LAST)["refit"]["precisions"]
     return folder / "run", model, panel, equations_of(model, panel, precisions)
@@ -99,11 +109,9 @@ def test_the_spread_is_the_analytic_standard_error(fitted):
     assert ((ratio > 0.75) & (ratio < 1.25)).all(), ratio
 
 
-def test_a_replica_is_the_refit_of_its_panel(fitted):
+def test_a_replica_is_the_refit_of_its_panel(counted):
     """Members copied as often as they were drawn, dynamics and refit fitted anew on the same features."""
-    _, model, _, equations = fitted
-    if model.schema.columns[1].kind != "ordinal":
-        pytest.skip("the weights of learned heads are not fitted again")
+    _, model, _, equations = counted
     counts = drawn(3)
     found = solved(equations, counts).theta[:, 1]
     se, distance = model.refit.covariance.diagonal().sqrt(), []
@@ -121,6 +129,26 @@ def test_a_replica_is_the_refit_of_its_panel(fitted):
         distance.append((again.theta[1] - found[b]) / se)
         assert float(((again.theta[1] - model.refit.theta[1]) / se).abs().max()) > 0.3, "they differ from the fit"
     assert float(torch.stack(distance).abs().max()) < 0.2, distance
+
+
+def test_observed_transitions_shift_what_follows_as_in_the_analytic_errors(fitted):
+    """To first order the replicas' scores move by the clusters' transition scores, as often as each was drawn more."""
+    _, model, panel, equations = fitted
+    counts = drawn(5)
+    flat = equations.flat.T.contiguous()
+    once = torch.ones(len(flat), len(equations.choices.rows))
+    _, policy = equations.score(torch.zeros_like(flat), once)
+    left = equations.curvature(flat, policy, once).T  # how what follows moves the scores
+    through = inference._through(model, observed(panel), left)
+    expected = (counts - 1) @ inference._transition_scores(model, panel, through)
+    shift = equations._shift(counts)
+    ratios, used = equations.dynamics(counts)
+    if ratios:  # frequencies in cells were counted again instead
+        assert [r.column for r in ratios] == [1] and not bool(used.any())
+    else:
+        assert model.schema.columns[1].kind == "numeric" and torch.equal(used, shift)
+    found = shift @ left
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_replicas_are_the_same_for_a_seed_alone_or_together(fitted):
