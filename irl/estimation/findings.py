@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -146,6 +147,47 @@ def wald_tests(model: FittedModel) -> list[dict[str, Any]]:
             half = torch.tensor([rank / 2, chi2 / 2], dtype=torch.float64)
             p = float(torch.special.gammaincc(half[0], half[1]))
             found.append({"action": model.schema.actions[a], "column": column.name, "chi2": chi2, "df": rank, "p": p})
+    return found
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A finding linear in the parameters: the sum of contrast[A, Dx] times theta[A, Dx].
+
+    ``kind`` is reward (a mean), contribution (of the benefit ``name``) or coefficient (of the feature ``name``);
+    ``segment`` is empty for coefficients, ``name`` for rewards.
+    """
+
+    kind: str
+    action: str
+    segment: str
+    name: str
+    contrast: Tensor
+
+
+def quantities(model: FittedModel, panel: Panel) -> list[Quantity]:
+    """What :func:`findings` reports that is linear in the parameters, for every action but the anchor."""
+    schema, terms, found = panel.schema, model.terms, list[Quantity]()
+    cells = {cell: rows for cell, rows in _cells(panel).items() if cell[0] != schema.anchor}
+    asked: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [("reward", "", terms)]
+    for benefit in model.config.reward.benefits:
+        f = schema.index(benefit)
+
+        def added(state: Tensor, f: int = f) -> Tensor:
+            without = state.index_fill(1, torch.tensor([f], device=state.device), schema.columns[f].minimum)
+            difference: Tensor = terms(state) - terms(without)
+            return difference
+
+        asked.append(("contribution", benefit, added))
+    place = torch.eye(len(schema.actions), dtype=torch.float64, device=model.device)
+    for kind, name, features in asked:
+        for (a, segment), mean in zip(cells, _means(panel, cells, features), strict=True):
+            found.append(Quantity(kind, schema.actions[a], segment, name, torch.outer(place[a], mean)))
+    one = torch.eye(terms.width, dtype=torch.float64, device=model.device)
+    at = {"constant" if name == "1" else name: i for i, name in enumerate(terms.names)}
+    for row in coefficients(model):
+        contrast = torch.outer(place[schema.actions.index(row["action"])], one[at[row["name"]]])
+        found.append(Quantity("coefficient", row["action"], "", row["name"], contrast))
     return found
 
 

@@ -67,7 +67,7 @@ def covariance(
     flat = logit.map.flatten(0, 1)  # [A D, P]
     curvature = choices.mass / some.mass * logit.curvature(theta, some) @ flat
     scores = _choice_scores(model, panel, flat / logit.temperature)
-    if _counted(model, rows, len(theta)):
+    if counted(model, rows, len(theta)):
         through = _through(model, rows, curvature)
         scores -= _cell_scores(model, panel, rows, through)
     else:
@@ -125,7 +125,7 @@ def _add_by_cluster(scores: Tensor, panel: Panel, rows: Tensor, factor: Tensor, 
     scores.index_add_(0, clusters, by_cluster @ mapped)
 
 
-def _counted(model: FittedModel, rows: Transitions, parameters: int) -> bool:
+def counted(model: FittedModel, rows: Transitions, parameters: int) -> bool:
     """Whether the dynamics are frequencies in cells and every choice is one transition away."""
     schema = model.schema
     for f, column in enumerate(schema.columns):
@@ -153,7 +153,7 @@ def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: T
         rows = rows.only(some)
         rows = replace(rows, weight=rows.weight * more)
     actions, parameters = len(model.schema.actions), through.shape[1]
-    cells = {f: _Cells(model, f) for f, c in enumerate(model.schema.columns) if c.dynamics in ("table", "learned")}
+    cells = {f: Cells(model, f) for f, c in enumerate(model.schema.columns) if c.dynamics in ("table", "learned")}
     gains = {f: through.new_zeros(c.size * c.levels, parameters) for f, c in cells.items()}
     drawn = {f: through.new_zeros(c.size * c.levels) for f, c in cells.items()}
     blocks = through.view(actions, -1, parameters)
@@ -187,7 +187,7 @@ def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: T
     return scores
 
 
-class _Cells:
+class Cells:
     """The cells in which the frequencies of column ``f`` were counted."""
 
     def __init__(self, model: FittedModel, f: int) -> None:

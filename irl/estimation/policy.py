@@ -2,7 +2,9 @@
 
 Maximises sum w log pi(a|s) over the rows where a decision was made, the softmax taken over each row's menu (Geng et al.
 2020, section 4.1). Errors of log pi at rarely chosen anchors are amplified by gamma/(1-gamma) in the next step, so the
-held-out likelihood decides when to stop, and where all rows fit, L-BFGS goes on from where stochastic gradients ended.
+held-out likelihood decides when to stop and whether the weights or their moving average over an epoch are kept, and
+where all rows fit, L-BFGS goes on from where stochastic gradients ended. On the simulated market (4,000 x 36, seeds 0
+and 1, too many rows for L-BFGS) the average took the divergence from the true policy from .0014 and .0016 to .0013.
 """
 
 from __future__ import annotations
@@ -87,10 +89,11 @@ def fit_policy(
             "the members do not suffice for the P step: none with a choice is left to train on, or none to stop the "
             "training; set `estimation.folds: 1`, or change `estimation.validation` or `seed`"
         )
-    step = PolicyStep(network, options)
+    batches = Batches(fit, batch_size=options.batch_size, seed=bench.seed)
+    step = PolicyStep(network, options, memory=len(batches))
     trained = train(
         step,
-        Batches(fit, batch_size=options.batch_size, seed=bench.seed),
+        batches,
         Batches(check, batch_size=65536, seed=None),
         name=name,
         bench=bench,

@@ -60,15 +60,16 @@ class RefitReport:
     """How the refit ended.
 
     ``log_likelihood`` is the mean over all choices, ``held_out_log_likelihood`` that of held-out members under weights
-    maximised without them; ``effective_parameters`` those that the data determine rather than the prior;
-    ``policy_change`` the mean absolute change of the choice probabilities in each round; ``condition``,
-    ``solve_residual`` and ``converged`` are the kernel's.
+    maximised without them; ``effective_parameters`` those that the data determine rather than the prior, ``precisions``
+    the prior's, by group; ``policy_change`` the mean absolute change of the choice probabilities in each round;
+    ``condition``, ``solve_residual`` and ``converged`` are the kernel's.
     """
 
     choices: int
     log_likelihood: float
     held_out_log_likelihood: float
     effective_parameters: float
+    precisions: list[float]
     policy_change: list[float]
     condition: float
     solve_residual: float
@@ -95,7 +96,7 @@ def fit_refit(
     states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=bench.seed)
     rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=bench.seed)
     choices = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
-    mean, scale, groups = _features(model, states)
+    mean, scale, groups = standardised(model, states)
     theta = torch.zeros(len(groups), dtype=torch.float64, device=bench.device)
     form = model.config.reward
     shrinks = form.structure != "linear" or form.select
@@ -109,8 +110,9 @@ def fit_refit(
     refitted = False
     for r in range(options.rounds):
         bench.tick("refit", r, options.rounds, float("nan"))
-        solution = _evaluated(model, rows, mean, scale, refitted=refitted)
-        logit = _logit(model, solution.weights, mean, scale)
+        sums = feature_sums(model, rows, mean, scale, refitted=refitted)
+        solution = evaluation.solve(sums, ridge=RIDGE_ROWS / sums.rows)
+        logit = logit_of(model, solution.weights, mean, scale)
         if shrinks:
             theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
@@ -137,6 +139,7 @@ def fit_refit(
         log_likelihood=likelihood,
         held_out_log_likelihood=logit.log_likelihood(without, outside) / outside.mass,
         effective_parameters=effective,
+        precisions=precision.tolist(),
         policy_change=changes,
         condition=solution.condition,
         solve_residual=solution.residual,
@@ -148,7 +151,7 @@ def fit_refit(
     return refit, report
 
 
-def _features(model: FittedModel, states: States) -> tuple[Tensor, Tensor, Tensor]:
+def standardised(model: FittedModel, states: States) -> tuple[Tensor, Tensor, Tensor]:
     """Mean[Dx] and scale[Dx] of the reward's features, and the group of every weight [P]: 0, the intercepts."""
     x = torch.cat([model.terms(s) for s in states.state.split(CHUNK)]).double()
     mean, sd = x.mean(0), x.std(0, correction=0)
@@ -164,11 +167,11 @@ def _features(model: FittedModel, states: States) -> tuple[Tensor, Tensor, Tenso
     return mean, scale, groups.flatten()
 
 
-def _evaluated(
+def feature_sums(
     model: FittedModel, rows: Transitions, mean: Tensor, scale: Tensor, *, refitted: bool
-) -> evaluation.Solution:
-    """The kernel's value of every feature from the next choice on, per action but the fixed one, and (last) of the
-    offset: g and alpha times the entropy; under the P step's policy, or the refit's."""
+) -> evaluation.Sums:
+    """The kernel's sums for what every feature is worth from the next choice on, per action but the fixed one, and
+    (last) the offset: g and alpha times the entropy; under the P step's policy, or the refit's."""
     schema, alpha = model.schema, model.config.temperature
     paid = [a for a in range(len(schema.actions)) if a != schema.base]
 
@@ -182,8 +185,7 @@ def _evaluated(
         return torch.cat([worth.flatten(1), rest.unsqueeze(1)], 1)
 
     chunks = kernel_rows(model, rows, lambda state: _log_policy(model, state, refitted=refitted), target)
-    sums = evaluation.accumulate(chunks, actions=len(schema.actions))
-    return evaluation.solve(sums, ridge=RIDGE_ROWS / len(rows.state))
+    return evaluation.accumulate(chunks, actions=len(schema.actions))
 
 
 def _log_policy(model: FittedModel, state: Tensor, *, refitted: bool) -> Tensor:
@@ -200,7 +202,7 @@ def _sample_policy(model: FittedModel, rows: Transitions, *, refitted: bool) -> 
     return _log_policy(model, rows.next_state[:, 0][:CHUNK], refitted=refitted).exp()
 
 
-def _logit(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor) -> Logit:
+def logit_of(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor) -> Logit:
     """The logit of kernel weights[A, D, P + 1]."""
     mapping, offset = weights[..., :-1].clone(), weights[..., -1].clone()
     schema, actions, width = model.schema, len(weights), len(mean)
@@ -222,8 +224,13 @@ def _store(refit: Refitted, theta: Tensor, weights: Tensor, mean: Tensor, scale:
 
 def _store_covariance(refit: Refitted, covariance: Tensor, mean: Tensor, scale: Tensor) -> None:
     """Put the covariance[P, P] of theta in standardised features into the module, in raw features."""
+    raw = to_raw(mean, scale, len(refit.theta) - 1)
+    refit.covariance.copy_(raw @ covariance @ raw.T)
+
+
+def to_raw(mean: Tensor, scale: Tensor, actions: int) -> Tensor:
+    """[P, P]: theta[P] of raw features is this times that of standardised ones, P = actions Dx."""
     raw = torch.diag(1 / scale)
     raw[0] -= mean / scale
-    actions = len(refit.theta) - 1
-    to_raw = torch.block_diag(*[raw] * actions)
-    refit.covariance.copy_(to_raw @ covariance @ to_raw.T)
+    blocks: Tensor = torch.block_diag(*[raw] * actions)
+    return blocks

@@ -1,7 +1,8 @@
 """One network trained on one loss by Lightning: the loop that the four estimation steps share.
 
 Held-out members stop the training; the weights of the best epoch are kept in memory and restored. The learning rate
-falls to zero along a half cosine, which averages out the noise of the last steps much as weight averaging does.
+falls to zero along a half cosine, which averages out the noise of the last steps. Where that is not enough (the P
+step), a moving average of the weights is judged beside them after every epoch, and the better one kept.
 
 The networks are small, so what Lightning does around a training step would cost a quarter of the time. A training step
 therefore takes many batches and optimises by hand (``BATCHES_PER_STEP``), and losses are summed on the device and read
@@ -13,11 +14,12 @@ Limits: one device, full precision; gradients of several processes would have to
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from irl.config import Step
@@ -39,15 +42,20 @@ BATCHES_PER_STEP = 32
 
 
 class Fitting(lightning.LightningModule):
-    """A network and its loss. Subclasses say what the loss of a batch is; the network knows nothing of Lightning."""
+    """A network and its loss. Subclasses say what the loss of a batch is; the network knows nothing of Lightning.
+
+    ``memory`` is how many steps the moving average of the weights remembers; 0: none is kept.
+    """
 
     sums: Tensor
 
-    def __init__(self, network: nn.Module, options: Step) -> None:
+    def __init__(self, network: nn.Module, options: Step, *, memory: int = 0) -> None:
         super().__init__()
         self.network, self.options = network, options
+        self.average = AveragedModel(network, multi_avg_fn=_moving_average(memory)) if memory else None
         self.automatic_optimization = False
-        self.register_buffer("sums", torch.zeros(2, 2), persistent=False)  # (train, held out) x (loss, weight)
+        # (train, held out, held out by the average) x (loss, weight)
+        self.register_buffer("sums", torch.zeros(3, 2), persistent=False)
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Loss and weight of every row of the batch, both [N]."""
@@ -62,6 +70,8 @@ class Fitting(lightning.LightningModule):
             optimizer.zero_grad()
             (total / mass).backward()
             optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.network)
             self._add(0, total, mass)
 
     def on_train_epoch_end(self) -> None:
@@ -70,20 +80,25 @@ class Fitting(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         losses, weight = self.losses(batch)
         self._add(1, losses @ weight, weight.sum())
+        if self.average is not None:
+            raw, self.network = self.network, self.average.module
+            losses, _ = self.losses(batch)
+            self.network = raw
+            self._add(2, losses @ weight, weight.sum())
 
     @torch.no_grad()
     def _add(self, side: int, total: Tensor, mass: Tensor) -> None:
         self.sums[side] += torch.stack([total, mass])
 
-    def mean_losses(self) -> tuple[float, float]:
-        """Weighted mean loss since the last call: while training, and on held-out rows."""
-        train, held_out = (self.sums[:, 0] / self.sums[:, 1]).tolist()
+    def mean_losses(self) -> tuple[float, float, float]:
+        """Weighted mean loss since the last call: while training, on held-out rows, there by the average (or nan)."""
+        train, held_out, averaged = (self.sums[:, 0] / self.sums[:, 1]).tolist()
         self.sums.zero_()
-        return train, held_out
+        return train, held_out, averaged
 
     def configure_optimizers(self) -> Any:
         o = self.options
-        optimizer = torch.optim.AdamW(self.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.total_epochs())
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -91,15 +106,29 @@ class Fitting(lightning.LightningModule):
         return self.options.max_epochs
 
 
+def _moving_average(memory: int) -> Callable[[Any, Any, Any], None]:
+    """An exponential average over the last ``memory`` steps or so; over fewer at first, to forget the start sooner."""
+    steps = itertools.count(1)
+
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], _: object) -> None:
+        share = max(1 / memory, 9 / (10 + next(steps)))
+        for mean, value in zip(averaged, current, strict=True):
+            mean.lerp_(value, share)
+
+    return update
+
+
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended: epochs run, best epoch (from 0), its held-out loss, seconds, and the history of losses."""
+    """How a training ended: epochs run, best epoch (from 0), its held-out loss, seconds, the history of losses, and
+    whether the weights kept are the moving average."""
 
     epochs: int
     best_epoch: int
     held_out_loss: float
     seconds: float
     history: list[float] = field(default_factory=list)
+    averaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,15 +166,19 @@ class _KeepBest(Callback):
         self.patience, self.tick = patience, tick
         self.best, self.best_epoch, self.history = float("inf"), 0, list[float]()
         self.weights: dict[str, Tensor] = {}
+        self.averaged = False
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, Fitting)
-        train_loss, loss = pl_module.mean_losses()
+        train_loss, raw, average = pl_module.mean_losses()
+        averaged = average < raw
+        loss = average if averaged else raw
         epoch = trainer.current_epoch
         self.history.append(loss)
         if loss < self.best or self.patience is None:
-            self.best, self.best_epoch = loss, epoch
-            self.weights = copy.deepcopy(pl_module.network.state_dict())
+            self.best, self.best_epoch, self.averaged = loss, epoch, averaged
+            kept = pl_module.average.module if averaged and pl_module.average is not None else pl_module.network
+            self.weights = copy.deepcopy(kept.state_dict())
         elif epoch - self.best_epoch >= self.patience:
             trainer.should_stop = True
         trainer.should_stop |= not math.isfinite(loss)
@@ -196,4 +229,5 @@ def train(
         fitting.network.load_state_dict(keeper.weights)
     fitting.network.to(bench.device).eval()
     bench.tick(name, total, total, keeper.best)
-    return Trained(len(keeper.history), keeper.best_epoch, keeper.best, time.perf_counter() - started, keeper.history)
+    seconds = time.perf_counter() - started
+    return Trained(len(keeper.history), keeper.best_epoch, keeper.best, seconds, keeper.history, keeper.averaged)

@@ -220,6 +220,43 @@ def _compared(record: Record) -> str:
     return "" if record.config.anchor.action else f" Of the reward of the action less that of “{first}”."
 
 
+def bootstrap_table(record: Record) -> Table | None:
+    """Analytic standard errors beside those of resampled members."""
+    found = at(record.bootstrap, "quantities", default=[])
+    if not found:
+        return None
+    replicas, clusters = (int(at(record.bootstrap, key)) for key in ("replicas", "clusters"))
+    lost = int(at(record.bootstrap, "unconverged", default=0))
+    shrunk = record.config.reward.structure != "linear" or record.config.reward.select
+    said = (
+        " Rewards are shrunk: the analytic errors allow for that, the spread of the replicas does not."
+        if shrunk
+        else ""
+    )
+    said += f" {lost} replicas did not converge." if lost else ""
+    return Table(
+        title="Standard errors, analytic and by resampling members",
+        header=("what", "action", "segment", "estimate", "standard error", "bootstrap", "ratio", "2.5 %", "97.5 %"),
+        rows=tuple(
+            (
+                {"reward": "mean reward", "contribution": f"part of {at(row, 'name')}"}.get(
+                    str(at(row, "kind")), str(at(row, "name"))
+                ),
+                str(at(row, "action")),
+                str(at(row, "segment")) or DASH,
+                *(number(at(row, key), 3) for key in ("estimate", "se", "bootstrap_se")),
+                number(at(row, "ratio"), 2),
+                *(number(at(row, key), 3) for key in ("low", "high")),
+            )
+            for row in found
+        ),
+        labels=3,
+        note=f"{replicas:,} panels of {clusters:,} members or clusters drawn with replacement; dynamics and reward "
+        "estimated on each, features and priors as found. Ratio: of the bootstrap's standard error to the analytic, "
+        f"known to {percent((2 * replicas) ** -0.5, 0)}. The last columns: percentile interval.{said}",
+    )
+
+
 def step_table(record: Record) -> Table | None:
     """How each estimation step ended."""
     what = {

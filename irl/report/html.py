@@ -117,8 +117,8 @@ def _rewards(record: Record) -> str:
     text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
     more = [estimates.contribution_table(record), estimates.coefficient_table(record)]
     shown = "".join(_table(t) for t in more if t is not None)
-    tests = estimates.wald_table(record)
-    folded = _folded(tests) if tests is not None else ""
+    checks = [estimates.wald_table(record), estimates.bootstrap_table(record)]
+    folded = "".join(_folded(t) for t in checks if t is not None)
     return _section("rewards", "Recovered reward", f"{text}{_grid(panels)}{_table(table)}{shown}{folded}")
 
 

@@ -29,6 +29,7 @@ def write_latex(record: Record) -> list[Path]:
         "discount": sensitivity.profile_table(record),
         **sensitivity.tables_by_discount(record),
         **sensitivity.tables_by_shift(record),
+        "bootstrap": estimates.bootstrap_table(record),
     }
     paths = []
     for name, table in found.items():

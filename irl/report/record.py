@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ class Record:
         named += [str(s) for by in at(self.metrics, "reward_summary", default={}).values() for s in by]
         ordered = [s for s in dict.fromkeys(named) if s != ALL]
         return [*ordered, ALL] if ALL in named else ordered
+
+    @cached_property
+    def bootstrap(self) -> Mapping[str, Any]:
+        """What scripts/bootstrap.py found; empty if it was not asked."""
+        path = self.folder / "bootstrap.json"
+        found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
+        return found
 
 
 def at(content: Any, *keys: str, default: Any = None) -> Any:

@@ -100,7 +100,7 @@ def test_observed_transitions_give_wider_or_equal_errors(panels, monkeypatch):
     import irl.estimation.inference as module
 
     frame, model, _ = panels[0]
-    monkeypatch.setattr(module, "_counted", lambda model, rows, parameters: False)
+    monkeypatch.setattr(module, "counted", lambda model, rows, parameters: False)
     free, _ = estimate(study(), panel_from_frame(frame, study()), bench=BENCH)
     ratio = free.refit.covariance.diagonal().sqrt() / model.refit.covariance.diagonal().sqrt()
     assert (ratio > 0.9).all() and (ratio < 1.6).all(), ratio

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from irl import tabular
+from irl import evaluation, tabular
 from irl.config import Config
 from irl.data.column import Column
 from irl.data.panel import panel_from_frame
@@ -117,7 +117,8 @@ def test_the_true_reward_gives_the_true_policy(form, discount, temperature, seed
         policy_network=lambda state, menu: exact.log_policy[state[:, 0].long()],
     )
     mean, scale = torch.tensor([0, 0.5, 0.25, -1, 0]).double(), torch.tensor([1, 2, 1, 0.5, 4]).double()
-    solution = refit._evaluated(model, transitions(true.transition), mean, scale, refitted=False)
+    sums = refit.feature_sums(model, transitions(true.transition), mean, scale, refitted=False)
+    solution = evaluation.solve(sums, ridge=refit.RIDGE_ROWS / sums.rows)
     assert solution.residual < 1e-9  # what was never chosen has no value, so that the matrix is singular
     x, g, mu = basis(states()).double(), torch.tensor(G), schema.reference(states(), MENU)
     # where the fixed action is off the menu its utility is free: 0
@@ -129,7 +130,7 @@ def test_the_true_reward_gives_the_true_policy(form, discount, temperature, seed
     expected = true.discount * true.transition @ exact.value
     rounding = 4e-10 / (1 - discount)  # of levels, which are as large as that
     torch.testing.assert_close(continuation[MENU], expected[MENU], rtol=0, atol=rounding)
-    logit = refit._logit(model, solution.weights, mean, scale)
+    logit = refit.logit_of(model, solution.weights, mean, scale)
     log_pi = logit.log_policy(theta, x, g.double(), MENU)
     torch.testing.assert_close(log_pi, exact.log_policy, rtol=0, atol=1e-8)
     stored = Refitted(schema.anchor, 3, STATES, STATES)

@@ -96,6 +96,44 @@ def test_the_best_epoch_is_restored_and_patience_ends_the_training():
     assert not network.training
 
 
+def test_the_moving_average_is_kept_where_it_is_better():
+    """Steps so long that the weights never settle; held-out rows without noise."""
+    options = Step(learning_rate=0.3, weight_decay=0.0, max_epochs=1, patience=8)
+    x, y, weight = check = rows(250, seed=2, noise=0.0)
+    network = line()
+    averaged = train(Line(network, options, memory=65), *sides(check), name="line", bench=bench())
+    raw = train(Line(line(), options), *sides(check), name="line", bench=bench())
+    assert averaged.averaged and not raw.averaged
+    assert averaged.held_out_loss < 0.5 * raw.held_out_loss
+    with torch.no_grad():
+        losses = (network(x).squeeze(1) - y).square()
+    assert float((losses * weight).sum() / weight.sum()) == pytest.approx(averaged.held_out_loss, rel=1e-4)
+
+
+def test_the_moving_average_by_hand():
+    network = line()
+    fitting = Line(network, Step(), memory=2)
+    assert fitting.average is not None
+    for value in (5.0, 1.0, 0.0):  # the first is copied; then 9/11 and 9/12 of the new
+        nn.init.constant_(network.weight, value)
+        fitting.average.update_parameters(network)
+    expected = (5 * 2 / 11 + 9 / 11) * 3 / 12
+    assert float(fitting.average.module.weight.detach()) == pytest.approx(expected)
+    for _ in range(9):
+        fitting.average.update_parameters(network)
+    before = float(fitting.average.module.weight.detach())
+    fitting.average.update_parameters(network)
+    assert float(fitting.average.module.weight.detach()) == pytest.approx(
+        before / 2
+    )  # from now on half, the memory being 2
+
+
+def test_the_average_of_a_fit_that_still_improves_is_not_kept():
+    options = Step(learning_rate=0.002, weight_decay=0.0, max_epochs=3, patience=3)
+    trained = train(Line(line(), options, memory=200), *sides(rows(100, seed=2, noise=0.0)), name="line", bench=bench())
+    assert trained.best_epoch == 2 and not trained.averaged
+
+
 def test_without_keeping_the_best_it_runs_to_the_end():
     options = Step(learning_rate=0.02, weight_decay=0.0, max_epochs=12, patience=1)
     network = line()

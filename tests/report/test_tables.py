@@ -7,9 +7,10 @@ import math
 import pandas as pd
 import pytest
 
+from irl import runs
 from irl.report import recovery
 from irl.report.answers import convergence_table, last_periods, movement_table, share_table, welfare_table
-from irl.report.estimates import anchor_table, reward_table, step_table
+from irl.report.estimates import anchor_table, bootstrap_table, reward_table, step_table
 from irl.report.record import load_record
 from irl.report.tables import number, percent, scientific, signed  # fmt: skip
 from irl.report.words import cautions
@@ -155,3 +156,18 @@ def test_thin_support_is_flagged_and_warned_about(make_run, config, metrics, fig
     assert table.flagged == ({1} if said else set())
     assert table.rows[1][3] == f"{figures['effective_sample']:.0f}" and table.rows[1][4] == "0.40"
     assert any(said in caution for caution in cautions(record)) if said else cautions(record) == []
+
+
+def test_bootstrap_errors_are_shown_beside_the_analytic_ones(make_run, config, metrics):
+    folder = make_run(config, metrics)
+    assert bootstrap_table(load_record(folder)) is None
+    row = {"kind": "reward", "action": "annual", "segment": "north", "name": "", "estimate": -2.66, "se": 0.1,
+           "bootstrap_se": 0.12, "ratio": 1.2, "low": -2.9, "high": -2.4}  # fmt: skip
+    part = {**row, "kind": "contribution", "name": "shipping", "se": None, "ratio": None}
+    found = {"replicas": 50, "seed": 0, "clusters": 1000, "unconverged": 2, "seconds": 9.0, "quantities": [row, part]}
+    runs.write_json(folder / "bootstrap.json", found)
+    table = bootstrap_table(load_record(folder))
+    expected = ("mean reward", "annual", "north", "−2.660", "0.100", "0.120", "1.20", "−2.900", "−2.400")
+    assert table.rows[0] == expected
+    assert table.rows[1][0] == "part of shipping" and table.rows[1][4] == table.rows[1][6] == "–"
+    assert "known to 10 %" in table.note and "2 replicas did not converge" in table.note and "shrunk" in table.note
