@@ -103,7 +103,7 @@ def _memory(panel: Panel, estimation: Estimation) -> float:
     width = sum(column.levels + 1 if column.discrete else 1 for column in panel.schema.columns)
     inputs = 2 * panel.n_rows * width * 4
     chunk = min(panel.n_rows, CHUNK)
-    kernels = [(_interactions(panel) + _basis(estimation.anchor_q), 1)]
+    kernels = [((_interactions(panel) + _basis(estimation.anchor_q)) * len(panel.schema.referred), 1)]
     if estimation.refit.rounds:
         learned = sum(_basis(step) for step in (estimation.policy, estimation.anchor_q, estimation.reward))
         kernels.append(((_interactions(panel) + learned) * panel.n_actions, 4))

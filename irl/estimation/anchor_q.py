@@ -116,7 +116,7 @@ class AnchorQStepModule(Fitting):
     def __init__(self, network: AnchorValueNetwork, options: AnchorQStep, fit: AnchorRows, check: AnchorRows) -> None:
         super().__init__(network, options)
         self.fit, self.check, self.rounds = fit, check, options
-        self.choice = evaluation.Choice(0.0, fit.targets.shape[1] - 1, 1.0)
+        self.choice = evaluation.Choice(0.0, fit.targets.shape[1] - 1, 1.0)  # made once, by the first refresh
         self.goals: list[Tensor] = []
         self.spread = fit.targets[:, -1].var().clamp_min(1e-6)
 
@@ -268,7 +268,6 @@ def fit_anchor_q(
     )
     final, solution = step.choice, None
     if options.solver == "lstd":
-        final = choice(network, rows, options)
         solution = solve_head(network, rows, ridge=final.ridge, target=final.target)
         if not solution.converged:
             iterated = options.model_copy(update={"solver": "fqi", "rounds": FALL_BACK_ROUNDS, "max_epochs": 1})
