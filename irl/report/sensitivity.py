@@ -115,7 +115,7 @@ def sentences(record: Record) -> list[str]:
     if moved:
         largest = max(abs(p["shift"]) for p in _shifts(record))
         found.append(
-            f"Another reward of “{record.config.anchor.action}”, up to {largest:g} away, moves choice probabilities by "
+            f"Another reward of {record.anchor}, up to {largest:g} away, moves choice probabilities by "
             f"at most {percent(max(moved), 2, unit='')} points on average. In theory a constant shift moves every "
             "reward by as much and no choice, unless states are terminal, contracts bind, or actions lack a constant."
         )
@@ -186,7 +186,7 @@ def tables_by_shift(record: Record) -> dict[str, Table]:
     """The same at every shift of the anchor's reward."""
     points = _shifts(record)
     heads = [signed(p["shift"], 2) if p["shift"] else "as in the study" for p in points]
-    title = f"by what is added to the reward of “{record.config.anchor.action}”, in reward units"
+    title = f"by what is added to the reward of {record.anchor}, in reward units"
     return _tables("anchor", title, points, heads, record) if len(points) > 1 else {}
 
 
