@@ -8,8 +8,8 @@ linear`); with `learned` it is `full`, networks, interactions and shrinkage incl
     contribution   what a benefit adds to a plan's reward, over the same states
     share          change of a plan's share in a region when the price rises by a fifth, in the last of the periods
 
-Panels are independent, seeds 0, 1, ...; every panel's results are kept in the folder, so that a run that is stopped
-goes on where it was. `ratio` is the mean standard error over the standard deviation of the estimates' errors.
+Panels are independent, seeds 0, 1, ...; every panel's results are kept in the folder, under the version of the code, so
+that a run that is stopped goes on where it was, and results of different code are not mixed. `ratio` is the mean standard error over the standard deviation of the estimates' errors.
 
 python scripts/benchmark.py coverage [--panels 1000] [--members 500] [--features true|learned] [--workers 2] [--out
 FOLDER]
@@ -18,6 +18,7 @@ FOLDER]
 from __future__ import annotations
 
 import argparse
+import hashlib
 import multiprocessing
 import os
 import platform
@@ -35,6 +36,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+import irl
 from irl import tabular
 from irl.config import Config, validated
 from irl.counterfactual import ask
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/benchmark/coverage/FEATURES)")
     arguments = parser.parse_args()
-    folder = arguments.out or Path("runs/benchmark/coverage") / arguments.features
+    folder = (arguments.out or Path("runs/benchmark/coverage") / arguments.features) / version()
     folder.mkdir(parents=True, exist_ok=True)
     files = {seed: folder / f"{arguments.members}-{seed}.csv" for seed in range(arguments.panels)}
     todo = [seed for seed, file in files.items() if not file.is_file()]
@@ -83,6 +85,12 @@ def main() -> None:
         f"{arguments.panels} panels of {arguments.members} x {PERIODS}, features: {arguments.features}{took}; torch "
         f"{torch.__version__}, {platform.machine()}, {arguments.workers} workers. CSV files in {folder}"
     )
+
+
+def version() -> str:
+    """A fingerprint of the package's source."""
+    sources = sorted(Path(irl.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
 def kept(seed: int, *, folder: Path, members: int, features: str) -> None:
