@@ -9,7 +9,8 @@ linear`); with `learned` it is `full`, networks, interactions and shrinkage incl
     share          change of a plan's share in a region when the price rises by a fifth, in the last of the periods
 
 Panels are independent, seeds 0, 1, ...; every panel's results are kept in the folder, under the version of the code, so
-that a run that is stopped goes on where it was, and results of different code are not mixed. `ratio` is the mean standard error over the standard deviation of the estimates' errors.
+that a run that is stopped goes on where it was, and results of different code are not mixed. `ratio` is the mean
+standard error over the standard deviation of the estimates' errors.
 
 python scripts/benchmark.py coverage [--panels 1000] [--members 500] [--features true|learned] [--workers 2] [--out
 FOLDER]
