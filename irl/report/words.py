@@ -17,7 +17,7 @@ LARGEST_CONDITION = 1e14
 """Above this condition number float64 has about two digits left, and the solution rests on the ridge."""
 UNEXPLAINED = 0.5
 """Share of the projected residual of a constant that the Q step may leave before the report warns."""
-STEPS = {"policy": "P", "anchor_q": "Q", "reward": "R", "dynamics": "dynamics"}
+STEPS = {"policy": "P", "anchor_q": "Q", "reward": "R", "dynamics": "dynamics", "refit": "refit"}
 
 
 def estimated(record: Record) -> str:
