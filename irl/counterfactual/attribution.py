@@ -40,7 +40,7 @@ from irl.config import InputError
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import ALL
 from irl.counterfactual.solve import solve
-from irl.counterfactual.visits import Starts, visits
+from irl.counterfactual.visits import Groups, visits
 from irl.data.panel import Panel
 from irl.fitted import FittedModel, Z
 from irl.refitted import Refitted
@@ -107,11 +107,11 @@ def attribute(
     """
     check(model)
     names = model.config.reward.benefits
-    cells, starts = _cells(panel)
+    cells, groups = _cells(panel)
     states = States(panel.state, panel.segment, panel.weight).at_most(rows, seed=seed)
     transitions = drawn(model.dynamics, Unchanged(model.schema), states, seed=seed)
     method = _contributions if (adds := additive(model)) else _removals
-    mean, gradient, how = method(model, transitions, starts, tick)
+    mean, gradient, how = method(model, transitions, groups, tick)
     how["condition"] = how["condition"] if math.isfinite(how["condition"]) else None
     assert model.refit is not None
     refit = model.refit if model.has_standard_errors else None
@@ -132,29 +132,29 @@ def check(model: FittedModel) -> None:
         )
 
 
-def _cells(panel: Panel) -> tuple[list[tuple[str, str, int]], Starts]:
+def _cells(panel: Panel) -> tuple[list[tuple[str, str, int]], Groups]:
     """(start or visited, segment or "all", choices) of each group with any, and the choices they are made of."""
     rows = panel.free.nonzero().squeeze(1)
     if not len(rows):
         raise InputError("nobody has anything to choose from: are all rows in contracts or terminal states?")
     member, segment = panel.member[rows], panel.segment[rows]
     first = torch.cat([member.new_ones(1, dtype=torch.bool), member[1:] != member[:-1]])
-    groups = {name: segment == code for code, name in enumerate(panel.schema.segments)}
-    groups |= {ALL: torch.ones_like(first)}
+    of = {name: segment == code for code, name in enumerate(panel.schema.segments)}
+    of |= {ALL: torch.ones_like(first)}
     cells, columns = [], []
     for place, here in (("start", first), ("visited", torch.ones_like(first))):
-        for name, mine in groups.items():
+        for name, mine in of.items():
             if bool((chosen := (here & mine).double()).any()):
                 cells.append((place, name, int(chosen.sum())))
                 columns.append(chosen / chosen.sum())
-    return cells, Starts(panel.state[rows], torch.stack(columns, 1))
+    return cells, Groups(panel.state[rows], torch.stack(columns, 1))
 
 
 Found = tuple[Tensor, Tensor, dict[str, Any]]
 """mean [G, K] of K quantities, gradient [G, K, A, Dx] by theta, and how the kernel was solved."""
 
 
-def _contributions(model: FittedModel, rows: Transitions, starts: Starts, tick: Tick) -> Found:
+def _contributions(model: FittedModel, rows: Transitions, groups: Groups, tick: Tick) -> Found:
     """Of each benefit, and (last) of the whole reward."""
     schema, alpha = model.schema, model.config.temperature
     columns = [schema.index(name) for name in model.config.reward.benefits]
@@ -171,12 +171,12 @@ def _contributions(model: FittedModel, rows: Transitions, starts: Starts, tick: 
     tick(0, 3)
     found = visits(model, rows, log_policy, lambda state: parts(state)[1])
     width, d = model.terms.width, found.weights.shape[1]
-    groups, k, a = starts.share.shape[1], len(columns) + 1, len(schema.actions)
-    mean = starts.share.new_zeros(groups, k)
-    gradient = mean.new_zeros(groups, k, a, width)
-    swayed = mean.new_zeros(groups, k, a, d)  # what dQ = x dtheta + phi dw counts for, through the policy
+    g, k, a = groups.share.shape[1], len(columns) + 1, len(schema.actions)
+    mean = groups.share.new_zeros(g, k)
+    gradient = mean.new_zeros(g, k, a, width)
+    swayed = mean.new_zeros(g, k, a, d)  # what dQ = x dtheta + phi dw counts for, through the policy
     tick(1, 3)
-    for state, share in itertools.chain(found.before(starts), found.behind(found.loading(starts))):
+    for state, share in itertools.chain(groups.chunks(), found.behind(found.loading(groups))):
         pi, phi = log_policy(state).double().exp(), model.basis(state).double()
         (whole, *less), r = parts(state)
         mean += share.T @ torch.einsum("na,nak->nk", pi, r)
@@ -197,16 +197,16 @@ def _contributions(model: FittedModel, rows: Transitions, starts: Starts, tick: 
     return mean, gradient, {"condition": found.condition, "converged": found.converged}
 
 
-def _removals(model: FittedModel, rows: Transitions, starts: Starts, tick: Tick) -> Found:
+def _removals(model: FittedModel, rows: Transitions, groups: Groups, tick: Tick) -> Found:
     """V - V(without), each under its own optimal policy."""
     names = model.config.reward.benefits
     tick(0, len(names) + 1)
-    whole = _optimum(model, None, rows, starts)
+    whole = _optimum(model, None, rows, groups)
     found, held = [whole], {f.name: getattr(model, f.name) for f in fields(FittedModel)}
     for done, name in enumerate(names, start=1):
         tick(done, len(names) + 1)
         lowest = model.schema.index(name)
-        found.append(_optimum(Without(**held, benefit=lowest), lowest, rows, starts))
+        found.append(_optimum(Without(**held, benefit=lowest), lowest, rows, groups))
     tick(len(names) + 1, len(names) + 1)
     mean = torch.stack([whole.value - one.value for one in found[1:]], 1)
     gradient = torch.stack([whole.slope - one.slope for one in found[1:]], 1)
@@ -229,7 +229,7 @@ class _Optimum:
     rounds: int
 
 
-def _optimum(model: FittedModel, lowest: int | None, rows: Transitions, starts: Starts) -> _Optimum:
+def _optimum(model: FittedModel, lowest: int | None, rows: Transitions, groups: Groups) -> _Optimum:
     """Of a model whose reward has column ``lowest`` at its lowest level, under the programme as it is."""
     policy = solve(model, Intervention(model.schema, ()), rows.of_segment)
 
@@ -240,11 +240,11 @@ def _optimum(model: FittedModel, lowest: int | None, rows: Transitions, starts: 
     found = visits(
         model, rows, lambda state: policy.log_policy(*facing(state)), lambda state: model.reward_of(state).unsqueeze(2)
     )
-    value = starts.share.new_zeros(starts.share.shape[1])
+    value = groups.share.new_zeros(groups.share.shape[1])
     slope = value.new_zeros(len(value), len(model.schema.actions), model.terms.width)
-    for state, share in found.before(starts):
+    for state, share in groups.chunks():
         value += share.T @ policy.value(*facing(state)).double()
-    for state, share in itertools.chain(found.before(starts), found.behind(found.loading(starts))):
+    for state, share in itertools.chain(groups.chunks(), found.behind(found.loading(groups))):
         slope += _slope(share, found.log_policy(state).double().exp(), reward_with(model, state, lowest))
     converged = policy.converged and found.converged
     return _Optimum(value, slope, max(policy.condition, found.condition), converged, policy.rounds)

@@ -24,11 +24,16 @@ from irl.transitions import CHUNK, RIDGE_ROWS, Transitions, kernel_rows
 
 
 @dataclass(frozen=True)
-class Starts:
-    """state [N, F] of choices, and share [N, G]: how much each is of each group; columns sum to 1."""
+class Groups:
+    """Where members start: state [N, F] of choices, and share [N, G] of each in each group; columns sum to 1."""
 
     state: Tensor
     share: Tensor
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(state [n, F], D [n, G]): the visits of the present choice."""
+        for i in torch.arange(len(self.state), device=self.state.device).split(CHUNK):
+            yield self.state[i], self.share[i]
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,10 @@ class Visits:
     condition: float
     converged: bool
 
-    def before(self, starts: Starts) -> Iterator[tuple[Tensor, Tensor]]:
-        """(state [n, F], D [n, G]) in chunks: the present choice."""
-        for i in torch.arange(len(starts.state), device=starts.state.device).split(CHUNK):
-            yield starts.state[i], starts.share[i]
-
     @torch.no_grad()
     def behind(self, left: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(state [n, F], D [n, K]) in chunks: all that follows, of ``left`` [A, D, K], the functionals of the
-        continuation's weights whose visits are wanted (:meth:`loading` makes those of start states)."""
+        continuation's weights whose visits are wanted (:meth:`loading` makes those of groups)."""
         dual = evaluation.adjoint(self.sums, left.flatten(0, 1), ridge=RIDGE_ROWS / len(self.rows.state))
         dual = dual.view_as(left)
         for i in torch.arange(len(self.rows.state), device=left.device).split(
@@ -72,14 +72,14 @@ class Visits:
             yield part.next_state.flatten(0, 1), share.unsqueeze(1) * amount.repeat_interleave(discount.shape[1], 0)
 
     @torch.no_grad()
-    def loading(self, starts: Starts) -> Tensor:
+    def loading(self, groups: Groups) -> Tensor:
         """left [A, D, G]: by how much the mean value of each group moves with the continuation's weights."""
         total: Tensor | None = None
-        for state, share in self.before(starts):
+        for state, share in groups.chunks():
             phi, pi = self.model.basis(state).double(), self.log_policy(state).double().exp()
             part = torch.einsum("na,nd,ng->adg", pi, phi, share)
             total = part if total is None else total + part
-        assert total is not None, "at least one start"
+        assert total is not None, "at least one choice"
         return total
 
 
