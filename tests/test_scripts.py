@@ -275,14 +275,37 @@ def test_sensitivity_is_added_to_the_run_and_reported(copied, capsys):
     assert script(*ask, "0.9", "--periods-per-year", "4", "--overwrite") == 0
 
 
+def test_benefits_are_attributed_and_reported(copied, capsys):
+    run = copied / "priced"
+    train = ("train", "--config", copied / "study.yaml", "--run", run, "--device", "cpu")
+    assert script(*train, "reward={structure: additive, benefits: [status, video]}", "estimation.refit.rows=200") == 0
+    capsys.readouterr()
+    attribute = ("attribution", "--run", run, "--device", "cpu")
+    assert script(*attribute) == 0
+    said = capsys.readouterr().out
+    assert "What each benefit contributes over a member's lifetime" in said and str(run / "attribution.json") in said
+    found = json.loads((run / "attribution.json").read_text(encoding="utf-8"))
+    assert set(found["start"]) == {"north", "south", "all"} and found["start"]["all"]["choices"] == 60
+    assert script(*attribute) == 2
+    assert "give --overwrite to replace it" in capsys.readouterr().err
+    others = panel().iloc[:300]
+    others.to_parquet(copied / "others.parquet")
+    assert script(*attribute, "--overwrite", "--data", copied / "others.parquet") == 0
+    found = json.loads((run / "attribution.json").read_text(encoding="utf-8"))
+    assert found["start"]["all"]["choices"] == 30 and found["data"] == str(copied / "others.parquet")
+    assert script("report", "--run", run) == 0
+    assert "What counts over a lifetime" in (run / "report.html").read_text(encoding="utf-8")
+    assert (run / "tables" / "attribution.tex").exists() and (run / "tables" / "attribution_shares.tex").exists()
+
+
 def broken_scenario(folder, change=None, **options):
     changes = SCENARIO["changes"] if change is None else [change]
     return write(folder / "broken.yaml", SCENARIO | {"changes": changes} | options)
 
 
-def without_refit(folder):
+def without_refit(folder, *options):
     train = ("train", "--config", folder / "study.yaml", "--run", folder / "plain", "--device", "cpu")
-    assert script(*train, "estimation.refit.rounds=0") == 0
+    assert script(*train, "estimation.refit.rounds=0", *options) == 0
     return folder / "plain"
 
 
@@ -415,7 +438,18 @@ SENSITIVITY = {
     "no patience that is one": (lambda f: ["--run", f / "run", "--discounts", "1.2"], "above 0 and below 1"),
     "a run without a refit": (lambda f: ["--run", without_refit(f)], "this run has no refit"),
 }
-BY_SCRIPT = {"train": TRAIN, "counterfactual": COUNTERFACTUAL, "predict": PREDICT, "sensitivity": SENSITIVITY}
+ATTRIBUTION = {
+    "an unfinished run": (lambda f: [(f / "run" / "metrics.json").unlink(), "--run", f / "run"][1:], "not finished"),
+    "no benefits": (lambda f: ["--run", f / "run"], "no benefits are declared"),
+    "a run without a refit": (lambda f: ["--run", without_refit(f, "reward.benefits=[video]")], "run has no refit"),
+}
+BY_SCRIPT = {
+    "train": TRAIN,
+    "counterfactual": COUNTERFACTUAL,
+    "predict": PREDICT,
+    "sensitivity": SENSITIVITY,
+    "attribution": ATTRIBUTION,
+}
 BAD = [(name, *case) for name, cases in BY_SCRIPT.items() for case in cases.items()]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from irl import runs
-from irl.report import answers, estimates, plots, sensitivity, tables, words
+from irl.report import answers, attribution, estimates, plots, sensitivity, tables, words
 from irl.report.plots import Panel
 from irl.report.record import Record, ScenarioRecord, at
 from irl.report.style import STYLE
@@ -44,6 +44,7 @@ def page(record: Record, truth: Truth | str) -> str:
         _cautions("Read this first", words.cautions(record)),
         _study(record),
         _rewards(record),
+        *_attribution(record),
         *([_truth(record, truth)] if record.config.market is not None else []),
         *_scenarios(record),
         _anchor(record),
@@ -67,6 +68,8 @@ def _header(record: Record, name: str) -> str:
     links = [("study", "What was estimated"), ("rewards", "Rewards")]
     if record.config.market is not None:
         links.append(("truth", "Against the truth"))
+    if record.attribution:
+        links.append(("attribution", "Over a lifetime"))
     links += [(f"scenario-{i}", s.name) for i, s in enumerate(record.scenarios, start=1)]
     links += [("anchor", "The anchor"), ("assumptions", "Assumptions"), ("steps", "Estimation"), ("limits", "Limits")]
     items = "".join(f'<li><a href="#{target}">{escape(text)}</a></li>' for target, text in links)
@@ -120,6 +123,15 @@ def _rewards(record: Record) -> str:
     checks = [estimates.wald_table(record), estimates.bootstrap_table(record)]
     folded = "".join(_folded(t) for t in checks if t is not None)
     return _section("rewards", "Recovered reward", f"{text}{_grid(panels)}{_table(table)}{shown}{folded}")
+
+
+def _attribution(record: Record) -> list[str]:
+    table, shares = attribution.attribution_table(record), attribution.share_table(record)
+    if table is None:
+        return []
+    said = _bullets(attribution.sentences(record))
+    shown = said + _table(table) + (_folded(shares) if shares else "")
+    return [_section("attribution", "What counts over a lifetime", shown)]
 
 
 def _truth(record: Record, truth: Truth | str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from irl import runs
-from irl.report import estimates, sensitivity
+from irl.report import attribution, estimates, sensitivity
 from irl.report.record import Record
 from irl.report.tables import Table
 
@@ -30,6 +30,8 @@ def write_latex(record: Record) -> list[Path]:
         **sensitivity.tables_by_discount(record),
         **sensitivity.tables_by_shift(record),
         "bootstrap": estimates.bootstrap_table(record),
+        "attribution": attribution.attribution_table(record),
+        "attribution_shares": attribution.share_table(record),
     }
     paths = []
     for name, table in found.items():

@@ -98,6 +98,13 @@ class Record:
         found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
         return found
 
+    @cached_property
+    def attribution(self) -> Mapping[str, Any]:
+        """What scripts/attribution.py found; empty if it was not asked."""
+        path = self.folder / "attribution.json"
+        found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
+        return found
+
 
 def at(content: Any, *keys: str, default: Any = None) -> Any:
     """The value under nested keys of a JSON document; ``default`` where any of them is missing or null."""

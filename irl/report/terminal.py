@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from irl.report import answers, estimates, sensitivity, words
+from irl.report import answers, attribution, estimates, sensitivity, words
 from irl.report.record import Record
 from irl.report.tables import Table
 from irl.report.truth import Truth, truth_table
@@ -21,9 +21,14 @@ def print_report(record: Record, truth: Truth | str, *, console: Console) -> Non
         if heading:
             console.print(Text(heading, style="bold"))
         if table is not None:
-            console.print(_rich(table))
+            print_table(table, console=console)
     for caution in words.cautions(record):
         console.print(Text(f"warning: {caution}", style="yellow"))
+
+
+def print_table(table: Table, *, console: Console) -> None:
+    """One table, its note left out."""
+    console.print(_rich(table))
 
 
 def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | None]]:
@@ -31,6 +36,9 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
     yield "", estimates.reward_table(record)
     yield "", estimates.contribution_table(record)
     yield "", estimates.coefficient_table(record)
+    yield "", attribution.attribution_table(record)
+    for sentence in attribution.sentences(record):
+        yield f"  {sentence}", None
     if record.config.market is not None:
         yield (truth, None) if isinstance(truth, str) else ("", truth_table(truth))
     yield "", sensitivity.profile_table(record)

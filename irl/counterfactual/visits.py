@@ -1,0 +1,102 @@
+"""Where a policy takes members: sums over their discounted visits, as weighted sums over states.
+
+Of members who start in group g, for any h, with D_g(s) the discounted visits,
+
+    E[ sum_t gamma^t sum_a pi(a|s_t) h(s_t,a) | s_0 in g ] = sum_s D_g(s) sum_a pi(a|s) h(s,a) .
+
+The kernel's value of h is linear in B(h), a sum over drawn transitions; so D_g is the start states themselves and,
+behind them, weights on the draws of what follows, from the transpose of the kernel's system (evaluation.adjoint): one
+solve for each group, whatever the number of h. It gives the numbers that one right-hand side for each h would give,
+and with them their derivatives. Weights need not be positive: the value is projected on the basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irl import evaluation
+from irl.fitted import FittedModel
+from irl.transitions import CHUNK, RIDGE_ROWS, Transitions, kernel_rows
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Where members start: state [N, F] of choices, and share [N, G] of each in each group; columns sum to 1."""
+
+    state: Tensor
+    share: Tensor
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(state [n, F], D [n, G]): the visits of the present choice."""
+        for i in torch.arange(len(self.state), device=self.state.device).split(CHUNK):
+            yield self.state[i], self.share[i]
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Drawn transitions under a policy, and the kernel's solution for right-hand sides ``of_next``.
+
+    log_policy : state [N, F] -> log pi[N, A], -inf everywhere in terminal states.
+    weights : [A, D, K], of the continuation of what ``of_next`` gave.
+    """
+
+    model: FittedModel
+    rows: Transitions
+    log_policy: Callable[[Tensor], Tensor]
+    sums: evaluation.Sums
+    weights: Tensor
+    condition: float
+    converged: bool
+
+    @torch.no_grad()
+    def behind(self, left: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """(state [n, F], D [n, K]) in chunks: all that follows, of ``left`` [A, D, K], the functionals of the
+        continuation's weights whose visits are wanted (:meth:`loading` makes those of groups)."""
+        dual = evaluation.adjoint(self.sums, left.flatten(0, 1), ridge=RIDGE_ROWS / len(self.rows.state))
+        dual = dual.view_as(left)
+        for i in torch.arange(len(self.rows.state), device=left.device).split(
+            max(1, CHUNK // self.rows.steps.shape[1])
+        ):
+            part = self.rows.only(i)
+            phi = self.model.basis(part.state).double()
+            amount = phi.new_zeros(len(phi), left.shape[2])
+            for a in range(len(left)):
+                mine = part.action == a
+                amount[mine] = phi[mine] @ dual[a]
+            discount = (self.model.config.discount**part.steps * ~part.ends).double()
+            share = (part.weight.double().unsqueeze(1) * discount / discount.shape[1]).flatten()
+            yield part.next_state.flatten(0, 1), share.unsqueeze(1) * amount.repeat_interleave(discount.shape[1], 0)
+
+    @torch.no_grad()
+    def loading(self, groups: Groups) -> Tensor:
+        """left [A, D, G]: by how much the mean value of each group moves with the continuation's weights."""
+        total: Tensor | None = None
+        for state, share in groups.chunks():
+            phi, pi = self.model.basis(state).double(), self.log_policy(state).double().exp()
+            part = torch.einsum("na,nd,ng->adg", pi, phi, share)
+            total = part if total is None else total + part
+        assert total is not None, "at least one choice"
+        return total
+
+
+def visits(
+    model: FittedModel,
+    rows: Transitions,
+    log_policy: Callable[[Tensor], Tensor],
+    of_next: Callable[[Tensor], Tensor],
+) -> Visits:
+    """The visits of a policy on drawn transitions.
+
+    of_next : state [N, F] -> h [N, A, K], whose continuation is wanted too; 0 where not available.
+    """
+
+    def target(following: Tensor, phi: Tensor, log_pi: Tensor, discount: Tensor) -> Tensor:
+        return discount.unsqueeze(1) * torch.einsum("na,nak->nk", log_pi.exp(), of_next(following))
+
+    sums = evaluation.accumulate(kernel_rows(model, rows, log_policy, target), actions=len(model.schema.actions))
+    solution = evaluation.solve(sums, ridge=RIDGE_ROWS / len(rows.state))
+    return Visits(model, rows, log_policy, sums, solution.weights, solution.condition, solution.converged)

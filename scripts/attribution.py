@@ -1,0 +1,64 @@
+"""What each benefit contributes to members' lifetime reward, by segment: RUN/attribution.json, and a table.
+
+python scripts/attribution.py --run runs/membership
+
+Contributions add up where no two benefits interact (`reward: {structure: additive}` or linear); else removal effects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+import irl
+from irl import runs
+from irl.config import InputError
+from irl.counterfactual.attribution import RESULT, attribute, check
+from irl.data import read_panel
+from irl.report import load_record
+from irl.report.attribution import attribution_table, sentences
+from irl.report.terminal import print_table
+
+WIDTH = 140
+"""Columns when the output is not a terminal."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
+    parser.add_argument("--data", help="the members (default: the panel the study was trained on)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the attribution that is in the folder")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+    arguments = parser.parse_args()
+
+    model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
+    check(model)
+    path = arguments.run / RESULT
+    if path.exists() and not arguments.overwrite:
+        raise InputError(f"{path}: already there; give --overwrite to replace it")
+    data = model.config.data.model_copy(update={"path": arguments.data or model.config.data.path})
+    console = Console(stderr=True)
+    with console.status(f"reading {data.path}"):
+        panel = read_panel(model.config.model_copy(update={"data": data}), schema=model.schema).to(model.device)
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with runs.locked(arguments.run):
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("attributing")
+            found = attribute(model, panel, tick=lambda done, of: progress.update(task, completed=done, total=of))
+        runs.write_json(path, found | {"data": data.path})
+    record = load_record(arguments.run)
+    table = attribution_table(record)
+    assert table is not None, "it was just written"
+    print_table(table, console=Console(width=None if sys.stdout.isatty() else WIDTH))
+    for sentence in sentences(record):
+        print(sentence)
+    print(f"attribution: {path}; scripts/report.py shows it")
+
+
+if __name__ == "__main__":
+    with runs.user_errors():
+        main()
