@@ -349,15 +349,19 @@ def test_a_level_that_is_impossible_stays_so_whatever_the_shift():
 
 
 def test_movements_apply_to_their_rows_and_leave_the_others_bit_for_bit():
-    model, uniform = random_model(), torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
-    plain = model.sample(STATE, ACTION, uniform)
-    here = torch.tensor([False, True, False])
-    every = [Movement(f, here, like=STATE.roll(1, 0), shift=40.0) for f in (LEFT, LEVEL, USES)]
-    moved = model.sample(STATE, ACTION, uniform, every)
-    assert torch.equal(moved[~here], plain[~here])
-    assert moved[1, [LEFT, LEVEL, USES]].tolist() == [2, 2, 5]
-    nothing = [Movement(f, EVERYONE) for f in (STATUS, LEFT, LEVEL, USES, DEVICE)]
-    assert torch.equal(model.sample(STATE, ACTION, uniform, nothing), plain)
+    model, uniform = random_model(), torch.rand(300, 5, generator=torch.Generator().manual_seed(1))
+    state, action, here = STATE.repeat(100, 1), ACTION.repeat(100), torch.arange(300) % 3 == 1
+    plain = model.sample(state, action, uniform)
+    for column in (STATUS, LEFT, LEVEL, USES, DEVICE):
+        for movement in (Movement(column, here, like=state.roll(1, 0)), Movement(column, here, shift=-2.0)):
+            moved = model.sample(state, action, uniform, [movement])
+            assert torch.equal(moved[~here], plain[~here])
+            assert not torch.equal(moved[here, column], plain[here, column])
+    nothing = [Movement(f, torch.ones(300).bool()) for f in (STATUS, LEFT, LEVEL, USES, DEVICE)]
+    assert torch.equal(model.sample(state, action, uniform, nothing), plain)
+    highest = [Movement(f, here, like=state.roll(1, 0), shift=40.0) for f in (LEFT, LEVEL, USES)]
+    moved = model.sample(state, action, uniform, highest)[here]
+    assert (moved[:, [LEFT, LEVEL]] == 2).all() and (moved[:, USES] == 5).double().mean() > 0.5
 
 
 @pytest.mark.parametrize(("column", "other"), [(STATUS, LEFT), (LEVEL, PRICE), (DEVICE, STATUS)])
