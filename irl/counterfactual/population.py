@@ -67,9 +67,8 @@ def draw_starts(states: States, rows: Tensor, scenario: Scenario, schema: StateS
             code, weight = _reweighted(states.only(rows), name, shares, schema)
             stratum = stratum * (len(shares) + 1) + code
         rows = rows[_drawn(stratum, weight, scenario.members, scenario.seed)]
-    state = states.state[rows]
+    state = states.state[rows]  # a copy
     if population.set:
-        state = state.clone()
         for name, value in population.set.items():
             state[:, schema.index(name)] = schema.columns[schema.index(name)].code(value)
         stuck = ~schema.menu(state).any(1) | schema.is_terminal(state)
