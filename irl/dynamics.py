@@ -25,6 +25,8 @@ numbers have no spike but at the ends of their range; a level that was never see
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -44,6 +46,24 @@ LARGEST_START = 50_000
 """Entries above which the frequencies that a learned head starts from leave out static categories."""
 IMPOSSIBLE = 1e-12
 """The probability at which a transition that a table holds impossible is scored."""
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How one table or learned column moves otherwise than fitted, in some of N rows: as in other states, then shifted.
+
+    column : its index.
+    where : bool[N], the rows.
+    like : [N, F], the states whose distribution of moves the rows take over; None: their own.
+    shift : of a level, P'(l) ~ P(l) exp(shift l), so that it is added to the log odds of each level against the one
+        below; of a count or number, added to the centre of its distribution (declared units), before it is cut to the
+        observed range and beside the minimum's own probability.
+    """
+
+    column: int
+    where: Tensor
+    like: Tensor | None = None
+    shift: float = 0.0
 
 
 class TransitionModel(nn.Module):
@@ -140,22 +160,38 @@ class TransitionModel(nn.Module):
         return torch.stack(terms, dim=1)
 
     @torch.no_grad()
-    def sample(self, state: Tensor, action: Tensor, uniform: Tensor) -> Tensor:
-        """One draw of s' [N, F] given ``state[N, F]``, ``action[N]`` and ``uniform[N, n_random]`` in (0, 1)."""
+    def sample(self, state: Tensor, action: Tensor, uniform: Tensor, movements: Sequence[Movement] = ()) -> Tensor:
+        """One draw of s' [N, F] given ``state[N, F]``, ``action[N]`` and ``uniform[N, n_random]`` in (0, 1).
+
+        ``movements`` apply in their order; later columns follow what is drawn under them.
+        """
         following = state.clone()
         for f in self.clock:
             step: Tensor = getattr(self, f"clock_{f}")
             following[:, f] = step[state[:, f].long()] if self.schema.columns[f].discrete else state[:, f] + step
         for i, f in enumerate(self.table):
-            following[:, f] = _draw_level(self._table_rows(f, state, action).T, uniform[:, i])
+            p = self._table_rows(f, state, action).T
+            for moved in (m for m in movements if m.column == f):
+                if moved.like is not None:
+                    p = torch.where(moved.where, self._table_rows(f, moved.like, action).T, p)
+                p = torch.where(moved.where, _tilted(p, moved.shift), p)
+            following[:, f] = _draw_level(p, uniform[:, i])
         if self.learned:
-            self._sample_learned(state, action, uniform[:, len(self.table) :], following)
+            self._sample_learned(state, action, uniform[:, len(self.table) :], following, movements)
         return following
 
-    def _sample_learned(self, state: Tensor, action: Tensor, uniform: Tensor, following: Tensor) -> None:
+    def _sample_learned(
+        self, state: Tensor, action: Tensor, uniform: Tensor, following: Tensor, movements: Sequence[Movement]
+    ) -> None:
         """Draw the learned columns into ``following``; each draw shifts the parameters of the heads after it."""
         columns = self.schema.columns
         parameters = self._head_parameters(state, action)
+        for moved in (m for m in movements if m.column in self.learned):
+            block = self.parameters_of[self.learned.index(moved.column)]
+            if moved.like is not None:
+                like = self._head_parameters(moved.like, action)[block]
+                parameters[block] = torch.where(moved.where, like, parameters[block])
+            parameters[block] += _shift(columns[moved.column], moved.shift, parameters[block]) * moved.where
         if self.table:
             encoded = torch.cat([_encoded(columns[f], following[:, f]) for f in self.table])
             parameters = parameters + self.sequence[: len(encoded)].T @ encoded
@@ -295,6 +331,20 @@ def _location_scale(column: Column, parameters: Tensor, value: Tensor) -> tuple[
     location = value + column.scale * parameters[0]
     scale: Tensor = column.scale * parameters[1].clamp(low, high).exp()
     return location, scale
+
+
+def _shift(column: Column, shift: float, parameters: Tensor) -> Tensor:
+    """What ``shift`` (see :class:`Movement`) adds to parameters[n, N] of the column's head, [n, 1]."""
+    if column.discrete:
+        return shift * torch.arange(len(parameters), device=parameters.device).unsqueeze(1)
+    return torch.tensor([[shift / column.scale], [0.0], [0.0]], device=parameters.device)
+
+
+def _tilted(weight: Tensor, shift: float) -> Tensor:
+    """weight[levels, N] times exp(shift level), less a constant of the row that keeps the largest factor at 1."""
+    tilt = shift * torch.arange(len(weight), device=weight.device).unsqueeze(1)
+    most = tilt.masked_fill(weight <= 0, -torch.inf).amax(0)
+    return weight * (tilt - most).clamp_max(0).exp()
 
 
 def _draw_level(weight: Tensor, uniform: Tensor) -> Tensor:

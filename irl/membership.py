@@ -132,6 +132,12 @@ class Cell(NamedTuple):
     price_annual: float
 
 
+class Rules(NamedTuple):  # what the members of a cell face
+    reward: Tensor  # [YEAR, states, actions]
+    available: Tensor  # [states, actions]
+    kernels: Tensor  # as of ``Market.kernels``
+
+
 @dataclass(frozen=True)
 class Market:
     """All parameters. Benefits are numbered as in ``seasons``, the states of a cell by contract (out, monthly, annual
@@ -230,16 +236,17 @@ class Market:
         after_annual = np.where(now < 2, self.contracts - 1, now - 1)
         return [np.zeros_like(now), np.ones_like(now), after_annual][action]
 
-    def problem(self, cell: Cell, reward: Tensor, available: Tensor) -> tabular.FiniteMDP:
-        """The soft MDP of a cell with the given reward[YEAR, states, actions] and menu."""
-        benefits = [self.segments[cell.segment].benefits[name] for name in self.benefits]
-        kernels = [
-            [torch.eye(self.contracts, dtype=torch.float64)[self.next_contract(action)]]
-            + [benefit.kernel(member=action != NONE) for benefit in benefits]
-            for action in range(len(ACTIONS))
-        ]
-        expectation = tabular.factored_expectation(kernels)
-        return tabular.FiniteMDP(reward, available, expectation, self.discount, self.temperature)
+    def kernels(self, segment: str) -> Tensor:
+        """How the levels move out and as a member: [2, benefits, LEVELS, LEVELS], rows from, columns to."""
+        benefits = [self.segments[segment].benefits[name] for name in self.benefits]
+        return torch.stack([torch.stack([benefit.kernel(member) for benefit in benefits]) for member in (False, True)])
+
+    def problem(self, rules: Rules) -> tabular.FiniteMDP:
+        """The soft MDP of a cell with the given rules."""
+        contract = torch.eye(self.contracts, dtype=torch.float64)
+        axes = [[contract[self.next_contract(a)], *rules.kernels[int(a != NONE)]] for a in range(len(ACTIONS))]
+        move = tabular.factored_expectation(axes)
+        return tabular.FiniteMDP(rules.reward, rules.available, move, self.discount, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -252,6 +259,7 @@ class MarketSolution:
     policy: Tensor
     value: Tensor
     available: Tensor  # [cells, states, actions]
+    kernels: Tensor  # [cells, 2, benefits, LEVELS, LEVELS]
     error: float  # bound on the error of the values
 
     def locate(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -277,8 +285,8 @@ class MarketSolution:
         return np.array([number[cell] for cell in wanted])[inverse], month, state
 
 
-Edit = Callable[[pd.DataFrame, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A change: (state table of a cell, reward[YEAR, states, actions], menu[states, actions]) -> the last two, changed."""
+Edit = Callable[[pd.DataFrame, Rules], Rules]
+"""A change: (state table of a cell, its rules) -> the rules, changed."""
 
 
 def _cells_of(frame: pd.DataFrame) -> tuple[list[Cell], np.ndarray]:
@@ -305,21 +313,20 @@ def solve(
 ) -> MarketSolution:
     """The market solved exactly, cell by cell; ``track`` may wrap the cells in a progress bar.
 
-    ``edit`` changes rewards and menu before solving (a scenario); rows are still found by their unchanged state.
+    ``edit`` changes the rules before solving (a scenario); rows are still found by their unchanged state.
     """
     cells, error = tuple(market.cells() if cells is None else cells), 0.0
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     for cell in track(cells):
         with tabular.one_thread():
-            reward, available = market.reward(cell), market.available()
-            if edit is not None:
-                reward, available = edit(market.state_table(cell), reward, available)
-            solved = tabular.solve(market.problem(cell, reward, available), tolerance=tolerance)
+            rules = Rules(market.reward(cell), market.available(), market.kernels(cell.segment))
+            rules = rules if edit is None else edit(market.state_table(cell), rules)
+            solved = tabular.solve(market.problem(rules), tolerance=tolerance)
         assert solved.converged, f"{cell}: error {solved.error} after {solved.iterations} sweeps"
         error = max(error, solved.error)
-        parts.append((reward, solved.policy, solved.value, available))
-    reward, policy, value, available = (torch.stack(part) for part in zip(*parts, strict=True))
-    return MarketSolution(market, cells, reward, policy, value, available, error)
+        parts.append((rules.reward, solved.policy, solved.value, rules.available, rules.kernels))
+    reward, policy, value, available, kernels = (torch.stack(part) for part in zip(*parts, strict=True))
+    return MarketSolution(market, cells, reward, policy, value, available, kernels, error)
 
 
 def simulate(
@@ -335,7 +342,7 @@ def simulate(
     share = np.array([market.segments[cell.segment].share for cell in solution.cells])
     cell = generator.choice(len(share), size=members, p=share / share.sum())
     cumulative = solution.policy.cumsum(-1).numpy()
-    kernels = _level_steps(solution)
+    kernels = solution.kernels.numpy().cumsum(-1)[..., :-1]  # cumulated, for drawing the next level
     following = np.stack([market.next_contract(action) for action in range(len(ACTIONS))])
     contract, level = np.zeros(members, dtype=int), np.zeros((members, len(market.benefits)), dtype=int)
     recorded: list[tuple[np.ndarray, ...]] = []
@@ -350,13 +357,6 @@ def simulate(
         limits = kernels[cell[:, None], (action != NONE).astype(int)[:, None], np.arange(level.shape[1]), level]
         level = (draw[:, 1:, None] >= limits).sum(-1)
     return _panel(solution, cell, recorded)
-
-
-def _level_steps(solution: MarketSolution) -> np.ndarray:
-    """Cumulated kernels [cells, member or not, benefits, level, LEVELS - 1], for drawing the next level."""
-    names, segments = solution.market.benefits, [solution.market.segments[cell.segment] for cell in solution.cells]
-    kernels = [[[s.benefits[b].kernel(member) for b in names] for member in (False, True)] for s in segments]
-    return np.array(kernels).cumsum(-1)[..., :-1]
 
 
 def _panel(solution: MarketSolution, cell: np.ndarray, recorded: Sequence[tuple[np.ndarray, ...]]) -> pd.DataFrame:

@@ -1,12 +1,12 @@
 """What the simulated market would do under a scenario, exactly: the truth that counterfactuals are measured against.
 
-A scenario's changes - rewards, prices, the menu - become an *edit* of each cell's problem, which is then solved anew;
-outcomes follow by carrying the distribution of the start states forward under the new policy, without sampling. Prices
-change first, ``where`` the state before any change says so; rewards and menus then change ``where`` the state at the
-new prices says so.
+A scenario's changes - rewards, prices, the menu, how the use of a benefit moves - become an *edit* of each cell's
+problem, which is then solved anew; outcomes follow by carrying the distribution of the start states forward under the
+new policy, without sampling. Prices change first, ``where`` the state before any change says so; everything else then
+changes ``where`` the state at the new prices says so.
 
-Limits: only prices can change among the features (segments and engagement move with the dynamics, which stay), the menu
-cannot depend on the month, and the anchor stays as it is.
+Limits: only prices can be changed or set among the features, the menu cannot depend on the month, the anchor stays as
+it is, and how a benefit's use moves may be changed where the segment, the prices and its own level say so.
 """
 
 from __future__ import annotations
@@ -21,8 +21,21 @@ from torch import Tensor
 
 from irl import tabular
 from irl.config import Between, Condition, InputError, unknown
-from irl.membership import ACTIONS, ANNUAL, MONTHLY, NONE, STATUSES, YEAR, Cell, Edit, Market, MarketSolution
-from irl.scenario import Change, FeatureChange, Scenario, cases, scenario_from
+from irl.membership import (
+    ACTIONS,
+    ANNUAL,
+    LEVELS,
+    MONTHLY,
+    NONE,
+    STATUSES,
+    YEAR,
+    Cell,
+    Edit,
+    Market,
+    MarketSolution,
+    Rules,
+)
+from irl.scenario import Change, DynamicsChange, FeatureChange, Scenario, cases, scenario_from
 
 PRICES = Cell._fields[1:]
 
@@ -42,9 +55,9 @@ def scenario_edit(market: Market, scenario: Scenario | Mapping[str, Any]) -> Edi
     if problems:
         raise InputError(f"the simulated market cannot answer {scenario.name!r}:\n  " + "\n  ".join(problems))
 
-    def edit(table: pd.DataFrame, reward: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
+    def edit(table: pd.DataFrame, rules: Rules) -> Rules:
         table = _repriced(table, [change.feature for change in scenario.changes if change.feature])
-        reward, available = _reward_at(market, table), available.clone()
+        reward, available, kernels = _reward_at(market, table), rules.available.clone(), rules.kernels.clone()
         for change in scenario.changes:
             if change.reward:
                 a, here = ACTIONS.index(change.reward.action), _holding(table, change.reward.where).reshape(YEAR, -1)
@@ -53,16 +66,25 @@ def scenario_edit(market: Market, scenario: Scenario | Mapping[str, Any]) -> Edi
             if change.remove:
                 here = _holding(table, change.remove.where).reshape(YEAR, -1)[0]
                 available[here, ACTIONS.index(change.remove.action)] = False
-        return reward, available
+            if change.dynamics:
+                b = market.benefits.index(change.dynamics.name)
+                kernels[:, b] = _moved(market, table, change.dynamics, kernels[:, b])
+        return Rules(reward, available, kernels)
 
     return edit
 
 
 def _problems(market: Market, change: Change) -> list[str]:
     found = []
-    part = change.reward or change.feature or change.remove
-    assert part is not None
-    if isinstance(part, FeatureChange):
+    part = change.part
+    if isinstance(part, DynamicsChange):
+        found += unknown(part.name, market.benefits, "dynamics", "benefit")
+        found += [p for name in part.like for p in unknown(name, ("segment",), "dynamics.like", "column")]
+        if "segment" in part.like:
+            found += unknown(str(part.like["segment"]), market.segments, "dynamics.like.segment", "label")
+        wide = [name for name in part.where if name in market.columns and name not in (*Cell._fields, part.name)]
+        found += [f"dynamics.where: a benefit's movement cannot depend on {name!r} here" for name in wide]
+    elif isinstance(part, FeatureChange):
         found += unknown(part.name, PRICES, "feature", "price")
     else:
         found += unknown(part.action, ACTIONS[NONE + 1 :], "reward or remove", "action other than the anchor")
@@ -84,6 +106,20 @@ def _repriced(table: pd.DataFrame, changes: Sequence[FeatureChange]) -> pd.DataF
         price = base * _number(change.scale, 1.0) + _number(change.add, 0.0)
         changed[change.name] = changed[change.name].mask(_holding(table, change.where).numpy(), price)
     return changed
+
+
+def _moved(market: Market, table: pd.DataFrame, change: DynamicsChange, kernel: Tensor) -> Tensor:
+    """kernel[2, LEVELS, LEVELS] of a benefit after the change: a row for each level it is left from."""
+    moved = kernel
+    if "segment" in change.like:
+        moved = market.kernels(str(change.like["segment"]))[:, market.benefits.index(change.name)]
+    tilted = moved * (_number(change.shift, 0.0) * torch.arange(LEVELS, dtype=kernel.dtype)).exp()
+    tilted = tilted / tilted.sum(-1, keepdim=True)
+    holding, level = _holding(table, change.where), torch.tensor(table[change.name].to_numpy())
+    here = torch.stack([holding[level == k].any() for k in range(LEVELS)])
+    if not torch.equal(here[level], holding):
+        raise InputError(f"the movement of {change.name!r} cannot be changed where a price is that is itself changed")
+    return torch.where(here.unsqueeze(1), tilted, kernel)
 
 
 def _reward_at(market: Market, table: pd.DataFrame) -> Tensor:
@@ -130,7 +166,8 @@ def exact_outcomes(solution: MarketSolution, start: pd.DataFrame, *, periods: in
             here, segment = cell == number, segments.index(solution.cells[number].segment)
             mass = torch.zeros(YEAR * market.states, dtype=torch.float64)
             mass += torch.from_numpy(np.bincount(month[here] * market.states + state[here], minlength=len(mass)))
-            problem = market.problem(solution.cells[number], solution.reward[number], solution.available[number])
+            rules = Rules(solution.reward[number], solution.available[number], solution.kernels[number])
+            problem = market.problem(rules)
             policy = solution.policy[number]
             paths = tabular.propagate(problem, policy, mass.reshape(YEAR, -1), periods=periods)
             for period, present in enumerate(paths):

@@ -1,9 +1,9 @@
 """A scenario: what is asked, not how it is answered.
 
-A YAML file with a name, a horizon, who is simulated, and a list of changes, each to a reward, a state feature or the
-menu, and each ``where`` a condition on state columns or segment columns holds. One number of one change may be a list:
-a sweep, whose values are answered side by side as cases. Names are checked against a fitted study by
-:mod:`irl.counterfactual.intervention`.
+A YAML file with a name, a horizon, who is simulated, and a list of changes, each to a reward, a state feature, the
+menu or the way a feature moves, and each ``where`` a condition on state columns or segment columns holds. One number of
+one change may be a list: a sweep, whose values are answered side by side as cases. Names are checked against a fitted
+study by :mod:`irl.counterfactual.intervention` and :mod:`irl.counterfactual.population`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from irl.config import Condition, Section, read_yaml, validated
 
 BASELINE = "baseline"
 """What answers call the programme as it is; no scenario may have this name."""
+SWEPT = {"reward": ("add", "scale"), "feature": ("set", "add", "scale"), "dynamics": ("shift",)}
+"""The numbers of each kind of change that may be a list."""
+SLACK = 1e-6
+"""By how much shares may miss 1 in adding up to it."""
 
 
 def _amount(value: Any) -> Any:
@@ -34,6 +38,28 @@ def _members(value: Any) -> Any:
     if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise ValueError("a whole number of at least 1, or `all`")
+
+
+def _settings(value: Any) -> Any:
+    if isinstance(value, Mapping) and None not in (levels := {name: _level(v) for name, v in value.items()}).values():
+        return levels
+    raise ValueError("state columns, each with one level or finite number")
+
+
+def _shares(value: Any) -> Any:
+    """Label -> share, labels as text (YAML and JSON read them differently)."""
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError("labels, each with its share")
+    shares = {_text(name): _number(v) for name, v in value.items()}
+    if any(share is None or share < 0 for share in shares.values()):
+        raise ValueError("each share is a number of at least 0")
+    if (total := sum(share for share in shares.values() if share is not None)) > 1 + SLACK:
+        raise ValueError(f"the shares add up to {total:g}, more than 1")
+    return shares
+
+
+def _text(name: Any) -> str:
+    return str(int(name)) if isinstance(name, float) and name.is_integer() else str(name)
 
 
 def _one_or_list(value: Any, read: Any, what: str) -> Any:
@@ -62,6 +88,8 @@ def _level(value: Any) -> Any:
 
 Amount = Annotated[float | tuple[float, ...] | None, BeforeValidator(_amount)]
 Setting = Annotated[bool | float | str | tuple[bool | float | str, ...] | None, BeforeValidator(_setting)]
+Settings = Annotated[dict[str, bool | float | str], BeforeValidator(_settings)]
+Shares = Annotated[dict[str, float], BeforeValidator(_shares)]
 
 
 class RewardChange(Section):
@@ -102,17 +130,67 @@ class RemoveChange(Section):
     where: Condition = Field(default_factory=dict)
 
 
+class DynamicsChange(Section):
+    """How a state column moves: ``like`` it does for members in whose state these columns have these values (its own
+    value, the rest of the state and the action stay theirs), then shifted.
+
+    ``shift`` moves the distribution of the next value upwards (downwards if negative). Of an ordinal, it is added to
+    the log odds of every level against the level below, P'(l) ~ P(l) exp(shift l); what was impossible stays so. Of a
+    count or number, it is added to the centre of the distribution in declared units (:mod:`irl.dynamics`).
+    """
+
+    name: str
+    like: Settings = Field(default_factory=dict)
+    shift: Amount = None
+    where: Condition = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> DynamicsChange:
+        if not self.like and self.shift is None:
+            raise ValueError("give at least one of `like`, `shift`")
+        return self
+
+
 class Change(Section):
-    """One change: exactly one of ``reward``, ``feature``, ``remove``."""
+    """One change: exactly one of ``reward``, ``feature``, ``remove``, ``dynamics``."""
 
     reward: RewardChange | None = None
     feature: FeatureChange | None = None
     remove: RemoveChange | None = None
+    dynamics: DynamicsChange | None = None
+
+    @property
+    def part(self) -> RewardChange | FeatureChange | RemoveChange | DynamicsChange:
+        """The one that it is."""
+        part = self.reward or self.feature or self.remove or self.dynamics
+        assert part is not None, "a change is exactly one of the four"
+        return part
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Change:
-        if sum(part is not None for part in (self.reward, self.feature, self.remove)) != 1:
-            raise ValueError("give exactly one of `reward`, `feature`, `remove`")
+        if sum(part is not None for part in (self.reward, self.feature, self.remove, self.dynamics)) != 1:
+            raise ValueError("give exactly one of `reward`, `feature`, `remove`, `dynamics`")
+        return self
+
+
+class Population(Section):
+    """Who is simulated, in the baseline as in the scenario, if not the panel's members as they are.
+
+    ``where`` keeps the members whose start state (or segment) says so; ``reweight`` draws those left such that the
+    labels of one column have the given shares (what the shares leave to 1 goes to the labels not named, in their
+    proportions); ``set`` then puts columns that move by themselves to a value at the start.
+    """
+
+    where: Condition = Field(default_factory=dict)
+    reweight: dict[str, Shares] = Field(default_factory=dict)
+    set: Settings = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_column(self) -> Population:
+        if len(self.reweight) > 1:
+            raise ValueError("`reweight` one column: the shares of several do not say how they go together")
+        if not (self.where or self.reweight or self.set):
+            raise ValueError("give at least one of `where`, `reweight`, `set`")
         return self
 
 
@@ -125,6 +203,7 @@ class Scenario(Section):
         "all", description="a number: that many, drawn with replacement, segment shares kept; all: each member once"
     )
     start: Literal["first", "last"] = Field("first", description="from each member's first or newest row")
+    population: Population | None = Field(None, description="who is simulated, if not the panel's members as they are")
     seed: int = Field(0, ge=0, description="of the simulation; baseline and cases share their random numbers")
     changes: tuple[Change, ...] = Field(min_length=1)
 
@@ -134,6 +213,8 @@ class Scenario(Section):
             raise ValueError(f"`name`: {BASELINE!r} is what answers call the programme as it is; choose another name")
         if len(_sweeps(self)) > 1:
             raise ValueError("only one number of one change may be a list (a sweep)")
+        if self.population is not None and self.population.reweight and self.members == "all":
+            raise ValueError("`population.reweight` draws members: say how many, `members: 20000`, instead of `all`")
         return self
 
     @property
@@ -165,7 +246,7 @@ def cases(scenario: Scenario) -> dict[str, Scenario]:
         part = getattr(scenario.changes[index], kind).model_copy(update={option: value})
         changes = list(scenario.changes)
         changes[index] = changes[index].model_copy(update={kind: part})
-        subject = part.name if kind == "feature" else part.action
+        subject = part.action if kind == "reward" else part.name
         expanded[f"{subject} {option} {value}"] = scenario.model_copy(update={"changes": tuple(changes)})
     return expanded
 
@@ -174,7 +255,7 @@ def _sweeps(scenario: Scenario) -> list[tuple[int, str, str, tuple[Any, ...]]]:
     """(change, kind, option, values) of every list among the numbers of the changes."""
     found = []
     for index, change in enumerate(scenario.changes):
-        for kind, options in (("reward", ("add", "scale")), ("feature", ("set", "add", "scale"))):
+        for kind, options in SWEPT.items():
             part = getattr(change, kind)
             for option in options if part is not None else ():
                 if isinstance(getattr(part, option), tuple):

@@ -10,7 +10,7 @@ Source of the stratification: McKay, Beckman, Conover (1979). Limit: what follow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from irl import evaluation
 from irl.config import InputError
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
-from irl.dynamics import TransitionModel
+from irl.dynamics import Movement, TransitionModel
 from irl.fitted import FittedModel, free_rows
 
 DRAWS = 8
@@ -41,6 +41,9 @@ class Programme(Protocol):
     def state(self, state: Tensor, segment: Tensor) -> Tensor:
         """faced[N, F] of state[N, F]."""
 
+    def movements(self, faced: Tensor, segment: Tensor) -> Sequence[Movement]:
+        """How columns move otherwise than fitted at faced[N, F]."""
+
     def before_changes(self, following: Tensor, state: Tensor) -> Tensor:
         """What the dynamics made of *faced*, less the programme's own changes."""
 
@@ -56,6 +59,9 @@ class Unchanged:
 
     def state(self, state: Tensor, segment: Tensor) -> Tensor:
         return state
+
+    def movements(self, faced: Tensor, segment: Tensor) -> Sequence[Movement]:
+        return ()
 
     def before_changes(self, following: Tensor, state: Tensor) -> Tensor:
         return following
@@ -207,7 +213,8 @@ def _drawn_chunk(
         # drawn for every row and action, on the menu or not, so that all programmes find the same numbers
         uniform = stratified(len(cell), draws, max(dynamics.n_random, 1), generator)
         uniform = uniform.to(now.device)[cell].flatten(0, 1)[going]
-        moved = dynamics.sample(faced[going], chosen[going], uniform)
+        movements = programme.movements(faced[going], segment[going])
+        moved = dynamics.sample(faced[going], chosen[going], uniform, movements)
         now[going] = programme.before_changes(moved, now[going])
         steps[going] += 1
         faced[going] = programme.state(now[going], segment[going])

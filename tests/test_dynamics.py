@@ -11,7 +11,7 @@ from torch import Tensor
 
 from irl.config import InputError
 from irl.data.schema import Column, StateSchema
-from irl.dynamics import LARGEST_TABLE, TransitionModel, table_cell
+from irl.dynamics import LARGEST_TABLE, Movement, TransitionModel, table_cell
 
 COLUMNS = (
     Column(name="price", kind="numeric", dynamics="static", centre=1.0, scale=0.2, minimum=0.5, maximum=1.5),
@@ -300,3 +300,96 @@ def test_weights_make_the_round_trip():
     uniform = torch.rand(3, model.n_random, generator=torch.Generator().manual_seed(2))
     assert torch.equal(other.sample(STATE, ACTION, uniform), model.sample(STATE, ACTION, uniform))
     assert torch.equal(other.log_prob(STATE, ACTION, STATE), model.log_prob(STATE, ACTION, STATE))
+
+
+EVERYONE = torch.ones(3, dtype=torch.bool)
+
+
+def exact_and_drawn(model: TransitionModel, row: int, column: int, *movements: Movement) -> tuple[Tensor, Tensor]:
+    """The next levels' fitted log probabilities from one row, given that all other uniform numbers are 0.4; and how
+    often each is drawn under the movements, on an even grid of the column's own number."""
+    n, j, levels = 20_000, [*model.table, *model.learned].index(column), len(model.schema.columns[column].labels)
+    uniform = torch.full((n, model.n_random), 0.4)
+    uniform[:, j] = (torch.arange(n) + 0.5) / n
+    state, action = STATE[row].expand(n, -1), ACTION[row].expand(n)
+    rows = [replace(m, where=m.where[row].expand(n)) for m in movements]
+    drawn = model.sample(state, action, uniform, rows)[:, column]
+    each = model.sample(state, action, uniform)[:levels]
+    each[:, column] = torch.arange(levels)
+    if column in model.table:
+        table = getattr(model, f"table_{column}")
+        cell = table_cell(SCHEMA, SCHEMA.columns[column].parents, state[:1])
+        log_p = table[cell, action[0]].squeeze(0).log()
+    else:
+        j = model.learned.index(column)
+        log_p = model.learned_log_prob(state[:levels], action[:levels], each)[:, j]
+    return log_p.double(), torch.bincount(drawn.long(), minlength=levels) / n
+
+
+@pytest.mark.parametrize("column", [LEFT, LEVEL])
+@pytest.mark.parametrize("shift", [0.7, -1.5, 60.0, -300.0])
+def test_a_shift_is_added_to_the_log_odds_of_neighbouring_levels(column: int, shift: float):
+    model = random_model()
+    model.sequence.mul_(0.3)
+    moved = 0.0
+    for row in range(3):
+        log_p, found = exact_and_drawn(model, row, column, Movement(column, EVERYONE, shift=shift))
+        tilted = (log_p + shift * torch.arange(3)).softmax(0).float()
+        assert torch.allclose(found, tilted, atol=1e-3), (log_p, found, tilted)
+        moved = max(moved, float((tilted - log_p.exp()).abs().max()))
+    assert moved > 0.15  # else this shows nothing
+
+
+def test_a_level_that_is_impossible_stays_so_whatever_the_shift():
+    model = random_model()
+    model.table_2.copy_(torch.tensor([0.75, 0.25, 0.0]))
+    for shift, expected in ((2.0, [0.289, 0.711, 0]), (500.0, [0, 1, 0]), (-500.0, [1, 0, 0])):
+        found = exact_and_drawn(model, 0, LEFT, Movement(LEFT, EVERYONE, shift=shift))[1]
+        assert found.tolist() == pytest.approx(expected, abs=2e-3)
+
+
+def test_movements_apply_to_their_rows_and_leave_the_others_bit_for_bit():
+    model, uniform = random_model(), torch.rand(300, 5, generator=torch.Generator().manual_seed(1))
+    state, action, here = STATE.repeat(100, 1), ACTION.repeat(100), torch.arange(300) % 3 == 1
+    plain = model.sample(state, action, uniform)
+    for column in (STATUS, LEFT, LEVEL, USES, DEVICE):
+        for movement in (Movement(column, here, like=state.roll(1, 0)), Movement(column, here, shift=-2.0)):
+            moved = model.sample(state, action, uniform, [movement])
+            assert torch.equal(moved[~here], plain[~here])
+            assert not torch.equal(moved[here, column], plain[here, column])
+    nothing = [Movement(f, torch.ones(300).bool()) for f in (STATUS, LEFT, LEVEL, USES, DEVICE)]
+    assert torch.equal(model.sample(state, action, uniform, nothing), plain)
+    highest = [Movement(f, here, like=state.roll(1, 0), shift=40.0) for f in (LEFT, LEVEL, USES)]
+    moved = model.sample(state, action, uniform, highest)[here]
+    assert (moved[:, [LEFT, LEVEL]] == 2).all() and (moved[:, USES] == 5).double().mean() > 0.5
+
+
+@pytest.mark.parametrize(("column", "other"), [(STATUS, LEFT), (LEVEL, PRICE), (DEVICE, STATUS)])
+def test_moving_like_another_state_is_moving_from_it(column: int, other: int):
+    """As another state's, but for the action and the other columns' own draws."""
+    model = random_model()
+    model.sequence.zero_()
+    like = STATE.clone()
+    like[:, other] = torch.tensor([1.0, 1.0, 0.0])
+    uniform = torch.rand(3000, model.n_random, generator=torch.Generator().manual_seed(2))
+    state, action, like = (x.repeat_interleave(1000, 0) for x in (STATE, ACTION, like))
+    found = model.sample(state, action, uniform, [Movement(column, torch.ones(3000).bool(), like=like)])
+    there, here = model.sample(like, action, uniform), model.sample(state, action, uniform)
+    assert torch.equal(found[:, column], there[:, column])
+    assert not torch.equal(found[:, column], here[:, column])
+    rest = [f for f in range(8) if f != column]
+    assert torch.equal(found[:, rest], here[:, rest])
+
+
+def test_a_shift_of_a_number_moves_its_centre():
+    model, n = one_numeric(atom=-1.0), 2000
+    state, action = torch.full((n, 1), 2.0), torch.ones(n).long()
+    uniform = ((torch.arange(n) + 0.5) / n).unsqueeze(1)
+    plain = model.sample(state, action, uniform)
+    moved = model.sample(state, action, uniform, [Movement(0, torch.ones(n).bool(), shift=0.3)])
+    inside = (plain > 0.1) & (moved < 4.1)
+    assert inside.double().mean() > 0.3
+    assert torch.allclose((moved - plain)[inside], torch.tensor(0.3), atol=1e-4)
+    assert moved.max() <= model.schema.columns[0].maximum
+    spike = (uniform < uniform[plain == plain.min()].max() / 2) & (plain == 0.1)
+    assert spike.any() and (moved[spike] == 0.1).all()  # the minimum keeps its own probability

@@ -105,6 +105,60 @@ def test_changes_hold_only_where_they_should(baseline: MarketSolution):
     assert (exact_outcomes(scenario, frame, periods=3)["share_monthly"] == 0).all()
 
 
+def with_benefit(market: Market, segment: str, name: str, benefit: membership.Benefit) -> Market:
+    taste = market.segments[segment]
+    return replace(
+        market,
+        segments={**market.segments, segment: replace(taste, benefits={**taste.benefits, name: benefit})},
+    )
+
+
+def test_a_benefit_that_moves_as_in_another_segment_is_a_market_where_it_does(
+    baseline: MarketSolution, start: pd.DataFrame
+):
+    like = {"dynamics": {"name": "video", "like": {"segment": "gen_z"}, "where": {"segment": "rural_india"}}}
+    rural, young = (baseline.market.segments[s].benefits["video"] for s in ("rural_india", "gen_z"))
+    by_hand = with_benefit(baseline.market, "rural_india", "video", replace(young, taste=rural.taste))
+    scenario, expected = changed(baseline.market, like), membership.solve(by_hand)
+    torch.testing.assert_close(scenario.value, expected.value)
+    assert not torch.allclose(scenario.value, baseline.value, atol=1e-3)
+    pd.testing.assert_frame_equal(
+        exact_outcomes(scenario, start, periods=6), exact_outcomes(expected, start, periods=6), rtol=1e-9
+    )
+    simulated = [membership.simulate(s, members=300, periods=2, seed=1, burn_in_years=1) for s in (scenario, expected)]
+    pd.testing.assert_frame_equal(*simulated)
+
+
+def test_a_shift_of_use_is_a_tilt_of_its_moves(baseline: MarketSolution):
+    """From level 1 as a member: down .12, stay .70, up .18, times 1, e^.5, e^1, to sum 1; from 0 and 2 alike."""
+    where = {"segment": "gen_z", "video": [1, 2], "price_annual": 67.2}
+    scenario = changed(baseline.market, {"dynamics": {"name": "video", "shift": 0.5, "where": where}})
+    b = baseline.market.benefits.index("video")
+    for number, cell in enumerate(scenario.cells):
+        new, old = scenario.kernels[number].clone(), baseline.kernels[number]
+        if cell.segment == "gen_z" and cell.price_annual == 67.2:
+            weights = np.array([0.12, 0.70 * np.exp(0.5), 0.18 * np.exp(1.0)])
+            np.testing.assert_allclose(new[1, b, 1], weights / weights.sum())
+            weights = np.array([0, 0.12 * np.exp(0.5), 0.88 * np.exp(1.0)])
+            np.testing.assert_allclose(new[1, b, 2], weights / weights.sum())
+            torch.testing.assert_close(new[1, b, 0], old[1, b, 0])
+            new[:, b] = old[:, b]
+        torch.testing.assert_close(new, old)
+    assert float((scenario.value - baseline.value).max()) > 0.05
+    torch.testing.assert_close(
+        changed(baseline.market, {"dynamics": {"name": "video", "shift": 0}}).value, baseline.value
+    )
+
+
+def test_a_movement_where_a_changed_price_is_is_refused(baseline: MarketSolution):
+    with pytest.raises(InputError, match="cannot be changed where a price is that is itself changed"):
+        changed(
+            baseline.market,
+            {"feature": {"name": "price_annual", "set": 90, "where": {"status": "out"}}},
+            {"dynamics": {"name": "video", "shift": 0.5, "where": {"price_annual": 90}}},
+        )
+
+
 def test_surplus_is_what_a_lower_price_saves():
     """Envelope: the surplus per month of a cent off is a cent times the discounted share of those who pay."""
     market = small_market(discount=0.9)
@@ -131,6 +185,10 @@ def test_surplus_is_what_a_lower_price_saves():
         ({"remove": {"action": "monthly", "where": {"segmnt": "gen_z"}}}, "did you mean 'segment'"),
         ({"remove": {"action": "monthly", "where": {"segment": "gen_x"}}}, "did you mean 'gen_z'"),
         ({"feature": {"name": "price_annual", "scale": [1.1, 1.2]}}, "sweep"),
+        ({"dynamics": {"name": "vidoe", "shift": 1}}, "unknown benefit 'vidoe'; did you mean 'video'"),
+        ({"dynamics": {"name": "video", "like": {"segment": "gen_x"}}}, "unknown label 'gen_x'; did you mean 'gen_z'"),
+        ({"dynamics": {"name": "video", "like": {"status": "out"}}}, "unknown column 'status'"),
+        ({"dynamics": {"name": "video", "shift": 1, "where": {"gaming": 2}}}, "cannot depend on 'gaming' here"),
     ],
 )
 def test_what_the_market_cannot_answer_is_refused(change: dict[str, Any], message: str):

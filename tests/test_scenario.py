@@ -42,9 +42,11 @@ def test_everything_that_can_be_said():
           - feature: {name: price, scale: [0.8, 1.2], add: 1, where: {left: {min: 2, max: 5}, tier: 3}}
           - feature: {name: status, set: out}
           - remove: {action: monthly, where: {joined: 2024-01-31}}
+          - dynamics: {name: shipping, like: {segment: urban, tier: 2}, shift: -0.5, where: {segment: rural}}
+        population: {where: {tier: 3}, reweight: {left: {2: 0.25, out: 0.5}}, set: {shipping: 2}}
     """
     said = scenario_from(yaml.safe_load(text))
-    reward, price, status, remove = said.changes
+    reward, price, status, remove, dynamics = said.changes
     assert (said.periods, said.members, said.start, said.seed) == (12, 500, "last", 3)
     assert (reward.reward.add, reward.reward.scale) == (-1.08, 0.5)
     assert reward.reward.where == {"segment": ("in_urban",), "status": ("out", "monthly")}
@@ -52,6 +54,13 @@ def test_everything_that_can_be_said():
     assert price.feature.where == {"left": Between(min=2, max=5), "tier": (3,)}
     assert status.feature.set == "out"
     assert remove.remove.where == {"joined": ("2024-01-31",)}  # YAML's date, as the labels have it
+    assert dynamics.dynamics.like == {"segment": "urban", "tier": 2}
+    assert (dynamics.dynamics.shift, dynamics.dynamics.where) == (-0.5, {"segment": ("rural",)})
+    assert said.population.where == {"tier": (3,)}
+    assert said.population.reweight == {"left": {"2": 0.25, "out": 0.5}}
+    assert said.population.set == {"shipping": 2}
+    again = scenario_from(yaml.safe_load(yaml.safe_dump(said.model_dump(mode="json", exclude_none=True))))
+    assert again == said
 
 
 def test_defaults():
@@ -80,6 +89,7 @@ def test_a_scenario_survives_being_written_and_read():
         ({"reward": {"action": "annual", "add": [1, 2, 3]}}, ["annual add 1.0", "annual add 2.0", "annual add 3.0"]),
         ({"reward": {"action": "annual", "scale": [0.5]}}, ["annual scale 0.5"]),
         ({"reward": {"action": "annual", "scale": 0.5}}, ["x"]),
+        ({"dynamics": {"name": "video", "shift": [0.5, 1]}}, ["video shift 0.5", "video shift 1.0"]),
     ],
 )
 def test_a_sweep_is_a_case_for_each_value(change, labels):
@@ -115,7 +125,7 @@ def test_only_one_sweep(changes):
 
 @pytest.mark.parametrize("change", [{}, {"remove": {"action": "a"}, "reward": {"action": "a", "add": 1}}])
 def test_a_change_is_exactly_one_thing(change):
-    assert "changes.0: give exactly one of `reward`, `feature`, `remove`" in refusal(change)
+    assert "changes.0: give exactly one of `reward`, `feature`, `remove`, `dynamics`" in refusal(change)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +139,11 @@ def test_a_change_is_exactly_one_thing(change):
         ({"rewrad": {"action": "b", "add": 1}}, "changes.0.rewrad: unknown key; did you mean 'reward'?"),
         ({"feature": {"name": "p", "scael": 2}}, "changes.0.feature.scael: unknown key; did you mean 'scale'?"),
         ({"remove": "monthly"}, "changes.0.remove: "),
+        ({"dynamics": {"name": "a"}}, "changes.0.dynamics: give at least one of `like`, `shift`"),
+        ({"dynamics": {"name": "a", "lik": {"b": 1}, "shift": 1}}, "dynamics.lik: unknown key; did you mean 'like'?"),
+        ({"dynamics": {"name": "a", "like": {"b": [1, 2]}}}, "dynamics.like: state columns, each with one level"),
+        ({"dynamics": {"name": "a", "like": "b"}}, "dynamics.like: state columns, each with one level"),
+        ({"dynamics": {"name": "a", "shift": "up"}}, "dynamics.shift: a finite number, or a list of them (a sweep)"),
         ({"remove": {"action": "a", "where": {"b": {"mn": 1}}}}, "where.b.mn: unknown key; did you mean 'min'?"),
         ({"remove": {"action": "a", "where": {"b": []}}}, "where.b: give an allowed value"),
         ({"remove": {"action": "a", "where": {"b": None}}}, "where.b: give an allowed value"),
@@ -189,6 +204,14 @@ def test_a_label_that_looks_like_a_truth_value_stays_one():
         ({"name": "baseline"}, "what answers call the programme as it is"),
         ({"period": 3}, "period: unknown key; did you mean 'periods'?"),
         ({"changes": []}, "changes: "),
+        ({"population": {}}, "population: give at least one of `where`, `reweight`, `set`"),
+        ({"population": {"wher": {"a": 1}}}, "population.wher: unknown key; did you mean 'where'?"),
+        ({"population": {"reweight": {"a": {"b": 1}}}}, "say how many, `members: 20000`, instead of `all`"),
+        ({"members": 9, "population": {"reweight": {"a": {"b": 1}, "c": {"d": 1}}}}, "`reweight` one column"),
+        ({"members": 9, "population": {"reweight": {"a": {"b": 0.7, "c": 0.4}}}}, "the shares add up to 1.1"),
+        ({"members": 9, "population": {"reweight": {"a": {"b": -0.1}}}}, "each share is a number of at least 0"),
+        ({"members": 9, "population": {"reweight": {"a": 0.5}}}, "reweight.a: labels, each with its share"),
+        ({"population": {"set": {"a": [1]}}}, "population.set: state columns, each with one level"),
         ({"changes": {}}, "changes: "),
     ],
 )

@@ -1,13 +1,14 @@
 """A scenario compiled for a fitted study: what it does to states, rewards and menus, as tensor functions.
 
-Feature changes are applied in the order given, each ``where`` read on the state before any change. Rewards and menus
-are then changed ``where`` the changed state says so. Conditions may name state columns and segment columns; a member's
-segment does not change.
+Feature changes are applied in the order given, each ``where`` read on the state before any change. Rewards, menus and
+movements to the next state are then changed ``where`` the changed state says so. Conditions may name state columns and
+segment columns; a member's segment does not change.
 
 A changed static feature stays changed. A feature that moves by itself can only be ``set`` (it is held there every
 period); that, and any change of a column on which the movement of others or the menu may depend, is a change of
 dynamics, whose effect rests on the fitted transition model. A randomised column (a
-price) is taken to move learned columns through the choices alone.
+price) is taken to move learned columns through the choices alone. A change of the dynamics themselves says how a column
+moves, not why: it rests on the fitted transition model, and on rewards and tastes staying what they are.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from irl.config import Between, Condition, InputError, nearest, unknown
+from irl.config import Between, Condition, InputError, unknown
+from irl.counterfactual import conditions
 from irl.data.encode import label
 from irl.data.schema import StateSchema
-from irl.scenario import Change, FeatureChange, RemoveChange, RewardChange, Scenario
+from irl.dynamics import Movement
+from irl.scenario import Change, DynamicsChange, FeatureChange, RemoveChange, RewardChange, Scenario
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Intervention:
             following = following.clone()
             following[:, static] = state[:, static]
         return following
+
+    def movements(self, faced: Tensor, segment: Tensor) -> tuple[Movement, ...]:
+        """How columns move otherwise than fitted at faced[N, F]."""
+        parts = [change.dynamics for change in self.changes if change.dynamics is not None]
+        return tuple(self._movement(part, faced, segment) for part in parts)
 
     def reward(self, reward: Tensor, faced: Tensor, segment: Tensor) -> Tensor:
         """reward[N, A] after the changes."""
@@ -92,13 +100,14 @@ class Intervention:
 
     @cached_property
     def changes_dynamics(self) -> bool:
-        """A feature is changed on which its own movement, that of others, the menu, or an end may depend."""
+        """The dynamics are changed, or a feature on which its own movement, that of others, the menu, or an end may
+        depend."""
         columns = self.schema.columns
         parents = {p for c in columns if c.dynamics == "table" for p in c.parents}
-        conditions = [self.schema.terminal, *(condition for _, condition in self.schema.available)]
-        parents |= {self.schema.index(name) for condition in conditions for name in condition}
+        rules = [self.schema.terminal, *(condition for _, condition in self.schema.available)]
+        parents |= {self.schema.index(name) for condition in rules for name in condition}
         learned = any(c.dynamics == "learned" for c in columns)
-        return any(
+        return any(change.dynamics is not None for change in self.changes) or any(
             f in parents or columns[f].dynamics != "static" or (learned and columns[f].assigned != "randomised")
             for f, _ in self._features
         )
@@ -106,8 +115,8 @@ class Intervention:
     @cached_property
     def groups(self) -> tuple[int, ...]:
         """For every segment, the first segment whose members are treated alike (as far as the state does not say)."""
-        conditions = [dict(part.where) for part in map(_part, self.changes)]
-        treated = list(zip(*(self._segments(condition).tolist() for condition in conditions), strict=True))
+        wheres = [change.part.where for change in self.changes]
+        treated = list(zip(*(conditions.segments_where(self.schema, w).tolist() for w in wheres), strict=True))
         return tuple(treated.index(each) for each in treated) if treated else (0,) * len(self.schema.segments)
 
     @cached_property
@@ -115,30 +124,24 @@ class Intervention:
         parts = [change.feature for change in self.changes if change.feature is not None]
         return [(self.schema.index(part.name), part) for part in parts]
 
+    def _movement(self, part: DynamicsChange, faced: Tensor, segment: Tensor) -> Movement:
+        assert not isinstance(part.shift, tuple), "a sweep is expanded into cases before it is compiled"
+        like = faced.clone() if part.like else None
+        for name, value in part.like.items():
+            assert like is not None
+            like[:, self.schema.index(name)] = self.schema.columns[self.schema.index(name)].code(value)
+        here = self._where(part.where, faced, segment)
+        return Movement(self.schema.index(part.name), here, like, part.shift or 0.0)
+
     def _value(self, f: int, change: FeatureChange, values: Tensor) -> Tensor:
         column = self.schema.columns[f]
         if change.set is None:
             return _moved(change, values)
         assert not isinstance(change.set, tuple), "a sweep is expanded into cases before it is compiled"
-        value = column.labels.index(label(change.set)) if column.discrete else change.set
-        return torch.full_like(values, float(value))
+        return torch.full_like(values, column.code(change.set))
 
     def _where(self, condition: Condition, state: Tensor, segment: Tensor) -> Tensor:
-        of_state = {name: values for name, values in condition.items() if name in self.schema.names}
-        holds = self.schema.matches(state, of_state)
-        if len(of_state) < len(condition):
-            holds = holds & self._segments(condition).to(segment.device)[segment]
-        return holds
-
-    def _segments(self, condition: Condition) -> Tensor:
-        """bool[S]: the segments in which the part of a condition holds that is not about state columns."""
-        of_segments = {
-            name: {label(v) for v in values}
-            for name, values in condition.items()
-            if name not in self.schema.names and not isinstance(values, Between)
-        }
-        parts = _segment_parts(self.schema) if of_segments else [{}] * len(self.schema.segments)
-        return torch.tensor([all(part[n] in allowed for n, allowed in of_segments.items()) for part in parts])
+        return conditions.holds(self.schema, condition, state, segment)
 
 
 def compile_scenario(scenario: Scenario, schema: StateSchema) -> Intervention:
@@ -152,10 +155,13 @@ def compile_scenario(scenario: Scenario, schema: StateSchema) -> Intervention:
     """
     problems: list[str] = []
     for i, change in enumerate(scenario.changes, start=1):
-        part, place = _part(change), f"change {i}"
-        problems += _condition_problems(part.where, schema, place)
+        part, place = change.part, f"change {i}"
+        problems += conditions.problems_of(part.where, schema, f"{place}.where")
         if isinstance(part, FeatureChange):
             problems += _feature_problems(part, schema, place)
+            continue
+        if isinstance(part, DynamicsChange):
+            problems += _dynamics_problems(part, schema, place)
             continue
         strange = unknown(part.action, schema.actions, place, "action")
         problems += strange
@@ -171,7 +177,7 @@ def cautions(intervention: Intervention, state: Tensor, segment: Tensor) -> list
     said = []
     faced = intervention.state(state, segment)
     for i, change in enumerate(intervention.changes, start=1):
-        part = _part(change)
+        part = change.part
         seen = state if isinstance(part, FeatureChange) else faced
         if not bool(intervention._where(part.where, seen, segment).any()):
             said.append(f"change {i} applies to no row of the panel: its `where` holds nowhere")
@@ -192,12 +198,6 @@ def cautions(intervention: Intervention, state: Tensor, segment: Tensor) -> list
                 "where its effect is extrapolated"
             )
     return said
-
-
-def _part(change: Change) -> RewardChange | FeatureChange | RemoveChange:
-    part = change.reward or change.feature or change.remove
-    assert part is not None, "a change is exactly one of the three"
-    return part
 
 
 def _moved(change: RewardChange | FeatureChange, values: Tensor) -> Tensor:
@@ -233,35 +233,6 @@ def _anchor_problems(part: RewardChange | RemoveChange, schema: StateSchema, pla
     return [f"{place}: the reward of the anchor {part.action!r} is known by assumption{remedy}"]
 
 
-def _condition_problems(condition: Condition, schema: StateSchema, place: str) -> list[str]:
-    problems = schema.problems_of({n: v for n, v in condition.items() if n in schema.names}, f"{place}.where")
-    for name, values in condition.items():
-        if name in schema.names:
-            continue
-        if name not in schema.segment_columns:
-            known = [*schema.names, *(c for c in schema.segment_columns if c not in schema.names)]
-            problems += unknown(name, known, f"{place}.where", "state or segment column")
-        elif isinstance(values, Between):
-            problems.append(f"{place}.where.{name}: segments are labels; list them instead of a range")
-        elif any(len(part) < len(schema.segment_columns) for part in _segment_parts(schema)):
-            problems.append(f"{place}.where.{name}: labels that contain ' | ' hide which segment is meant; rename them")
-        else:
-            labels = sorted({part[name] for part in _segment_parts(schema)})
-            problems += [
-                f"{place}.where.{name}: no segment {label(v)!r}{nearest(label(v), labels)}"
-                for v in values
-                if label(v) not in labels
-            ]
-    return problems
-
-
-def _segment_parts(schema: StateSchema) -> list[dict[str, str]]:
-    """For every segment, segment column -> label; empty where a joined label cannot be taken apart."""
-    columns = schema.segment_columns
-    split = [[name] if len(columns) == 1 else name.split(" | ") for name in schema.segments]
-    return [dict(zip(columns, parts, strict=True)) if len(parts) == len(columns) else {} for parts in split]
-
-
 def _feature_problems(change: FeatureChange, schema: StateSchema, place: str) -> list[str]:
     strange = unknown(change.name, schema.names, place, "state column")
     if strange:
@@ -279,13 +250,9 @@ def _feature_problems(change: FeatureChange, schema: StateSchema, place: str) ->
             "`set` it"
         ]
     if change.set is not None and not isinstance(change.set, tuple):
-        problems = schema.problems_of({change.name: (change.set,)}, f"{place} set")
+        problems = column.setting_problems(change.set, f"{place} set")
         if problems:
             return problems
-        if not column.discrete and isinstance(change.set, bool):
-            return [f"{place} is {column.kind}: set it to a number"]
-        if column.kind == "count" and (float(change.set) < 0 or float(change.set) % 1):
-            return [f"{place} is a count: set it to 0, 1, 2, …"]
     if column.minimum == column.maximum:
         return [f"{place} never varies in the panel, so nothing can be learned about its effect"]
     if column.kind == "numeric" and column.assigned != "randomised":
@@ -295,3 +262,34 @@ def _feature_problems(change: FeatureChange, schema: StateSchema, place: str) ->
             "in reward units: `reward: {action: ..., add: ...}`"
         ]
     return []
+
+
+def _dynamics_problems(change: DynamicsChange, schema: StateSchema, place: str) -> list[str]:
+    strange = unknown(change.name, schema.names, place, "state column")
+    if strange:
+        return strange
+    column, place = schema.columns[schema.index(change.name)], f"{place}: {change.name!r}"
+    if column.dynamics == "static":
+        return [f"{place} is static: it does not move; `feature: {{name: {change.name}, set: ...}}` changes it"]
+    if column.dynamics == "clock":
+        return [f"{place} is a clock: it moves by itself, whatever happens"]
+    if change.name in schema.reference_columns:
+        return [f"{place} says what the anchor is, which is given: its movement cannot be changed"]
+    problems = []
+    if change.shift is not None and column.kind == "category":
+        problems.append(f"{place} is a category: its levels have no order to `shift` along; use `like`")
+    parents = [schema.names[p] for p in column.parents] if column.dynamics == "table" else list(schema.names)
+    for name, value in change.like.items():
+        if name == change.name:
+            problems.append(f"{place} like: its own value stays what it is; name other columns")
+        elif name in schema.segment_columns and name not in schema.names:
+            problems.append(
+                f"{place} like: movement depends on the state only, and {name!r} is no state column; list it under "
+                "`data.state` and train again"
+            )
+        elif name in schema.names and name not in parents:
+            problems.append(f"{place} like: it moves by its parents only ({', '.join(parents)}), not by {name!r}")
+        else:
+            strange = unknown(name, [p for p in parents if p != change.name], f"{place} like", "state column")
+            problems += strange or schema.columns[schema.index(name)].setting_problems(value, f"{place} like {name!r}")
+    return problems

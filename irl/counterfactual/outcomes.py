@@ -40,6 +40,7 @@ from torch import Tensor
 
 from irl.config import InputError
 from irl.counterfactual.intervention import Intervention, cautions, compile_scenario
+from irl.counterfactual.population import check_population, draw_starts
 from irl.counterfactual.rollout import Counts, Starts, rollout
 from irl.counterfactual.solve import ScenarioPolicy, solve
 from irl.data.panel import Panel, panel_from_frame
@@ -163,11 +164,12 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
     scenario = scenario_from(scenario)
     _check_study(model)
     interventions = {BASELINE: Intervention(model.schema, ())}
+    check_population(scenario.population, model.schema)
     interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
     panel, rows = _rows(model, frame)
     for each in interventions.values():
         each.menu(each.state(rows.state, rows.segment), rows.segment)  # refuses to leave nothing to choose
-    starts = draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario)
+    starts = draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario, model.schema)
     return Question(model, scenario, interventions, rows, starts)
 
 
@@ -215,26 +217,6 @@ def _first_or_last(model: FittedModel, panel: Panel | None, rows: States, scenar
     differs = panel.member[usable][1:] != panel.member[usable][:-1]
     edge = differs.new_ones(1)
     return usable[torch.cat([edge, differs] if scenario.start == "first" else [differs, edge])]
-
-
-def draw_starts(states: States, rows: Tensor, scenario: Scenario) -> Starts:
-    """Start states: every member once, or so many drawn with replacement with segment shares kept."""
-    segment = states.segment[rows]
-    if scenario.members != "all":
-        generator = torch.Generator().manual_seed(scenario.seed)
-        n, total = torch.bincount(segment).tolist(), len(segment)
-        exact = [scenario.members * k / total for k in n]
-        quota = [int(x) for x in exact]
-        by_remainder = sorted(range(len(n)), key=lambda s: quota[s] - exact[s])
-        for s in by_remainder[: scenario.members - sum(quota)]:
-            quota[s] += 1
-        picked = []
-        for s, k in enumerate(quota):
-            mine = (segment == s).nonzero().squeeze(1)
-            if k:
-                picked.append(mine[torch.randint(len(mine), (k,), generator=generator).to(mine.device)])
-        rows = rows[torch.cat(picked)]
-    return Starts(states.state[rows], states.segment[rows])
 
 
 def used_columns(model: FittedModel) -> tuple[int, ...]:

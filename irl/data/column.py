@@ -79,6 +79,21 @@ class Column:
                 holds = holds | ((values - float(value)).abs() <= _slack(float(value)))
         return holds
 
+    def code(self, value: bool | float | str) -> float:
+        """The number that stands for a label, or for a value, in the state tensor."""
+        return float(self.labels.index(label(value)) if self.discrete else value)
+
+    def setting_problems(self, value: bool | float | str, place: str) -> list[str]:
+        """Why the column cannot be put to a value."""
+        problems = self.problems_of((value,), place)
+        if problems:
+            return problems
+        if not self.discrete and isinstance(value, bool):
+            return [f"{place}: {self.name!r} is {self.kind}: set it to a number"]
+        if self.kind == "count" and (float(value) < 0 or float(value) % 1):
+            return [f"{place}: {self.name!r} is a count: set it to 0, 1, 2, …"]
+        return []
+
     def problems_of(self, values: Values, place: str) -> list[str]:
         """What is wrong with a condition on this column: labels that never occur, ranges of what has no order."""
         if isinstance(values, Between):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from irl.config import Between, Condition
@@ -11,7 +11,7 @@ from irl.report.estimates import anchor_shares, trained
 from irl.report.record import ALL, Record, ScenarioRecord, at
 from irl.report.sensitivity import cautions as sensitivity_cautions
 from irl.report.tables import number, percent, signed
-from irl.scenario import Change, FeatureChange, RewardChange
+from irl.scenario import Change, DynamicsChange, FeatureChange, Population, RewardChange
 
 LARGEST_CONDITION = 1e14
 """Above this condition number float64 has about two digits left, and the solution rests on the ridge."""
@@ -176,8 +176,21 @@ def scenario_cautions(scenario: ScenarioRecord) -> list[str]:
 
 
 def changes_in_words(scenario: ScenarioRecord) -> list[str]:
-    """One sentence per change of a scenario."""
-    return [_change(change) for change in scenario.scenario.changes] if scenario.scenario else []
+    """One sentence per change of a scenario, and who is simulated if not the members as they are."""
+    if scenario.scenario is None:
+        return []
+    population = scenario.scenario.population
+    return [*map(_change, scenario.scenario.changes), *([_population(population)] if population else [])]
+
+
+def _population(population: Population) -> str:
+    said = [f"members{_where(population.where)}"] if population.where else []
+    for column, shares in population.reweight.items():
+        each = ", ".join(f"{label}: {100 * share:.3g} %" for label, share in shares.items())
+        said.append(f"drawn such that by {column} the shares are {each}")
+    if population.set:
+        said.append(f"starting with {_settings(population.set)}")
+    return f"Baseline and scenario are simulated for {'' if population.where else 'members '}{', '.join(said)}."
 
 
 def _change(change: Change) -> str:
@@ -188,8 +201,11 @@ def _change(change: Change) -> str:
     elif change.feature is not None:
         part = change.feature
         words = f"“{part.name}” is {_amounts(part, '')}"
+    elif change.dynamics is not None:
+        part = change.dynamics
+        words = f"“{part.name}” moves {_movement(part)}"
     else:
-        assert change.remove is not None, "a change is one of the three"
+        assert change.remove is not None, "a change is one of the four"
         part = change.remove
         words = f"“{part.action}” is taken off the menu"
     return f"{words}{_where(part.where)}."
@@ -208,6 +224,18 @@ def _amounts(part: RewardChange | FeatureChange, unit: str) -> str:
         said.append(f"{'lowered' if part.add < 0 else 'raised'} by {_listed(abs(part.add))}{unit}")
     sweep = any(isinstance(amount, tuple) for amount in (set_to, part.scale, part.add))
     return " and then ".join(said) + (" (a sweep: one case each)" if sweep else "")
+
+
+def _movement(part: DynamicsChange) -> str:
+    said = [f"as it does for members with {_settings(part.like)}"] if part.like else []
+    if part.shift is not None:
+        sweep = " (a sweep: one case each)" if isinstance(part.shift, tuple) else ""
+        said.append(f"with its ups and downs shifted by {_listed(part.shift)}{sweep}")
+    return " and ".join(said)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return " and ".join(f"{column} {_listed(value)}" for column, value in settings.items())
 
 
 def _where(condition: Condition) -> str:

@@ -184,6 +184,30 @@ def test_what_changes_the_dynamics():
     assert intervention(family, schema=replace(quiet, terminal={"family": (5,)})).changes_dynamics
 
 
+def dynamics(**options):
+    return {"dynamics": options}
+
+
+def test_a_movement_is_compiled_at_the_changed_state():
+    both = intervention(
+        feature(name="price", set=9, where={"status": "in"}),
+        dynamics(name="use", like={"status": "out", "price": 12}, shift=0.5, where={"price": 9}),
+        dynamics(name="use", shift=1),
+    )
+    assert both.changes_dynamics
+    faced = both.state(STATE, SEGMENT)
+    first, second = both.movements(faced, SEGMENT)
+    assert (first.column, first.shift, first.where.tolist()) == (USE, 0.5, [True, False, False])
+    assert first.like[:, [STATUS, PRICE]].tolist() == [[1, 12]] * 3
+    others = [f for f in range(7) if f not in (STATUS, PRICE)]
+    assert torch.equal(first.like[:, others], faced[:, others])
+    assert (second.like, second.shift, second.where.tolist()) == (None, 1.0, [True, True, True])
+    by_segment = intervention(dynamics(name="use", shift=1, where={"region": "north"}))
+    assert by_segment.groups == (0, 0, 2)
+    assert by_segment.movements(STATE, SEGMENT)[0].where.tolist() == [True, True, False]
+    assert Intervention(SCHEMA, ()).movements(STATE, SEGMENT) == ()
+
+
 REMEDY = "say `assigned: randomised` for it and train again; else state the change in reward units"
 
 
@@ -215,6 +239,16 @@ REMEDY = "say `assigned: randomised` for it and train again; else state the chan
         (feature(name="price", scale=2, where={"status": {"min": 1}}), "a range needs numbers"),
         (feature(name="price", scale=2, where={"price": {"min": 3, "max": 1}}), "an empty range"),
         ({"remove": {"action": "annual", "where": {"price": "dear"}}}, "'dear' is not a number"),
+        (dynamics(name="usee", shift=1), "change 1: unknown state column 'usee'; did you mean 'use'?"),
+        (dynamics(name="price", shift=1), "'price' is static: it does not move; `feature: {name: price, set: ...}`"),
+        (dynamics(name="status", shift=1), "'status' is a category: its levels have no order to `shift` along"),
+        (dynamics(name="use", like={"statis": "in"}), "like: unknown state column 'statis'; did you mean 'status'?"),
+        (dynamics(name="use", like={"status": "inn"}), "'inn' never occurs in the data; did you mean 'in'?"),
+        (dynamics(name="use", like={"family": 1.5}), "'family' is a count: set it to 0, 1, 2"),
+        (dynamics(name="use", like={"use": 5}), "its own value stays what it is; name other columns"),
+        (dynamics(name="use", like={"region": "north"}), "'region' is no state column; list it under `data.state`"),
+        (dynamics(name="status", like={"price": 9}), "it moves by its parents only (status), not by 'price'"),
+        (dynamics(name="use", shift=1, where={"regoin": "north"}), "did you mean 'region'?"),
     ],
 )
 def test_refusals(change, said):
@@ -243,6 +277,15 @@ BY_POLICY = replace(SCHEMA, anchor=None, anchor_weights=(1.0, "family", 0.0))
 )
 def test_an_anchor_by_state_stays_as_it_is_where_it_is_one(change, said):
     assert said in refusal(change, schema=BY_STATE)
+
+
+def test_clocks_and_the_anchor_s_column_move_as_they_do():
+    clock = replace(
+        SCHEMA, columns=(*SCHEMA.columns[:5], replace(SCHEMA.columns[5], dynamics="clock"), SCHEMA.columns[6])
+    )
+    assert "'use' is a clock: it moves by itself" in refusal(dynamics(name="use", shift=1), schema=clock)
+    said = refusal(dynamics(name="named", like={"status": "in"}), schema=BY_STATE)
+    assert "'named' says what the anchor is, which is given: its movement cannot be changed" in said
 
 
 def test_an_anchor_by_state_may_change_elsewhere():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,10 @@ import torch
 from irl import tabular
 from irl.config import Config, InputError
 from irl.counterfactual import ask, outcomes, simulate
-from irl.counterfactual.outcomes import COLUMNS, Answer, draw_starts, outcome_table, used_columns
+from irl.counterfactual.outcomes import COLUMNS, Answer, outcome_table, used_columns
 from irl.counterfactual.rollout import Counts
 from irl.data.schema import Column
-from irl.scenario import Scenario, scenario_from
-from irl.transitions import States
+from irl.scenario import Scenario
 
 UP = {"name": "annual up", "periods": 3, "changes": [{"reward": {"action": "annual", "add": 0.5}}]}
 OUTCOMES = {
@@ -155,10 +155,21 @@ def test_surplus_is_the_oracle_s(world, panel_and_frame, monkeypatch):
     assert found["all"] == pytest.approx(found[["north", "south"]].mean())
 
 
-def test_a_change_of_nothing_changes_nothing(moving_world):
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"feature": {"name": "tier", "set": 1, "where": {"tier": 1}}},
+        {"dynamics": {"name": "place", "like": {"tier": 1}, "where": {"tier": 1}}},
+        {"dynamics": {"name": "place", "shift": 0.0}},
+    ],
+)
+def test_a_change_of_nothing_changes_nothing(moving_world, nothing):
     """Baseline and case are then drawn alike; else the noise of the draws would be taken for an effect."""
     frame = moving_world.panel_frame(members=60, periods=6, seed=1)
-    nothing = {"feature": {"name": "tier", "set": 1, "where": {"tier": 1}}}
+    if "shift" in nothing.get("dynamics", {}):
+        columns = moving_world.schema.columns
+        ordered = with_schema(moving_world.model, columns=(replace(columns[0], kind="ordinal"), columns[1]))
+        moving_world = replace(moving_world, model=ordered)
     question = ask(moving_world.model, {"name": "x", "periods": 4, "changes": [nothing]}, frame)
     answer = question.answer()
     assert (answer.outcomes["change"] == 0).all()
@@ -214,33 +225,6 @@ def test_starts_do_not_depend_on_the_order_of_rows(world, panel_and_frame):
     shuffled = frame.sample(frac=1, random_state=0)
     for start in ("first", "last"):
         assert torch.equal(starts(frame, world, start=start).state, starts(shuffled, world, start=start).state)
-
-
-def rows_of(segment):
-    segment = torch.tensor(segment)
-    return States(torch.arange(len(segment)).float().unsqueeze(1), segment, torch.ones(len(segment)))
-
-
-def test_members_are_drawn_with_segment_shares_kept():
-    rows, index = rows_of([0] * 70 + [1] * 20 + [2] * 10), torch.arange(100)
-    for members, shares in ((1000, [700, 200, 100]), (10, [7, 2, 1]), (15, [10, 3, 2]), (1, [1, 0, 0])):
-        scenario = scenario_from(UP | {"members": members})
-        drawn = draw_starts(rows, index, scenario)
-        counts = torch.bincount(drawn.segment, minlength=3).tolist()
-        assert sum(counts) == members
-        assert all(abs(c - s) <= 1 for c, s in zip(counts, shares, strict=True)), counts
-        assert torch.equal(drawn.segment, rows.segment[drawn.state[:, 0].long()])  # each with its own segment
-        assert torch.equal(drawn.state, draw_starts(rows, index, scenario).state)
-    many = draw_starts(rows, index, scenario_from(UP | {"members": 1000}))
-    assert len(many.state.unique()) == 100
-    other = draw_starts(rows, index, scenario_from(UP | {"members": 1000, "seed": 1}))
-    assert not torch.equal(many.state, other.state)
-
-
-def test_all_members_once():
-    rows = rows_of([0, 1, 1, 0])
-    drawn = draw_starts(rows, torch.tensor([1, 3]), scenario_from(UP | {"members": "all"}))
-    assert drawn.state.squeeze(1).tolist() == [1, 3] and drawn.segment.tolist() == [1, 0]
 
 
 def test_a_frame_of_states_only(world):

@@ -103,6 +103,28 @@ def test_shares_are_those_of_exact_propagation(world, changed):
     assert paths[-1][:8].sum() < 0.9 * members  # some have left for good
 
 
+def test_changed_dynamics_move_the_members(moving_world):
+    """By the old policy, which alone tells nothing: places of tier 0 move as those of tier 1."""
+    world, members, periods = moving_world, 24_000, 4
+    like = {"dynamics": {"name": "place", "like": {"tier": 1}, "where": {"tier": 0}}}
+    policy = policy_of(world)
+    policies = {"baseline": policy, "like": replace(policy, intervention=world.intervention(like))}
+    index = torch.arange(members)
+    starts = starts_of(index % 4, 0 * index, index % 2)
+    counts = rollout(world.model, policies, starts, periods=periods, seed=1)
+    mass = torch.bincount((starts.state[:, 0] * 2 + starts.state[:, 1]).long(), minlength=10).double()
+    moved = world.transition.clone()
+    moved[:, 0] = moved[:, 1]
+    found = {}
+    for case, transition in (("baseline", world.transition), ("like", moved)):
+        mdp, pi = replace(world, transition=transition).mdp(), tabular.solve(world.mdp()).policy
+        present = list(tabular.propagate(mdp, pi, mass, periods=periods))[-1]
+        found[case] = (present.unsqueeze(1) * pi).sum(0) / present[:8].sum()
+        shares = counts[case].chose[:, -1].sum(0) / counts[case].present[:, -1].sum()
+        assert torch.allclose(shares, found[case], atol=0.012), (case, shares, found[case])
+    assert (found["like"] - found["baseline"]).abs().max() > 0.025  # else this shows nothing
+
+
 def test_a_static_change_is_made_once_and_not_again_every_period(world):
     """A price raised by a fifth stays a fifth higher."""
     column = Column(name="tier", kind="numeric", dynamics="static", assigned="randomised", minimum=0.5, maximum=2.0)
@@ -146,7 +168,7 @@ def by_hand(world, paths, monkeypatch, *, gone=()):
     policy = Constant(world.model, world.intervention(), lambda state, t: actions[:, t])
     step = iter(range(1, periods))
 
-    def sample(state, action, uniform):
+    def sample(state, action, uniform, movements=()):
         following, t = state.clone(), next(step)
         for member, period in gone:
             if t >= period:

@@ -3,12 +3,16 @@ probabilities, and on draws."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from irl import tabular
 from irl.config import InputError
+from irl.counterfactual.intervention import compile_scenario
 from irl.counterfactual.solve import solve
+from irl.scenario import scenario_from
 from irl.transitions import Transitions, drawn
 
 ALL_FREE = slice(0, 6)  # out, in, deep at both tiers
@@ -124,6 +128,26 @@ def test_transitions_drawn_from_changed_dynamics(moving_world):
     # the old dynamics under the new tier: something else
     logged_only = solved(world, world.transitions().of_segment, change)
     assert not torch.allclose(policy_at(logged_only, world)[ALL_FREE], oracle[ALL_FREE], atol=0.04)
+
+
+@pytest.mark.parametrize("change", [{"like": {"tier": 1}, "where": {"tier": 0}}, {"shift": -0.8}])
+def test_changed_dynamics(moving_world, change):
+    """Against the world whose transitions are changed by hand; places count as levels in their order."""
+    world = moving_world
+    schema = replace(world.schema, columns=(replace(world.schema.columns[0], kind="ordinal"), world.schema.columns[1]))
+    scenario = scenario_from({"name": "x", "changes": [{"dynamics": {"name": "place", **change}}]})
+    intervention = compile_scenario(scenario, schema)
+    transition = world.transition.clone()
+    if "like" in change:
+        transition[:, 0] = transition[:, 1]
+    else:
+        transition = transition * (change["shift"] * torch.arange(5)).exp()
+        transition /= transition.sum(-1, keepdim=True)
+    oracle, unchanged = exact(replace(world, transition=transition)), exact(world)
+    rows = drawn(world.model.dynamics, intervention, world.everywhere(1000), seed=0)
+    policy = solve(world.model, intervention, rows.of_segment, ridge_rows=1e-5)
+    assert torch.allclose(policy_at(policy, world)[ALL_FREE], oracle[ALL_FREE], atol=0.02)
+    assert not torch.allclose(oracle[ALL_FREE], unchanged[ALL_FREE], atol=0.04)  # else this shows nothing
 
 
 def test_convergence_is_returned_and_not_assumed(world):

@@ -40,11 +40,41 @@ from irl.scenario import scenario_from
             {"remove": {"action": "monthly", "where": {"price": {"min": 3, "max": 4}}}},
             "“monthly” is taken off the menu where price is at least 3 and at most 4.",
         ),
+        (
+            {"dynamics": {"name": "shipping", "like": {"segment": "urban"}, "where": {"segment": "rural"}}},
+            "“shipping” moves as it does for members with segment urban where segment is rural.",
+        ),
+        (
+            {"dynamics": {"name": "video", "like": {"tier": 2, "plan": "a"}, "shift": [-0.5, 1]}},
+            "“video” moves as it does for members with tier 2 and plan a and with its ups and downs shifted by −0.5 or "
+            "1 (a sweep: one case each) for everyone, always.",
+        ),
+        (
+            {"dynamics": {"name": "video", "shift": 0.5}},
+            "“video” moves with its ups and downs shifted by 0.5 for everyone, always.",
+        ),
     ],
 )
 def test_changes_in_words(change, words):
     record = ScenarioRecord("folder", scenario_from({"name": "x", "changes": [change]}))
     assert changes_in_words(record) == [words]
+
+
+@pytest.mark.parametrize(
+    ("population", "words"),
+    [
+        (
+            {"where": {"segment": "north"}, "reweight": {"tier": {1: 0.25, 2: 0.625}}, "set": {"video": 2}},
+            "Baseline and scenario are simulated for members where segment is north, drawn such that by tier the "
+            "shares are 1: 25 %, 2: 62.5 %, starting with video 2.",
+        ),
+        ({"set": {"video": 2}}, "Baseline and scenario are simulated for members starting with video 2."),
+    ],
+)
+def test_the_population_in_words(population, words):
+    content = {"name": "x", "members": 9, "population": population, "changes": [{"remove": {"action": "monthly"}}]}
+    record = ScenarioRecord("folder", scenario_from(content))
+    assert changes_in_words(record)[1:] == [words]
 
 
 def test_nothing_to_be_careful_about(run, scenario, add_scenario, make_outcomes):

@@ -1,0 +1,110 @@
+"""Who is simulated: the panel's members as they are, or a population that a scenario describes.
+
+Start rows are kept ``where`` a condition holds, drawn in strata (segment, and the label of a reweighted column) whose
+sizes follow the wanted shares up to one member, and their states then ``set``. Within a stratum all rows are as likely.
+Baseline and cases start from the same members. Limit: a reweighted column changes who is there, not what they value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from irl.config import InputError, unknown
+from irl.counterfactual import conditions
+from irl.counterfactual.rollout import Starts
+from irl.data.schema import StateSchema
+from irl.scenario import SLACK, Population, Scenario
+from irl.transitions import States
+
+
+def check_population(population: Population | None, schema: StateSchema) -> None:
+    """InputError naming all that does not fit the study."""
+    if population is None:
+        return
+    problems = conditions.problems_of(population.where, schema, "population.where")
+    for name, shares in population.reweight.items():
+        place = "population.reweight"
+        if name in schema.names and not schema.columns[schema.index(name)].discrete:
+            problems.append(f"{place}: {name!r} has no labels; name a category, an ordinal or a segment column")
+        else:
+            problems += conditions.problems_of({name: tuple(shares)}, schema, place)
+    for name, value in population.set.items():
+        problems += _setting_problems(name, value, schema)
+    if problems:
+        raise InputError("the population does not fit the study:\n  " + "\n  ".join(problems))
+
+
+def _setting_problems(name: str, value: bool | float | str, schema: StateSchema) -> list[str]:
+    place = "population.set"
+    strange = unknown(name, schema.names, place, "state column")
+    if strange:
+        return strange
+    if schema.columns[schema.index(name)].dynamics == "static":
+        return [f"{place}: {name!r} never changes for a member; choose members by it with `where` or `reweight`"]
+    if name in schema.reference_columns:
+        return [f"{place}: {name!r} says what the anchor is, which is given"]
+    return schema.columns[schema.index(name)].setting_problems(value, f"{place}: {name!r}")
+
+
+def draw_starts(states: States, rows: Tensor, scenario: Scenario, schema: StateSchema) -> Starts:
+    """The start states of the simulated members, of the members who start in ``rows[M]`` of ``states``.
+
+    Each once, or as many as the scenario says, drawn with replacement, segment shares kept unless they are given.
+
+    Raises
+    ------
+    InputError
+        If the population asks for members whom nobody in the panel resembles, or puts them where nothing happens.
+    """
+    population = scenario.population or Population.model_construct()
+    rows = rows[conditions.holds(schema, population.where, states.state[rows], states.segment[rows])]
+    if not len(rows):
+        raise InputError("population.where: no member starts there")
+    if scenario.members != "all":
+        weight, stratum = torch.ones(len(rows), dtype=torch.float64), states.segment[rows]
+        for name, shares in population.reweight.items():
+            code, weight = _reweighted(states.only(rows), name, shares, schema)
+            stratum = stratum * (len(shares) + 1) + code
+        rows = rows[_drawn(stratum, weight, scenario.members, scenario.seed)]
+    state = states.state[rows]  # a copy
+    if population.set:
+        for name, value in population.set.items():
+            state[:, schema.index(name)] = schema.columns[schema.index(name)].code(value)
+        stuck = ~schema.menu(state).any(1) | schema.is_terminal(state)
+        if bool(stuck.any()):
+            raise InputError("population.set: puts members where there is nothing to choose or to sit out")
+    return Starts(state, states.segment[rows])
+
+
+def _reweighted(states: States, name: str, shares: dict[str, float], schema: StateSchema) -> tuple[Tensor, Tensor]:
+    """Which label each row has (code[M], the last one: not named) and its weight[M], wanted share over present."""
+    code = torch.full((len(states.state),), len(shares), device=states.state.device)
+    for i, each in enumerate(shares):
+        code[conditions.holds(schema, {name: (each,)}, states.state, states.segment)] = i
+    present = torch.bincount(code, minlength=len(shares) + 1).double().cpu()
+    rest = 1 - sum(shares.values())
+    wanted = torch.tensor([*shares.values(), rest if rest > SLACK else 0.0], dtype=torch.float64)
+    missing = [each for each, share, n in zip(shares, wanted, present, strict=False) if share > 0 and not n]
+    if missing:
+        raise InputError(f"population.reweight.{name}: nobody starts with {', '.join(missing)}")
+    if wanted[-1] > 0 and not present[-1]:
+        raise InputError(f"population.reweight.{name}: the shares add up to {1 - rest:g}, and no other label is left")
+    return code, (wanted / present.clamp_min(1))[code.cpu()]
+
+
+def _drawn(stratum: Tensor, weight: Tensor, members: int, seed: int) -> Tensor:
+    """So many of M rows, with replacement; each stratum's part is that of its weights, up to one member."""
+    generator = torch.Generator().manual_seed(seed)
+    sums = torch.bincount(stratum.cpu(), weight)
+    exact = (members * sums / sums.sum()).tolist()
+    quota = [int(x) for x in exact]
+    by_remainder = sorted(range(len(quota)), key=lambda s: quota[s] - exact[s])
+    for s in by_remainder[: members - sum(quota)]:
+        quota[s] += 1
+    picked = []
+    for s, k in enumerate(quota):
+        mine = (stratum == s).nonzero().squeeze(1)
+        if k:
+            picked.append(mine[torch.randint(len(mine), (k,), generator=generator).to(mine.device)])
+    return torch.cat(picked)
