@@ -10,7 +10,7 @@ give it. By kind of change, given gamma and logit shocks:
     every action's reward scaled by one factor               yes         no
     a static feature set for good to another observed value  yes         no
     some actions' rewards scaled                             no          no
-    a feature that moves: set, or changed while a state lasts no         no
+    dynamics; a feature that moves, or changed for a while    no          no
 
 A scenario is identified if all its changes are. Changes of discount or dynamics, new actions at a stated reward and
 rewards swapped across segments are not identified; :func:`spread` shows it for any change of a finite problem.
@@ -50,7 +50,7 @@ STATIC = Verdict(True, False, "a static feature is set for good to another value
 SCALES_SOME = Verdict(False, False, "the rewards of some actions are scaled, and not those of others")
 WHILE = Verdict(False, False, "a static feature is changed only while the state says so, which makes it move")
 MOVING = Verdict(False, False, "a feature that moves by itself is held, which changes the dynamics")
-OTHER = Verdict(False, False, "the change is not one of those known to be identified")
+DYNAMICS = Verdict(False, False, "how the state moves is changed")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _verdict(change: Change, schema: StateSchema, scales_all: bool) -> Verdict:
     if isinstance(part, RewardChange):
         return LUMP_SUM if not _scales(part) else SCALES_ALL if scales_all else SCALES_SOME
     if not isinstance(part, FeatureChange):
-        return OTHER
+        return DYNAMICS
     if schema.columns[schema.index(part.name)].dynamics != "static":
         return MOVING
     return STATIC if _lasting(part.where, schema) else WHILE
