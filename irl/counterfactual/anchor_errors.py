@@ -34,8 +34,10 @@ from irl.transitions import RIDGE_ROWS, Transitions
 
 ANCHOR_ERROR = 0.5
 """Largest error of the anchor's reward that is tried, in temperatures: half the scale of a taste shock per period."""
-PATTERNS = 4
-"""Random patterns of the error over states, beside the two constants."""
+PATTERNS = 2
+"""Random patterns of the error over states, beside the two constants; each of the four solves the scenario again."""
+TOLERANCE = 1e-3
+"""Mean change of choice probabilities at which these solves stop: a band needs no more, and rounds are dear."""
 MOST_MEMBERS = 4096
 """Members simulated at most for the band."""
 
@@ -186,7 +188,7 @@ def _by_error(
     model = baseline.model
     kept = cache(rows)
     solved = [replace(policy, draws=None, weight_draws=None)]
-    solved += [solve(other, policy.intervention, kept) for other in others]
+    solved += [solve(other, policy.intervention, kept, tolerance=TOLERANCE) for other in others]
     cases = {"baseline": replace(baseline, draws=None, weight_draws=None)}
     cases |= {str(k): each for k, each in enumerate(solved)}
     counts = rollout(model, cases, starts, periods=periods, seed=seed)
