@@ -164,6 +164,34 @@ def solve(mdp: FiniteMDP, *, tolerance: float = 1e-10, max_sweeps: int = 100_000
     return Solution(mdp.unphased(value), mdp.unphased(q), mdp.unphased(log_policy), *report)
 
 
+def policy_iteration(mdp: FiniteMDP, *, max_rounds: int = 100) -> tuple[Tensor, Tensor]:
+    """(value[S], policy[S, A]) of a small problem without a clock, exact up to rounding: S equations are solved in
+    every round, and the policy improved until the values rise no more (Newton's method; Howard 1960).
+
+    Raises
+    ------
+    ValueError
+        If the problem has a clock, or the values do not settle.
+    """
+    if mdp.reward.dim() != 2:
+        raise ValueError("policy iteration is for problems without a clock: use `solve`")
+    menu, one = mdp.available, torch.eye(mdp.states, dtype=torch.float64)
+    transition = torch.stack([mdp.expectation(column) for column in one], dim=-1)  # [S, A, S']
+    transition = transition * menu.any(-1)  # terminal states are worth 0
+    reward = mdp.reward.masked_fill(~menu, 0.0)
+    value, change = torch.zeros(mdp.states, dtype=torch.float64), math.inf
+    for _ in range(max_rounds):
+        q = bellman.q_from_reward(reward, transition @ value, mdp.discount)
+        log_pi = bellman.log_policy(q, menu, mdp.temperature)
+        policy, now = log_pi.exp(), value
+        flow = (policy * reward).sum(-1) + mdp.temperature * bellman.entropy(log_pi)
+        value = torch.linalg.solve(one - mdp.discount * torch.einsum("sa,sat->st", policy, transition), flow)
+        last, change = change, float((value - now).abs().max())
+        if change <= 1e-13 * (1 + float(value.abs().max())) or (change >= last and change < 1e-9):  # rounding is left
+            return value, policy
+    raise ValueError("the values do not settle: are the rewards finite and of a usual size?")
+
+
 def evaluate(
     mdp: FiniteMDP, policy: Tensor, *, entropy: bool = True, tolerance: float = 1e-10, max_sweeps: int = 100_000
 ) -> Solution:

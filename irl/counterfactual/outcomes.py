@@ -39,10 +39,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from irl.config import InputError
+from irl.counterfactual.anchor_errors import dependence
 from irl.counterfactual.intervention import Intervention, cautions, compile_scenario
 from irl.counterfactual.population import check_population, draw_starts
 from irl.counterfactual.rollout import Counts, Starts, rollout
 from irl.counterfactual.solve import ScenarioPolicy, solve
+from irl.counterfactual.support import Tally, support
 from irl.data.panel import Panel, panel_from_frame
 from irl.fitted import FittedModel, Z
 from irl.scenario import BASELINE, Scenario, cases, scenario_from
@@ -96,7 +98,6 @@ class Question:
     def answer(self, *, tick: Tick = lambda stage, done, of: None) -> Answer:
         """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress."""
         model, scenario = self.model, self.scenario
-        some = self.rows.at_most(MOST_DRAWN, seed=scenario.seed)
         parameters, width = None, math.nan
         if model.has_standard_errors:
             assert model.refit is not None
@@ -107,11 +108,9 @@ class Question:
         for i, (label, intervention) in enumerate(self.interventions.items()):
             tick("solve", i, len(self.interventions))
 
-            def follow(segment: int, intervention: Intervention = intervention) -> Transitions:
-                return drawn(model.dynamics, intervention, some.of_segment(segment), seed=scenario.seed)
-
-            policies[label] = solve(model, intervention, follow, draws=parameters)
+            policies[label] = solve(model, intervention, self._follow(intervention), draws=parameters)
         tick("solve", len(policies), len(policies))
+        seen = Tally(support(model.schema, self.rows.state, self.rows.segment))
         used = used_columns(model)
         counts = rollout(
             model,
@@ -121,6 +120,7 @@ class Question:
             seed=scenario.seed,
             used=used,
             tick=lambda done, of: tick("simulate", done, of),
+            visit=seen,
         )
         names = [model.schema.names[f] for f in used]
         tables = {label: outcome_table(model, c, names) for label, c in counts.items()}
@@ -132,11 +132,23 @@ class Question:
                 change = width * np.sqrt(np.mean((errors[label] - errors[BASELINE]) ** 2, axis=1))
                 table = tables[label].assign(width=change)
                 parts.append(_beside(label, tables[BASELINE], table, welfare.assign(width=width * welfare.pop("se"))))
-        solved = {
-            label: _record(policy, cautions(policy.intervention, self.rows.state, self.rows.segment))
-            for label, policy in policies.items()
-        }
+        solved = {}
+        for i, (label, policy) in enumerate(policies.items()):
+            tick("anchor", i, len(policies))
+            follow, unchanged = self._follow(policy.intervention), self._follow(self.interventions[BASELINE])
+            rests = dependence(
+                policies[BASELINE], policy, follow, unchanged, self.starts, periods=scenario.periods, seed=scenario.seed
+            )
+            said = cautions(policy.intervention, self.rows.state, self.rows.segment)
+            said += rests.warnings(label) + seen.warnings(label, BASELINE)
+            solved[label] = _record(policy, said) | rests.plain() | {"outside": seen.plain(label)}
+        tick("anchor", len(policies), len(policies))
         return Answer(pd.concat(parts, ignore_index=True), solved, len(self.starts.state))
+
+    def _follow(self, intervention: Intervention) -> Callable[[int], Transitions]:
+        """What follows the rows under an intervention, as a function of the segment that they are taken to be of."""
+        seed, rows = self.scenario.seed, self.rows.at_most(MOST_DRAWN, seed=self.scenario.seed)
+        return lambda segment: drawn(self.model.dynamics, intervention, rows.of_segment(segment), seed=seed)
 
 
 def simulate(

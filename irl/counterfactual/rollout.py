@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -82,6 +83,7 @@ def rollout(
     seed: int,
     used: tuple[int, ...] = (),
     tick: Callable[[int, int], None] = lambda done, of: None,
+    visit: Callable[[str, Tensor, Tensor], None] = lambda case, faced, segment: None,
 ) -> dict[str, Counts]:
     """The counts of every case; the first policy is the baseline that the others are compared with.
 
@@ -90,6 +92,7 @@ def rollout(
     policies : case label -> solved policy.
     used : state columns whose sums are kept.
     tick : called with members done and members in all.
+    visit : called every period with the case, and faced[n, F] and segment[n] of members present.
     """
     totals = {
         case: _no_counts(model, periods, len(used), starts.state.device, None if p.draws is None else len(p.draws))
@@ -100,7 +103,8 @@ def rollout(
         batch = Starts(starts.state[first : first + size], starts.segment[first : first + size])
         _add_values(model, policies, batch, totals)
         for case, policy in policies.items():
-            _simulate(model, policy, batch, totals[case], first // BLOCK, periods, seed, used)
+            see = partial(visit, case)
+            _simulate(model, policy, batch, totals[case], first // BLOCK, periods, seed, used, see)
         tick(min(first + size, len(starts.state)), len(starts.state))
     return totals
 
@@ -136,6 +140,7 @@ def _simulate(
     periods: int,
     seed: int,
     used: tuple[int, ...],
+    visit: Callable[[Tensor, Tensor], None],
 ) -> None:
     """Add what the members of a batch do under one policy to ``counts``."""
     segment, anchor, actions = batch.segment, model.schema.base, len(model.schema.actions)
@@ -149,6 +154,7 @@ def _simulate(
         uniform = _uniform(len(segment), actions + model.dynamics.n_random, block, t, seed, state.device)
         menu = policy.menu(faced, segment)
         here = menu.any(1)
+        visit(faced[here], segment[here])
         gumbel = -(-uniform[:, :actions].log()).log()
         log_pi = policy.log_policy(faced, menu, segment)
         action = (log_pi + gumbel).argmax(1)

@@ -13,6 +13,8 @@ from irl.report.tables import DASH, Table, number, scientific, signed
 A_YEAR = 11
 """The twelfth simulated choice, shown besides the last: a year where periods are months."""
 
+OUTSIDE = "in states unlike any in the data, % of member-periods"
+
 CHANGES = "Baseline → scenario (change in percentage points{interval}). Both are simulated from the model."
 
 
@@ -84,6 +86,38 @@ def welfare_table(record: Record, scenario: ScenarioRecord) -> Table | None:
     )
 
 
+def anchor_band_table(record: Record, scenario: ScenarioRecord) -> Table | None:
+    """How the changes move if the anchor's reward is off, of the cases that depend on it."""
+    bands = {case: at(scenario.metrics, "solved", case, "anchor_band", default={}) for case in scenario.cases}
+    names = list(dict.fromkeys(name for band in bands.values() for name in at(band, "outcomes", default={})))
+    rows = []
+    for segment in record.segments:
+        for case, band in bands.items():
+            found = [(name, at(band, "outcomes", name, segment)) for name in names]
+            if any(values is not None for _, values in found):
+                cells = (DASH if values is None else _band(name, *values) for name, values in found)
+                rows.append((*_row_labels(scenario, case, segment), *cells))
+    if not rows:
+        return None
+    labels = _label_header(scenario)
+    error = max(at(band, "error", default=0.0) for band in bands.values())
+    units = ("surplus, reward units per period" if n == "surplus" else f"{n.removeprefix('share_')}, %" for n in names)
+    return Table(
+        title=f"If the anchor's reward is off by up to {number(error)} reward units",
+        header=(*labels, *units),
+        rows=tuple(rows),
+        labels=len(labels),
+        note="Change, and between which bounds it lies at other rewards of the anchor, which fit the choices as well; "
+        "plan shares are means over the periods, in percentage points. What is not shown does not depend on it.",
+    )
+
+
+def _band(name: str, change: float, low: float, high: float) -> str:
+    scale, digits = (1.0, 3) if name == "surplus" else (100.0, 1)
+    middle, *bounds = (signed(scale * value, digits) for value in (change, low, high))
+    return f"{middle} [{', '.join(bounds)}]"
+
+
 def convergence_table(scenario: ScenarioRecord) -> Table | None:
     """How the optimal policy of the baseline and of every case was found."""
     solved = at(scenario.metrics, "solved", default={})
@@ -97,12 +131,13 @@ def convergence_table(scenario: ScenarioRecord) -> Table | None:
             scientific(at(how, "policy_change")),
             scientific(at(how, "condition")),
             "changed" if at(how, "changes_dynamics") else "as estimated",
+            number(None if (share := at(how, "outside", "share")) is None else 100 * share, 1),
         )
         for label, how in solved.items()
     )
     return Table(
         title="How it was solved",
-        header=("case", "converged", "rounds", "last change of probabilities", "condition number", "dynamics"),
+        header=("case", "converged", "rounds", "last change of probabilities", "condition number", "dynamics", OUTSIDE),
         rows=rows,
         flagged=frozenset(i for i, row in enumerate(rows) if row[1] == "NO"),
     )

@@ -156,11 +156,13 @@ def _scenario(record: Record, scenario: ScenarioRecord, number: int) -> str:
     parts.append(_bullets(words.changes_in_words(scenario)))
     if not scenario.problem:
         parts.append(f'<p class="quiet">{escape(_how(scenario))}</p>')
+        parts.append(_bullets(words.anchored(scenario)))
         parts += [_paths(record, scenario, case) for case in scenario.cases[:MOST_CASES]]
         if len(scenario.cases) > MOST_CASES:
             parts.append(_absent(f"The other {len(scenario.cases) - MOST_CASES} cases are in the tables."))
         shown = [answers.share_table(record, scenario, period) for period in reversed(answers.last_periods(scenario))]
         shown += [answers.movement_table(record, scenario), answers.welfare_table(record, scenario)]
+        shown += [answers.anchor_band_table(record, scenario)]
         parts += [_table(table) for table in shown if table is not None]
         more = [answers.use_table(record, scenario), answers.convergence_table(scenario)]
         parts += [_folded(table) for table in more if table is not None]

@@ -51,6 +51,7 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
         for period in answers.last_periods(scenario):
             yield "", answers.share_table(record, scenario, period)
         yield "", answers.welfare_table(record, scenario)
+        yield "", answers.anchor_band_table(record, scenario)
 
 
 def _rich(table: Table) -> RichTable:

@@ -49,7 +49,9 @@ def headlines(scenario: ScenarioRecord) -> list[str]:
         said = f"{percent(whole.baseline)} → {percent(whole.scenario)} ({signed(100 * whole.change, 1)} points)"
         where = f", most in {most} ({signed(100 * parts['change'][most], 1)} points)" if len(parts) > 1 else ""
         named = scenario.name if case == scenario.name else f"{scenario.name}, {case}"
-        found.append(f"{named}: {what} at period {int(rows['period'].max())} {said}{where}.")
+        depends = at(scenario.metrics, "solved", case, "identification", "behaviour") is False
+        band = f" {anchored(scenario, case)[0]} See how far under this scenario." if depends else ""
+        found.append(f"{named}: {what} at period {int(rows['period'].max())} {said}{where}.{band}")
     return found
 
 
@@ -173,6 +175,13 @@ def scenario_cautions(scenario: ScenarioRecord) -> list[str]:
             )
         found += [str(text) for text in at(how, "warnings", default=[])]
     return list(dict.fromkeys(found))
+
+
+def anchored(scenario: ScenarioRecord, case: str | None = None) -> list[str]:
+    """What does and does not depend on the anchor's reward, of one case or of all, each sentence once."""
+    cases = scenario.cases if case is None else [case]
+    said = [at(scenario.metrics, "solved", label, "identification", "why") for label in cases]
+    return [f"{text[0].upper()}{text[1:]}." for text in dict.fromkeys(said) if text]
 
 
 def changes_in_words(scenario: ScenarioRecord) -> list[str]:

@@ -320,3 +320,23 @@ def test_scenarios_are_taken_from_files_mappings_and_objects(world, panel_and_fr
     file.write_text(json.dumps(UP), encoding="utf-8")  # JSON is YAML
     for given in (file, str(file), Scenario.model_validate(UP)):
         assert simulate(world.model, given, panel_and_frame[1]).equals(table)
+
+
+def test_the_answer_says_what_the_anchor_identifies(world, panel_and_frame):
+    """A lump sum is free of the anchor's reward; a scaled reward never comes without its band."""
+    changes = {"up": {"add": 0.5}, "scaled": {"scale": 1.5}}
+    for name, amount in changes.items():
+        scenario = {"name": name, "periods": 2, "changes": [{"reward": {"action": "annual", **amount}}]}
+        found = ask(world.model, scenario, panel_and_frame[1]).answer()
+        how = found.solved[name]
+        assert how["identification"]["behaviour"] == (name == "up")
+        assert (how["anchor_band"] is None) == (name == "up")
+        said = [text for text in found.warnings() if "depend on the anchor's reward" in text]
+        assert len(said) == (name == "scaled")
+        json.dumps(found.solved, allow_nan=False)
+    change, low, high = how["anchor_band"]["outcomes"]["share_annual"]["all"]
+    assert low < change < high
+    own = at(found.outcomes, outcome="share_annual", segment="all")["change"].mean()
+    assert change == pytest.approx(own, abs=1e-6)
+    surplus = at(found.outcomes, outcome="surplus", segment="all")["change"].iloc[0]
+    assert how["anchor_band"]["outcomes"]["surplus"]["all"][0] == pytest.approx(surplus, abs=1e-6)
