@@ -26,7 +26,7 @@ from irl.dynamics import TransitionModel
 from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork
 from irl.refitted import Refitted
 
-FORMAT = 1
+FORMAT = 2
 """Version of the model folder; a folder of another version is refused."""
 
 
