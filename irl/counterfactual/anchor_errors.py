@@ -109,15 +109,19 @@ def equivalents(
 ) -> list[Equivalent]:
     """The models of the anchor's rewards g + errors[K, N], given at the states of ``rows``, which are transitions under
     the programme as it is."""
-    ridge = ridge_rows / len(rows.state)
-    sums = evaluation.accumulate(_anchor_chunks(model, rows, errors))
-    level = evaluation.solve(sums, ridge=ridge).weights[0]  # [D, K]
+    ridge, level = ridge_rows / len(rows.state), levels_of(model, rows, errors, ridge_rows=ridge_rows)
     actions = len(model.schema.actions)
     ahead = evaluation.solve(evaluation.accumulate(_ahead_chunks(model, rows, level), actions=actions), ridge=ridge)
     own = {f.name: getattr(model, f.name) for f in fields(FittedModel)}
     return [
         Equivalent(**own, original=model, level=level[:, k], ahead=ahead.weights[:, :, k]) for k in range(len(errors))
     ]
+
+
+def levels_of(model: FittedModel, rows: Transitions, errors: Tensor, *, ridge_rows: float = RIDGE_ROWS) -> Tensor:
+    """c of each error, as weights [D, K] of the basis. Arguments as of :func:`equivalents`."""
+    sums = evaluation.accumulate(_anchor_chunks(model, rows, errors))
+    return evaluation.solve(sums, ridge=ridge_rows / len(rows.state)).weights[0]
 
 
 def anchor_errors(model: FittedModel, state: Tensor, *, seed: int) -> Tensor:
@@ -154,10 +158,11 @@ def dependence(
     if found.welfare:
         return Dependence(found)
     starts, logged = _some(starts, seed), unchanged(0)
-    others = equivalents(model, logged, anchor_errors(model, logged.state, seed=seed))
+    errors = anchor_errors(model, logged.state, seed=seed)
     if found.behaviour:
-        moved = {"surplus": _surplus_by_error(policy, baseline, others, starts)}
+        moved = {"surplus": _surplus_by_error(policy, baseline, levels_of(model, logged, errors), starts)}
     else:
+        others = equivalents(model, logged, errors)
         moved = _by_error(policy, baseline, others, rows, starts, periods=periods, seed=seed)
     return Dependence(found, _band(model, moved))
 
@@ -194,15 +199,13 @@ def _by_error(
     counts = rollout(model, cases, starts, periods=periods, seed=seed)
     before = _shares(counts["baseline"])
     shares = torch.stack([_shares(counts[str(k)]) - before for k in range(len(solved))])  # [1 + K, S, A]
-    raised = _by_segment(model, starts, _levels(model, others, starts.state))
+    raised = _by_segment(model, starts, _levels(model, torch.stack([o.level for o in others], 1), starts.state))
     value = torch.stack([counts[str(k)].value - counts["baseline"].value for k in range(len(solved))])
     surplus = _per_member(model, value - raised, counts["baseline"].valued)
     return {f"share_{a}": shares[..., k] for k, a in enumerate(model.schema.actions)} | {"surplus": surplus}
 
 
-def _surplus_by_error(
-    policy: ScenarioPolicy, baseline: ScenarioPolicy, others: list[Equivalent], starts: Starts
-) -> Tensor:
+def _surplus_by_error(policy: ScenarioPolicy, baseline: ScenarioPolicy, level: Tensor, starts: Starts) -> Tensor:
     """The surplus [1 + K, S] where choices are identified: values under the changes rise by c at the state faced, times
     the factor by which the rewards are scaled."""
     model, segment = baseline.model, starts.segment
@@ -212,15 +215,15 @@ def _surplus_by_error(
     gain = policy.value(faced, policy.menu(faced, segment), segment) - baseline.value(
         starts.state, baseline.menu(starts.state, segment), segment
     )
-    moved = factor[:, 0] * _levels(model, others, faced) - _levels(model, others, starts.state)
+    moved = factor[:, 0] * _levels(model, level, faced) - _levels(model, level, starts.state)
     valued = _by_segment(model, starts, torch.ones_like(gain.double()).unsqueeze(0))[0]
     return _per_member(model, _by_segment(model, starts, gain.double() + moved), valued)
 
 
-def _levels(model: FittedModel, others: list[Equivalent], state: Tensor) -> Tensor:
-    """c [1 + K, N] at state[N, F]: 0 for the model itself, then of each equivalent."""
-    phi = model.basis(state).double()
-    return torch.stack([torch.zeros_like(phi[:, 0]), *(phi @ other.level for other in others)])
+def _levels(model: FittedModel, level: Tensor, state: Tensor) -> Tensor:
+    """c [1 + K, N] at state[N, F], of level[D, K]: 0 for the model itself, then of each error."""
+    found = (model.basis(state).double() @ level).T
+    return torch.cat([torch.zeros_like(found[:1]), found])
 
 
 def _by_segment(model: FittedModel, starts: Starts, values: Tensor) -> Tensor:
