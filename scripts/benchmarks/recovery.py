@@ -5,8 +5,8 @@ scenario sets `price_annual` to 1.2 x list and to list, for every member, over 3
 its effect is the difference of the two. R2 within segment x status is against the truth's own cell means, so errors of
 those means count; KL is the mean over visited states of KL(true policy || fitted).
 
-Rewards are those of the three steps alone (P, Q, R), with the Q step's orthogonal correction, of the refit, and, as the
-limit, of maximum likelihood given the true functional form (ten tastes a segment, seasons and saturation known) and the
+Rewards are those of the three steps alone (P, Q, R), with the Q step's orthogonal correction where held-out members say
+that it helps, of the refit, and, as the limit, of maximum likelihood given the true functional form (ten tastes a segment, seasons and saturation known) and the
 true dynamics: a step of Fisher scoring from the truth on the same panel, each problem solved exactly.
 
 The model's shares are simulated for 60,000 members: in one period a segment's share has a Monte Carlo sd of up to 0.4
@@ -150,7 +150,7 @@ def repetition(
     model, metrics = estimate(config, panel, bench=bench)
     estimates = {
         "P, Q, R": uncorrected(model, panel.to(bench.device), bench).reward(frame),
-        "+ orthogonal": replace(model, refit=None).reward(frame),
+        "+ orthogonal, where it helps": replace(model, refit=None).reward(frame),
         "+ refit": model.reward(frame),
     }
     model = model.to("cpu")
