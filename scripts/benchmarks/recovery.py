@@ -6,8 +6,9 @@ its effect is the difference of the two. R2 within segment x status is against t
 those means count; KL is the mean over visited states of KL(true policy || fitted).
 
 Rewards are those of the three steps alone (P, Q, R), with the Q step's orthogonal correction where held-out members say
-that it helps, of the refit, and, as the limit, of maximum likelihood given the true functional form (ten tastes a segment, seasons and saturation known) and the
-true dynamics: a step of Fisher scoring from the truth on the same panel, each problem solved exactly.
+that it helps, of the refit, and, as the limit, of maximum likelihood given the true functional form (ten tastes a
+segment, seasons and saturation known) and the true dynamics: a step of Fisher scoring from the truth on the same panel,
+each problem solved exactly.
 
 The model's shares are simulated for 60,000 members: in one period a segment's share has a Monte Carlo sd of up to 0.4
 points, an effect (common random numbers) less, a mean over periods less still. The exact ones have none.
