@@ -11,18 +11,25 @@ with mean zero, temperature alpha:
     c(s,a) = gamma^k E[g(s') + sum_b mu(b|s') c(s',b) - alpha l(s') | s,a]
                                                                   reference_target (its right-hand side)
 
+and, where actions of a nest g share part of their shocks (dissimilarity lambda_g; 1: independent logit shocks),
+
+    I_g(s) = alpha lambda_g log sum_{a in g} exp(Q(s,a)/(alpha lambda_g)) ,  V(s) = alpha log sum_g exp(I_g(s)/alpha)
+    pi(a|s) = exp((I_g - V)/alpha) exp((Q(s,a) - I_g)/(alpha lambda_g))
+
 where mu(a|s) is the reference policy, whose reward g(s) = sum_a mu(a|s) r(s,a) is known (an anchor action A: mu(A|s) =
 1), l(s) = sum_a mu(a|s) log pi(a|s) reference_log_policy, c(s,a) = gamma^k E[V(s')|s,a] the continuation, and
 W(s) = sum_a mu(a|s) Q(s,a) = g(s) + sum_a mu(a|s) c(s,a).
 
 Source: Geng, Nassif, Manzanares, Reppen, Sircar, *Deep PQR*, ICML 2020, equations (3)-(9), for an anchor
-action; van der Laan, Kallus, Bibaut 2026 (arXiv 2509.21172) for a reference policy. Axes: N rows, A actions;
+action; van der Laan, Kallus, Bibaut 2026 (arXiv 2509.21172) for a reference policy; McFadden 1978 for nests. Axes: N rows, A actions;
 ``available[N, A]`` is the menu. An unavailable action has log-probability -inf and does not enter any value; a row with
 an empty menu has value 0 (there is nothing left to choose). The identities of the reference hold where what it does is
 available; elsewhere they give no finite number. Departure from the papers: durations k and menus.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,20 +40,77 @@ def masked(q: Tensor, available: Tensor) -> Tensor:
     return q.masked_fill(~available, -torch.inf)
 
 
-def soft_value(q: Tensor, available: Tensor, temperature: float) -> Tensor:
+@dataclass(frozen=True)
+class Nests:
+    """Which actions share part of their taste shocks.
+
+    of : the nest of each of the A actions, numbered from 0.
+    dissimilarity : lambda of each nest, in (0, 1]; 1 - lambda is the part that is shared (roughly its correlation).
+    """
+
+    of: tuple[int, ...]
+    dissimilarity: tuple[float, ...]
+
+    def members(self, nest: int) -> list[int]:
+        return [a for a, g in enumerate(self.of) if g == nest]
+
+
+def soft_value(q: Tensor, available: Tensor, temperature: float, nests: Nests | None = None) -> Tensor:
     """V[N] in reward units: alpha log sum over the menu of exp(q[N, A]/alpha); 0 where the menu is empty."""
-    value = temperature * torch.logsumexp(masked(q, available) / temperature, dim=-1)
+    whole = masked(q, available) if nests is None else _inclusive_values(q, available, temperature, nests)
+    value = temperature * torch.logsumexp(whole / temperature, dim=-1)
     return torch.where(available.any(-1), value, torch.zeros_like(value))
 
 
-def log_policy(q: Tensor, available: Tensor, temperature: float) -> Tensor:
-    """log pi[N, A] = (q - V)/alpha; -inf where unavailable (and everywhere if the menu is empty)."""
-    return masked((q - soft_value(q, available, temperature).unsqueeze(-1)) / temperature, available)
+def log_policy(q: Tensor, available: Tensor, temperature: float, nests: Nests | None = None) -> Tensor:
+    """log pi[N, A], without nests (q - V)/alpha; -inf where unavailable (and everywhere if the menu is empty)."""
+    if nests is None:
+        return masked((q - soft_value(q, available, temperature).unsqueeze(-1)) / temperature, available)
+    inclusive = _inclusive_values(q, available, temperature, nests)
+    nest = log_policy(inclusive, inclusive > -torch.inf, temperature)[..., list(nests.of)]
+    scale = temperature * q.new_tensor(nests.dissimilarity)[list(nests.of)]
+    return masked((q - inclusive[..., list(nests.of)]) / scale + nest, available)
 
 
-def entropy(log_pi: Tensor) -> Tensor:
-    """H[N] = -sum_a pi log pi in nats, with 0 log 0 = 0."""
-    return -(log_pi.exp() * log_pi.masked_fill(log_pi.isneginf(), 0.0)).sum(-1)
+def entropy(log_pi: Tensor, nests: Nests | None = None) -> Tensor:
+    """H[N] = -sum_a pi log pi in nats, with 0 log 0 = 0: the mean of the shocks of what is chosen, over alpha.
+
+    With nests, -sum_a pi (lambda_g log pi + (1 - lambda_g) log sum_{b in g} pi(b)).
+    """
+    pi, log_pi = log_pi.exp(), log_pi.masked_fill(log_pi.isneginf(), 0.0)
+    if nests is None:
+        return -(pi * log_pi).sum(-1)
+    total = torch.zeros_like(pi[..., 0])
+    for g, width in enumerate(nests.dissimilarity):
+        mine = nests.members(g)
+        whole = pi[..., mine].sum(-1)
+        total += width * (pi[..., mine] * log_pi[..., mine]).sum(-1) + (1 - width) * torch.special.xlogy(whole, whole)
+    return -total
+
+
+def log_policy_slope(q_slope: Tensor, log_pi: Tensor, temperature: float, nests: Nests | None = None) -> Tensor:
+    """How log pi[N, A] moves where Q moves by q_slope[N, A, B]: [N, A, B], of no meaning where unavailable.
+
+    Without nests, dQ less its mean under pi, over alpha.
+    """
+    pi = log_pi.exp().unsqueeze(-1)
+    mean = (pi * q_slope).sum(1, keepdim=True)
+    if nests is None:
+        return (q_slope - mean) / temperature
+    moved = torch.empty_like(q_slope)
+    for g, width in enumerate(nests.dissimilarity):
+        mine = nests.members(g)
+        whole = pi[:, mine].sum(1, keepdim=True).clamp_min(torch.finfo(pi.dtype).tiny)
+        own = (pi[:, mine] * q_slope[:, mine]).sum(1, keepdim=True) / whole
+        moved[:, mine] = (q_slope[:, mine] - own) / (width * temperature) + (own - mean) / temperature
+    return moved
+
+
+def _inclusive_values(q: Tensor, available: Tensor, temperature: float, nests: Nests) -> Tensor:
+    """I[N, G]; -inf where nothing of the nest is on the menu."""
+    q = masked(q, available)
+    scale = [temperature * width for width in nests.dissimilarity]
+    return torch.stack([s * torch.logsumexp(q[..., nests.members(g)] / s, -1) for g, s in enumerate(scale)], -1)
 
 
 def reward_from_utility(utility: Tensor, reference: Tensor, known: Tensor) -> Tensor:

@@ -129,3 +129,51 @@ def test_identities_hold_in_the_exact_solution(discount: float, alpha: float):
         # the fixed point: its right-hand side, averaged over s', is c(s,a) itself
         goal = bellman.reference_target(known, (reference * continuation).sum(1), expected, gamma, alpha)
         torch.testing.assert_close((transition * goal).sum(2), continuation, **tight)
+
+
+NESTED = bellman.Nests(of=(0, 1, 1, 2), dissimilarity=(1.0, 0.25, 1.0))
+
+
+def test_two_copies_in_a_nest_by_hand():
+    # I = alpha lambda log(2 e^(q/(alpha lambda))) = q + alpha lambda log 2: independent shocks would give alpha log 2
+    q = tensor([[0.0, 2.0, 2.0, 1.0]])
+    menu = torch.ones(1, 4, dtype=torch.bool)
+    whole = 1 + math.exp(1.0) * 2**0.25 + math.exp(0.5)
+    torch.testing.assert_close(bellman.soft_value(q, menu, 2.0, NESTED), tensor([2 * LOG(whole)]))
+    copy = math.exp(1.0) * 2**0.25 / whole / 2
+    pi = bellman.log_policy(q, menu, 2.0, NESTED).exp()
+    torch.testing.assert_close(pi, tensor([[1 / whole, copy, copy, math.exp(0.5) / whole]]))
+
+
+def random_choices(*, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(50, 4, generator=generator, dtype=torch.float64) * 3
+    menu = torch.rand(50, 4, generator=generator) < 0.6
+    menu[0] = False
+    return q, menu
+
+
+@pytest.mark.parametrize("nests", [None, NESTED])
+def test_value_is_mean_q_and_shocks(nests: bellman.Nests | None):
+    q, menu = random_choices()
+    log_pi = bellman.log_policy(q, menu, 1.7, nests)
+    torch.testing.assert_close(log_pi.exp().sum(1), menu.any(1).double())
+    mean = (log_pi.exp() * q.masked_fill(~menu, 0.0)).sum(1) + 1.7 * bellman.entropy(log_pi, nests)
+    torch.testing.assert_close(mean, bellman.soft_value(q, menu, 1.7, nests))
+
+
+def test_independent_nests_change_nothing():
+    q, menu = random_choices()
+    nests = bellman.Nests(of=(0, 1, 1, 0), dissimilarity=(1.0, 1.0))
+    torch.testing.assert_close(bellman.log_policy(q, menu, 1.7, nests), bellman.log_policy(q, menu, 1.7))
+    torch.testing.assert_close(bellman.soft_value(q, menu, 1.7, nests), bellman.soft_value(q, menu, 1.7))
+
+
+@pytest.mark.parametrize("nests", [None, NESTED])
+def test_slope_of_the_log_policy_by_differences(nests: bellman.Nests | None):
+    (q, menu), step = random_choices(), 1e-6
+    moved = torch.randn(50, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slope = bellman.log_policy_slope(moved, bellman.log_policy(q, menu, 1.7, nests), 1.7, nests)
+    for b in range(2):
+        up, down = (bellman.log_policy(q + side * moved[..., b], menu, 1.7, nests) for side in (step, -step))
+        torch.testing.assert_close(slope[..., b][menu], ((up - down) / (2 * step))[menu], rtol=1e-6, atol=1e-7)
