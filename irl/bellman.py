@@ -21,10 +21,10 @@ where mu(a|s) is the reference policy, whose reward g(s) = sum_a mu(a|s) r(s,a) 
 W(s) = sum_a mu(a|s) Q(s,a) = g(s) + sum_a mu(a|s) c(s,a).
 
 Source: Geng, Nassif, Manzanares, Reppen, Sircar, *Deep PQR*, ICML 2020, equations (3)-(9), for an anchor
-action; van der Laan, Kallus, Bibaut 2026 (arXiv 2509.21172) for a reference policy; McFadden 1978 for nests. Axes: N rows, A actions;
-``available[N, A]`` is the menu. An unavailable action has log-probability -inf and does not enter any value; a row with
-an empty menu has value 0 (there is nothing left to choose). The identities of the reference hold where what it does is
-available; elsewhere they give no finite number. Departure from the papers: durations k and menus.
+action; van der Laan, Kallus, Bibaut 2026 (arXiv 2509.21172) for a reference policy; McFadden 1978 for nests. Axes:
+N rows, A actions; ``available[N, A]`` is the menu. An unavailable action has log-probability -inf and does not enter
+any value; a row with an empty menu has value 0 (there is nothing left to choose). The identities of the reference hold
+where what it does is available; elsewhere they give no finite number. Departure from the papers: durations k and menus.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A scenario: what is asked, not how it is answered.
 
 A YAML file with a name, a horizon, who is simulated, and a list of changes, each to a reward, a state feature, the
-menu or the way a feature moves, and each ``where`` a condition on state columns or segment columns holds. One number of
-one change may be a list: a sweep, whose values are answered side by side as cases. Names are checked against a fitted
-study by :mod:`irl.counterfactual.intervention` and :mod:`irl.counterfactual.population`.
+menu or the way a feature moves, and each ``where`` a condition on state columns or segment columns holds; and when they
+hold. One number of one change may be a list: a sweep, whose values are answered side by side as cases. Names are
+checked against a fitted study by :mod:`irl.counterfactual.intervention` and :mod:`irl.counterfactual.population`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from irl.config import Condition, Section, read_yaml, validated
 
 BASELINE = "baseline"
 """What answers call the programme as it is; no scenario may have this name."""
-SWEPT = {"reward": ("add", "scale"), "feature": ("set", "add", "scale"), "dynamics": ("shift",)}
+SWEPT = {"reward": ("add", "scale"), "feature": ("set", "add", "scale"), "dynamics": ("shift",), "add": ("nest",)}
 """The numbers of each kind of change that may be a list."""
+NESTS = (0.0, 0.5, 0.9)
+"""The nest parameters that a new action is answered with where the scenario gives none: from shocks of its own, which
+make something out of nothing, to hardly any."""
 SLACK = 1e-6
 """By how much shares may miss 1 in adding up to it."""
 
@@ -130,6 +133,34 @@ class RemoveChange(Section):
     where: Condition = Field(default_factory=dict)
 
 
+class AddChange(Section):
+    """A new action, made of another.
+
+    It is on the menu wherever ``like`` is (were nothing removed) and ``where`` holds. Its reward is that of ``like`` in
+    the same state with the columns of ``facing`` at these values (a price of its own); what follows is what follows
+    ``like``, with the columns of ``then`` put to these values (a shorter contract). Other changes of the scenario may
+    change its reward further.
+
+    ``nest`` is the part of its taste shock that it shares with ``like``, in [0, 1): 0, a shock of its own; near 1, a
+    variant of the same thing. No panel without the action can tell it: a list, or nothing (:data:`NESTS`), answers with
+    several.
+    """
+
+    action: str = Field(pattern=r"^\S+$")
+    like: str
+    facing: Settings = Field(default_factory=dict)
+    then: Settings = Field(default_factory=dict)
+    nest: Amount = None
+    where: Condition = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _a_part(self) -> AddChange:
+        given = self.nest if isinstance(self.nest, tuple) else () if self.nest is None else (self.nest,)
+        if not all(0 <= nest < 1 for nest in given):
+            raise ValueError("`nest` is a part: at least 0 and below 1")
+        return self
+
+
 class DynamicsChange(Section):
     """How a state column moves: ``like`` it does for members in whose state these columns have these values (its own
     value, the rest of the state and the action stay theirs), then shifted.
@@ -152,25 +183,35 @@ class DynamicsChange(Section):
 
 
 class Change(Section):
-    """One change: exactly one of ``reward``, ``feature``, ``remove``, ``dynamics``."""
+    """One change: exactly one of ``reward``, ``feature``, ``remove``, ``add``, ``dynamics``."""
 
     reward: RewardChange | None = None
     feature: FeatureChange | None = None
     remove: RemoveChange | None = None
+    add: AddChange | None = None
     dynamics: DynamicsChange | None = None
 
     @property
-    def part(self) -> RewardChange | FeatureChange | RemoveChange | DynamicsChange:
+    def part(self) -> RewardChange | FeatureChange | RemoveChange | AddChange | DynamicsChange:
         """The one that it is."""
-        part = self.reward or self.feature or self.remove or self.dynamics
-        assert part is not None, "a change is exactly one of the four"
+        part = self.reward or self.feature or self.remove or self.add or self.dynamics
+        assert part is not None, "a change is exactly one of the five"
         return part
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Change:
-        if sum(part is not None for part in (self.reward, self.feature, self.remove, self.dynamics)) != 1:
-            raise ValueError("give exactly one of `reward`, `feature`, `remove`, `dynamics`")
+        kinds = tuple(type(self).model_fields)
+        if sum(getattr(self, kind) is not None for kind in kinds) != 1:
+            raise ValueError(f"give exactly one of {', '.join(f'`{kind}`' for kind in kinds)}")
         return self
+
+
+class Timing(Section):
+    """When the changes hold. Once they do, members know for how long."""
+
+    start: int = Field(0, ge=0, description="the first period in which they hold; 0 = the first simulated choice")
+    length: int | None = Field(None, ge=1, description="number of periods in which they hold; none: for good")
+    announced: bool = Field(False, description="true: known from period 0 on; false: a surprise when they start")
 
 
 class Population(Section):
@@ -203,6 +244,7 @@ class Scenario(Section):
         "all", description="a number: that many, drawn with replacement, segment shares kept; all: each member once"
     )
     start: Literal["first", "last"] = Field("first", description="from each member's first or newest row")
+    timing: Timing = Field(default_factory=Timing, description="when the changes hold")
     population: Population | None = Field(None, description="who is simulated, if not the panel's members as they are")
     seed: int = Field(0, ge=0, description="of the simulation; baseline and cases share their random numbers")
     changes: tuple[Change, ...] = Field(min_length=1)
@@ -212,7 +254,11 @@ class Scenario(Section):
         if self.name == BASELINE:
             raise ValueError(f"`name`: {BASELINE!r} is what answers call the programme as it is; choose another name")
         if len(_sweeps(self)) > 1:
-            raise ValueError("only one number of one change may be a list (a sweep)")
+            implied = any(change.add is not None and change.add.nest is None for change in self.changes)
+            hint = "; an added action without a `nest` is one: give it a number" if implied else ""
+            raise ValueError(f"only one number of one change may be a list (a sweep){hint}")
+        if self.timing.start >= self.periods:
+            raise ValueError(f"`timing.start`: the changes start after the last of {self.periods} periods")
         if self.population is not None and self.population.reweight and self.members == "all":
             raise ValueError("`population.reweight` draws members: say how many, `members: 20000`, instead of `all`")
         return self
@@ -246,7 +292,7 @@ def cases(scenario: Scenario) -> dict[str, Scenario]:
         part = getattr(scenario.changes[index], kind).model_copy(update={option: value})
         changes = list(scenario.changes)
         changes[index] = changes[index].model_copy(update={kind: part})
-        subject = part.action if kind == "reward" else part.name
+        subject = part.action if kind in ("reward", "add") else part.name
         expanded[f"{subject} {option} {value}"] = scenario.model_copy(update={"changes": tuple(changes)})
     return expanded
 
@@ -258,8 +304,9 @@ def _sweeps(scenario: Scenario) -> list[tuple[int, str, str, tuple[Any, ...]]]:
         for kind, options in SWEPT.items():
             part = getattr(change, kind)
             for option in options if part is not None else ():
-                if isinstance(getattr(part, option), tuple):
-                    found.append((index, kind, option, getattr(part, option)))
+                value = NESTS if kind == "add" and part.nest is None else getattr(part, option)
+                if isinstance(value, tuple):
+                    found.append((index, kind, option, value))
     return found
 
 

@@ -10,7 +10,7 @@ Source of the stratification: McKay, Beckman, Conover (1979). Limit: what follow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from irl import evaluation
 from irl.config import InputError
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
-from irl.dynamics import Movement, TransitionModel
+from irl.dynamics import TransitionModel
 from irl.fitted import FittedModel, free_rows
 
 DRAWS = 8
@@ -36,16 +36,19 @@ LONGEST_CONTRACT = 600
 
 
 class Programme(Protocol):
-    """What members face: the identity (:class:`Unchanged`) or a scenario's intervention."""
+    """What members face: the identity (:class:`Unchanged`) or a scenario's intervention, of as many actions or more."""
+
+    @property
+    def courses(self) -> tuple[int, ...]:
+        """For every action, what follows it: actions of one course are followed by the same."""
 
     def state(self, state: Tensor, segment: Tensor) -> Tensor:
         """faced[N, F] of state[N, F]."""
 
-    def movements(self, faced: Tensor, segment: Tensor) -> Sequence[Movement]:
-        """How columns move otherwise than fitted at faced[N, F]."""
-
-    def before_changes(self, following: Tensor, state: Tensor) -> Tensor:
-        """What the dynamics made of *faced*, less the programme's own changes."""
+    def follow(
+        self, dynamics: TransitionModel, state: Tensor, faced: Tensor, action: Tensor, uniform: Tensor, segment: Tensor
+    ) -> Tensor:
+        """A draw of the next state[N, F], before the programme's changes, with uniform[N, n_random]."""
 
     def menu(self, faced: Tensor, segment: Tensor) -> Tensor:
         """menu[N, A]; empty in terminal states."""
@@ -57,24 +60,36 @@ class Unchanged:
 
     schema: StateSchema
 
+    @property
+    def courses(self) -> tuple[int, ...]:
+        return tuple(range(len(self.schema.actions)))
+
     def state(self, state: Tensor, segment: Tensor) -> Tensor:
         return state
 
-    def movements(self, faced: Tensor, segment: Tensor) -> Sequence[Movement]:
-        return ()
-
-    def before_changes(self, following: Tensor, state: Tensor) -> Tensor:
-        return following
+    def follow(
+        self, dynamics: TransitionModel, state: Tensor, faced: Tensor, action: Tensor, uniform: Tensor, segment: Tensor
+    ) -> Tensor:
+        return dynamics.sample(faced, action, uniform)
 
     def menu(self, faced: Tensor, segment: Tensor) -> Tensor:
         return self.schema.menu(faced) & ~self.schema.is_terminal(faced).unsqueeze(1)
+
+
+def by_course(courses: tuple[int, ...], values: Tensor) -> Tensor:
+    """values[N, A] summed over the actions of each course, [N, C]; of a menu, whether any of them is on it."""
+    if values.dtype == torch.bool:
+        return by_course(courses, values.int()) > 0
+    total = values.new_zeros(len(values), max(courses) + 1)
+    return total.index_add_(1, torch.tensor(courses, device=values.device), values)
 
 
 @dataclass(frozen=True)
 class Transitions:
     """Rows (s, a) and S draws of what follows; states before any intervention.
 
-    state [N, F]; action, segment [N]; next_state [N, S, F]; steps, ends [N, S]; weight [N].
+    state [N, F]; action (by course: of the study's actions, the action), segment [N]; next_state [N, S, F]; steps, ends
+    [N, S]; weight [N].
     """
 
     state: Tensor
@@ -179,10 +194,19 @@ def drawn(
     InputError
         If there is no state with a choice, or a path never reaches the next choice.
     """
-    generator = torch.Generator().manual_seed(seed)
-    chunk = max(1, CHUNK // (len(dynamics.schema.actions) * draws))
+    actions, courses = len(dynamics.schema.actions), max(programme.courses) + 1
+    streams = [torch.Generator().manual_seed(seed + k) for k in range(2)]  # for courses beside the study's, the second
+    chunk = max(1, CHUNK // (actions * draws))
+
+    def uniform(number: int) -> Tensor:
+        """[number, courses, draws, n_random], the same for all programmes as far as they have the same courses."""
+        parts = zip(streams, (actions, courses - actions), strict=True)
+        width = max(dynamics.n_random, 1)
+        drawn = [stratified(number * k, draws, width, stream).view(number, k, draws, width) for stream, k in parts if k]
+        return torch.cat(drawn, 1)
+
     parts = [
-        _drawn_chunk(dynamics, programme, rows.only(slice(first, first + chunk)), generator, draws)
+        _drawn_chunk(dynamics, programme, rows.only(slice(first, first + chunk)), uniform, draws)
         for first in range(0, len(rows.state), chunk)
     ]
     joined = Transitions(*(torch.cat([getattr(p, name) for p in parts]) for name in Transitions.__dataclass_fields__))
@@ -192,34 +216,37 @@ def drawn(
 
 
 def _drawn_chunk(
-    dynamics: TransitionModel, programme: Programme, rows: States, generator: torch.Generator, draws: int
+    dynamics: TransitionModel, programme: Programme, rows: States, fresh: Callable[[int], Tensor], draws: int
 ) -> Transitions:
     schema = dynamics.schema
+    first = torch.tensor([programme.courses.index(c) for c in range(max(programme.courses) + 1)])  # of each course
+
+    def free(faced: Tensor, menu: Tensor) -> Tensor:
+        """Whether there is a choice, before the programme's changes or after them."""
+        return free_rows(schema, faced) | (menu.sum(1) > 1)
+
     faced = programme.state(rows.state, rows.segment)
     menu = programme.menu(faced, rows.segment)
-    cell = (menu & free_rows(schema, faced).unsqueeze(1)).flatten()  # row-major over rows and actions
-    index, action = cell.view_as(menu).nonzero().unbind(1)
+    cell = by_course(programme.courses, menu) & free(faced, menu).unsqueeze(1)
+    index, course = cell.nonzero().unbind(1)  # row-major over rows and courses
     own = rows.only(index)
     repeated = index.repeat_interleave(draws)
     now, faced, segment, chosen = (
         rows.state[repeated],
         faced[repeated],
         rows.segment[repeated],
-        action.repeat_interleave(draws),
+        first.to(course.device)[course].repeat_interleave(draws),
     )
     steps = torch.zeros(len(now), device=now.device)
     going = torch.arange(len(now), device=now.device)
     while len(going):
-        # drawn for every row and action, on the menu or not, so that all programmes find the same numbers
-        uniform = stratified(len(cell), draws, max(dynamics.n_random, 1), generator)
-        uniform = uniform.to(now.device)[cell].flatten(0, 1)[going]
-        movements = programme.movements(faced[going], segment[going])
-        moved = dynamics.sample(faced[going], chosen[going], uniform, movements)
-        now[going] = programme.before_changes(moved, now[going])
+        # drawn for every row and course, on the menu or not, so that all programmes find the same numbers
+        uniform = fresh(len(cell)).to(now.device)[cell].flatten(0, 1)[going]
+        now[going] = programme.follow(dynamics, now[going], faced[going], chosen[going], uniform, segment[going])
         steps[going] += 1
         faced[going] = programme.state(now[going], segment[going])
         menu = programme.menu(faced[going], segment[going])
-        forced = ~free_rows(schema, faced[going]) & menu.any(1)
+        forced = ~free(faced[going], menu) & menu.any(1)
         going, chosen = going[forced], chosen.index_copy(0, going, menu.long().argmax(1))
         if float(steps.max()) > LONGEST_CONTRACT:
             raise InputError(
@@ -229,7 +256,7 @@ def _drawn_chunk(
     ends = schema.is_terminal(faced)
     shape = (len(index), draws)
     return Transitions(
-        own.state, action, now.view(*shape, now.shape[1]), steps.view(shape), ends.view(shape), own.segment, own.weight
+        own.state, course, now.view(*shape, now.shape[1]), steps.view(shape), ends.view(shape), own.segment, own.weight
     )
 
 

@@ -125,7 +125,7 @@ def test_only_one_sweep(changes):
 
 @pytest.mark.parametrize("change", [{}, {"remove": {"action": "a"}, "reward": {"action": "a", "add": 1}}])
 def test_a_change_is_exactly_one_thing(change):
-    assert "changes.0: give exactly one of `reward`, `feature`, `remove`, `dynamics`" in refusal(change)
+    assert "changes.0: give exactly one of `reward`, `feature`, `remove`, `add`, `dynamics`" in refusal(change)
 
 
 @pytest.mark.parametrize(

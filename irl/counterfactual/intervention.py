@@ -9,22 +9,28 @@ period); that, and any change of a column on which the movement of others or the
 dynamics, whose effect rests on the fitted transition model. A randomised column (a
 price) is taken to move learned columns through the choices alone. A change of the dynamics themselves says how a column
 moves, not why: it rests on the fitted transition model, and on rewards and tastes staying what they are.
+
+An added action has what it gives and what follows it from the action it is like. As far as what follows is concerned,
+actions fall into *courses*: an added action whose state is not put to anything afterwards shares its model's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from irl.config import Between, Condition, InputError, unknown
+from irl.bellman import Nests
+from irl.config import Condition, InputError
 from irl.counterfactual import conditions
-from irl.data.encode import label
+from irl.counterfactual.checks import problems_of
+from irl.data.column import Column
 from irl.data.schema import StateSchema
-from irl.dynamics import Movement
-from irl.scenario import Change, DynamicsChange, FeatureChange, RemoveChange, RewardChange, Scenario
+from irl.dynamics import Movement, TransitionModel
+from irl.scenario import AddChange, Change, DynamicsChange, FeatureChange, RewardChange, Scenario
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,44 @@ class Intervention:
     """The changes of one case. The empty one, ``Intervention(schema, ())``, is the baseline.
 
     Throughout, state[N, F] is what the panel or the dynamics say and *faced* is that after the feature changes; members
-    see, and choose by, what they face. segment[N].
+    see, and choose by, what they face. segment[N]. ``added``: the names of actions beside the study's; one that no
+    change adds is on no menu (in the baseline of a scenario that adds it).
     """
 
     schema: StateSchema
     changes: tuple[Change, ...]
+    added: tuple[str, ...] = ()
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The study's, then those added: the A' columns of menus, rewards and policies."""
+        return (*self.schema.actions, *self.added)
+
+    @cached_property
+    def like(self) -> tuple[int, ...]:
+        """For every action, the study's action that it is, or is like."""
+        likes = [0 if change is None else self.schema.actions.index(change.like) for change in self._added]
+        return (*range(len(self.schema.actions)), *likes)
+
+    @cached_property
+    def courses(self) -> tuple[int, ...]:
+        """For every action, its course: actions of one course are followed by the same. The first A are the study's."""
+        own, following = list(range(len(self.schema.actions))), len(self.schema.actions)
+        for change, like in zip(self._added, self.like[following:], strict=True):
+            alone = change is not None and bool(change.then)
+            own.append(following if alone else like)
+            following += alone
+        return tuple(own)
+
+    @cached_property
+    def nests(self) -> Nests | None:
+        """Which actions share part of their shocks: an added one with the one it is like."""
+        shared = {self.schema.actions.index(c.like): c.nest for c in self._added if c is not None and c.nest}
+        if not shared:
+            return None
+        assert not any(isinstance(nest, tuple) for nest in shared.values()), "a sweep is expanded into cases"
+        part = [float(shared.get(a) or 0.0) for a in range(len(self.schema.actions))]  # type: ignore[arg-type]
+        return Nests(self.like, tuple(1 - nest for nest in part))
 
     def state(self, state: Tensor, segment: Tensor) -> Tensor:
         """faced[N, F]. To be applied once: a price raised by a fifth is not to be raised again."""
@@ -46,34 +85,50 @@ class Intervention:
             faced[:, f] = torch.where(here, self._value(f, change, faced[:, f]), faced[:, f])
         return faced
 
-    def before_changes(self, following: Tensor, state: Tensor) -> Tensor:
-        """The state[N, F] before next period's changes, of ``following[N, F]``, which the dynamics made of *faced*.
-
-        What does not move is again as it was in ``state``.
-        """
-        static = [f for f, _ in self._features if self.schema.columns[f].dynamics == "static"]
-        if static:
-            following = following.clone()
-            following[:, static] = state[:, static]
-        return following
-
     def movements(self, faced: Tensor, segment: Tensor) -> tuple[Movement, ...]:
         """How columns move otherwise than fitted at faced[N, F]."""
         parts = [change.dynamics for change in self.changes if change.dynamics is not None]
         return tuple(self._movement(part, faced, segment) for part in parts)
 
+    def follow(
+        self, dynamics: TransitionModel, state: Tensor, faced: Tensor, action: Tensor, uniform: Tensor, segment: Tensor
+    ) -> Tensor:
+        """A draw of the next state[N, F], before next period's changes: what does not move is as it was.
+
+        action[N] counts ``actions``; uniform[N, n_random] in (0, 1).
+        """
+        like = action if not self.added else action.new_tensor(self.like)[action]
+        following = dynamics.sample(faced, like, uniform, self.movements(faced, segment))
+        for a, change in enumerate(self._added, start=len(self.schema.actions)):
+            for name, value in change.then.items() if change is not None else ():
+                f = self.schema.index(name)
+                following[:, f] = torch.where(action == a, self.schema.columns[f].code(value), following[:, f])
+        static = [f for f, _ in self._features if self.schema.columns[f].dynamics == "static"]
+        following[:, static] = state[:, static]
+        return following
+
+    def over_actions(self, of: Callable[[Tensor], Tensor], faced: Tensor) -> Tensor:
+        """[N, A', ...] of a function of states that gives [N, A, ...]: for an added action, what it gives for the
+        action that it is like, at the state that it faces."""
+        values = of(faced)
+        columns = [values]
+        for change, like in zip(self._added, self.like[len(self.schema.actions) :], strict=True):
+            own = values if change is None or not change.facing else of(self._facing(change, faced))
+            columns.append(own[:, like : like + 1])
+        return torch.cat(columns, 1) if self.added else values
+
     def reward(self, reward: Tensor, faced: Tensor, segment: Tensor) -> Tensor:
-        """reward[N, A] after the changes."""
+        """reward[N, A'] (see :meth:`over_actions`) after the changes."""
         parts = [change.reward for change in self.changes if change.reward is not None]
         reward = reward.clone() if parts else reward
         for change in parts:
-            a = self.schema.actions.index(change.action)
+            a = self.actions.index(change.action)
             here = self._where(change.where, faced, segment)
             reward[:, a] = torch.where(here, _moved(change, reward[:, a]), reward[:, a])
         return reward
 
     def menu(self, faced: Tensor, segment: Tensor) -> Tensor:
-        """menu[N, A] after the changes; empty in terminal states.
+        """menu[N, A'] after the changes; empty in terminal states.
 
         Raises
         ------
@@ -88,6 +143,9 @@ class Intervention:
         for change in parts:
             a = self.schema.actions.index(change.action)
             menu[:, a] &= ~self._where(change.where, faced, segment)
+        for added, like in zip(self._added, self.like[len(self.schema.actions) :], strict=True):
+            here = before[:, like] & (self._where(added.where, faced, segment) if added is not None else False)
+            menu = torch.cat([menu, here.unsqueeze(1)], 1)
         if parts and bool((lost := before.any(1) & ~menu.any(1)).any()):
             example = self.schema.decode(faced[lost.nonzero()[0]]).iloc[0].to_dict()
             place = ", ".join(f"{name} {value}" for name, value in example.items())
@@ -100,14 +158,15 @@ class Intervention:
 
     @cached_property
     def changes_dynamics(self) -> bool:
-        """The dynamics are changed, or a feature on which its own movement, that of others, the menu, or an end may
-        depend."""
+        """The dynamics are changed (by an added action, too), or a feature on which its own movement, that of others,
+        the menu, or an end may depend."""
         columns = self.schema.columns
         parents = {p for c in columns if c.dynamics == "table" for p in c.parents}
         rules = [self.schema.terminal, *(condition for _, condition in self.schema.available)]
         parents |= {self.schema.index(name) for condition in rules for name in condition}
         learned = any(c.dynamics == "learned" for c in columns)
-        return any(change.dynamics is not None for change in self.changes) or any(
+        moved = any(change.dynamics is not None for change in self.changes)
+        return (moved or max(self.courses) >= len(self.schema.actions)) or any(
             f in parents or columns[f].dynamics != "static" or (learned and columns[f].assigned != "randomised")
             for f, _ in self._features
         )
@@ -123,6 +182,19 @@ class Intervention:
     def _features(self) -> list[tuple[int, FeatureChange]]:
         parts = [change.feature for change in self.changes if change.feature is not None]
         return [(self.schema.index(part.name), part) for part in parts]
+
+    @cached_property
+    def _added(self) -> tuple[AddChange | None, ...]:
+        """The change that adds each of ``added``."""
+        changes = {change.add.action: change.add for change in self.changes if change.add is not None}
+        return tuple(changes.get(name) for name in self.added)
+
+    def _facing(self, change: AddChange, faced: Tensor) -> Tensor:
+        """faced[N, F] as the reward of an added action sees it."""
+        seen = faced.clone()
+        for name, value in change.facing.items():
+            seen[:, self.schema.index(name)] = self.schema.columns[self.schema.index(name)].code(value)
+        return seen
 
     def _movement(self, part: DynamicsChange, faced: Tensor, segment: Tensor) -> Movement:
         assert not isinstance(part.shift, tuple), "a sweep is expanded into cases before it is compiled"
@@ -153,23 +225,15 @@ def compile_scenario(scenario: Scenario, schema: StateSchema) -> Intervention:
         If it names what the study does not have, removes or rewards the anchor, or asks for the effect of a feature
         whose variation says nothing about its effect. All problems at once.
     """
-    problems: list[str] = []
-    for i, change in enumerate(scenario.changes, start=1):
-        part, place = change.part, f"change {i}"
-        problems += conditions.problems_of(part.where, schema, f"{place}.where")
-        if isinstance(part, FeatureChange):
-            problems += _feature_problems(part, schema, place)
-            continue
-        if isinstance(part, DynamicsChange):
-            problems += _dynamics_problems(part, schema, place)
-            continue
-        strange = unknown(part.action, schema.actions, place, "action")
-        problems += strange
-        if not strange:
-            problems += _anchor_problems(part, schema, place)
+    problems = problems_of(scenario, schema)
     if problems:
         raise InputError(f"scenario {scenario.name!r}:\n  " + "\n  ".join(problems))
-    return Intervention(schema, scenario.changes)
+    return Intervention(schema, scenario.changes, added_actions(scenario))
+
+
+def added_actions(scenario: Scenario) -> tuple[str, ...]:
+    """The names of the actions that a scenario adds."""
+    return tuple(change.add.action for change in scenario.changes if change.add is not None)
 
 
 def cautions(intervention: Intervention, state: Tensor, segment: Tensor) -> list[str]:
@@ -182,21 +246,40 @@ def cautions(intervention: Intervention, state: Tensor, segment: Tensor) -> list
         if not bool(intervention._where(part.where, seen, segment).any()):
             said.append(f"change {i} applies to no row of the panel: its `where` holds nowhere")
     for f in dict.fromkeys(f for f, _ in intervention._features):
-        column = intervention.schema.columns[f]
-        if column.assigned != "randomised":
-            said.append(
-                f"{column.name} is not declared `assigned: randomised`: members who differ in it may differ in taste, "
-                "and the answer takes those differences for its effect"
-            )
-        slack = 1e-5 * max(abs(column.minimum), abs(column.maximum))
-        outside = (faced[:, f] < column.minimum - slack) | (faced[:, f] > column.maximum + slack)
-        share = float((outside & (faced[:, f] != state[:, f])).double().mean())
-        if share > 0:
-            seen_range = f" ({column.minimum:g} to {column.maximum:g})" if not column.discrete else ""
-            said.append(
-                f"{column.name} is put outside its observed range{seen_range} in {100 * share:.0f} % of the rows, "
-                "where its effect is extrapolated"
-            )
+        said += _effect_cautions(intervention.schema.columns[f], faced[:, f], state[:, f])
+    for new in (new for new in intervention._added if new is not None):
+        for f in (intervention.schema.index(name) for name in new.facing):
+            seen = intervention._facing(new, faced)
+            said += _effect_cautions(intervention.schema.columns[f], seen[:, f], faced[:, f])
+        said.append(
+            f"{new.action}: that it shares {new.nest or 0.0:g} of its taste shock with {new.like} is assumed; what it "
+            "takes from other actions, and what it adds to values, hangs on that"
+        )
+    for gone in (change.remove for change in intervention.changes if change.remove is not None):
+        said.append(
+            f"who chose {gone.action} turns to the other actions in proportion to their shares in the same state "
+            "(logit's independence of irrelevant alternatives)"
+        )
+    return said
+
+
+def _effect_cautions(column: Column, faced: Tensor, before: Tensor) -> list[str]:
+    """What the effect of putting a column's values from before[N] to faced[N] rests on."""
+    said = []
+    if column.assigned != "randomised":
+        said.append(
+            f"{column.name} is not declared `assigned: randomised`: members who differ in it may differ in taste, "
+            "and the answer takes those differences for its effect"
+        )
+    slack = 1e-5 * max(abs(column.minimum), abs(column.maximum))
+    outside = (faced < column.minimum - slack) | (faced > column.maximum + slack)
+    share = float((outside & (faced != before)).double().mean())
+    if share > 0:
+        seen_range = f" ({column.minimum:g} to {column.maximum:g})" if not column.discrete else ""
+        said.append(
+            f"{column.name} is put outside its observed range{seen_range} in {100 * share:.0f} % of the rows, "
+            "where its effect is extrapolated"
+        )
     return said
 
 
@@ -204,92 +287,3 @@ def _moved(change: RewardChange | FeatureChange, values: Tensor) -> Tensor:
     """``scale`` first, then ``add``."""
     assert not isinstance(change.scale, tuple) and not isinstance(change.add, tuple), "a sweep is expanded into cases"
     return values * (1.0 if change.scale is None else change.scale) + (change.add or 0.0)
-
-
-def _anchor_problems(part: RewardChange | RemoveChange, schema: StateSchema, place: str) -> list[str]:
-    """An anchor action stays on the menu, at its known reward, in the states where it is one. (A reference policy over
-    several actions only says how rewards were found; scenarios may change and remove any of them.)"""
-    remedy, removed = "", isinstance(part, RemoveChange)
-    column = schema.anchor_by_state
-    if column is not None:
-        labels = schema.columns[schema.index(column)].labels
-        spared = part.where.get(column)
-        if part.action not in labels:
-            return []
-        if spared is not None and not isinstance(spared, Between) and part.action not in map(label, spared):
-            return []
-        others = ", ".join(name for name in labels if name != part.action)
-        remedy = f" where {column!r} names it; leave these states out: `where: {{{column}: [{others}]}}`"
-    elif schema.anchor is None or schema.actions[schema.anchor] != part.action:
-        return []
-    if removed and not remedy:
-        return [
-            f"{place}: the anchor {part.action!r} cannot be removed: it is what joining and leaving are counted from, "
-            "and has to be available wherever there is a choice"
-        ]
-    if removed:
-        return [f"{place}: {part.action!r} is the anchor and has to be available{remedy}"]
-    remedy = remedy or "; change the other actions' rewards"
-    return [f"{place}: the reward of the anchor {part.action!r} is known by assumption{remedy}"]
-
-
-def _feature_problems(change: FeatureChange, schema: StateSchema, place: str) -> list[str]:
-    strange = unknown(change.name, schema.names, place, "state column")
-    if strange:
-        return strange
-    column, place = schema.columns[schema.index(change.name)], f"{place}: {change.name!r}"
-    if change.name == schema.anchor_reward:
-        return [f"{place} is the anchor's reward, which is known by assumption; change the other actions' rewards"]
-    if change.name in schema.reference_columns:
-        return [f"{place} says what the anchor is, which is given: it can be asked in `where`, but not changed"]
-    if change.set is None and column.discrete:
-        return [f"{place} is of kind {column.kind}: `set` it to a level instead of adding or scaling"]
-    if change.set is None and column.dynamics != "static":
-        return [
-            f"{place} moves by itself ({column.dynamics}); `add` and `scale` would compound from period to period: "
-            "`set` it"
-        ]
-    if change.set is not None and not isinstance(change.set, tuple):
-        problems = column.setting_problems(change.set, f"{place} set")
-        if problems:
-            return problems
-    if column.minimum == column.maximum:
-        return [f"{place} never varies in the panel, so nothing can be learned about its effect"]
-    if column.kind == "numeric" and column.assigned != "randomised":
-        return [
-            f"{place}: its effect is not identified, since its variation in the panel is not declared unrelated to "
-            "taste. If it is (a price test), say `assigned: randomised` for it and train again; else state the change "
-            "in reward units: `reward: {action: ..., add: ...}`"
-        ]
-    return []
-
-
-def _dynamics_problems(change: DynamicsChange, schema: StateSchema, place: str) -> list[str]:
-    strange = unknown(change.name, schema.names, place, "state column")
-    if strange:
-        return strange
-    column, place = schema.columns[schema.index(change.name)], f"{place}: {change.name!r}"
-    if column.dynamics == "static":
-        return [f"{place} is static: it does not move; `feature: {{name: {change.name}, set: ...}}` changes it"]
-    if column.dynamics == "clock":
-        return [f"{place} is a clock: it moves by itself, whatever happens"]
-    if change.name in schema.reference_columns:
-        return [f"{place} says what the anchor is, which is given: its movement cannot be changed"]
-    problems = []
-    if change.shift is not None and column.kind == "category":
-        problems.append(f"{place} is a category: its levels have no order to `shift` along; use `like`")
-    parents = [schema.names[p] for p in column.parents] if column.dynamics == "table" else list(schema.names)
-    for name, value in change.like.items():
-        if name == change.name:
-            problems.append(f"{place} like: its own value stays what it is; name other columns")
-        elif name in schema.segment_columns and name not in schema.names:
-            problems.append(
-                f"{place} like: movement depends on the state only, and {name!r} is no state column; list it under "
-                "`data.state` and train again"
-            )
-        elif name in schema.names and name not in parents:
-            problems.append(f"{place} like: it moves by its parents only ({', '.join(parents)}), not by {name!r}")
-        else:
-            strange = unknown(name, [p for p in parents if p != change.name], f"{place} like", "state column")
-            problems += strange or schema.columns[schema.index(name)].setting_problems(value, f"{place} like {name!r}")
-    return problems

@@ -188,9 +188,7 @@ def _simulate(
         age = torch.where(joined, 0, torch.where((age >= 0) & member, age + 1, -1)).masked_fill(~here, -1)
         before = torch.where(here, action, -1)
         if t < periods - 1:
-            movements = policy.intervention.movements(faced, segment)
-            following = model.dynamics.sample(faced, action, uniform[:, actions:], movements)
-            following = policy.intervention.before_changes(following, state)
+            following = policy.intervention.follow(model.dynamics, state, faced, action, uniform[:, actions:], segment)
             state = torch.where(here.unsqueeze(1), following, state)
 
 

@@ -29,7 +29,7 @@ from irl import bellman, evaluation
 from irl.config import InputError
 from irl.counterfactual.intervention import Intervention
 from irl.fitted import FittedModel
-from irl.transitions import RIDGE_ROWS, Transitions
+from irl.transitions import RIDGE_ROWS, Transitions, by_course
 
 CHUNK = 16384
 """States whose features are held at once."""
@@ -39,11 +39,12 @@ CHUNK = 16384
 class ScenarioPolicy:
     """The solved policy: Q(s, a) = reward + continuation, linear in the basis, and how the iteration ended.
 
-    ``weights[S, A, D]`` by segment (the same in segments that are treated alike). ``change`` is the last round's mean
-    absolute change of the choice probabilities, ``condition`` the last system's; of several groups, the worst.
-    ``draws`` [B, A, Dx] are draws of the reward's parameters less their estimate, and ``weight_draws`` [S, B, A, D]
-    what they do to the weights, to first order (None without standard errors): at the optimum a change of the reward
-    changes values by its discounted sum under the policy as it is (the envelope theorem), one more pass of the kernel.
+    ``weights[S, C, D]`` by segment (the same in segments that are treated alike) and course of action. ``change`` is
+    the last round's mean absolute change of the choice probabilities, ``condition`` the last system's; of several
+    groups, the worst. ``draws`` [B, A, Dx] are draws of the reward's parameters less their estimate, and
+    ``weight_draws`` [S, B, C, D] what they do to the weights, to first order (None without standard errors): at the
+    optimum a change of the reward changes values by its discounted sum under the policy as it is (the envelope
+    theorem), one more pass of the kernel.
     """
 
     model: FittedModel
@@ -59,24 +60,16 @@ class ScenarioPolicy:
     def q_draws(self, faced: Tensor, segment: Tensor) -> Tensor:
         """Q of each draw of the parameters less Q[N, A, B], to first order, at faced[N, F]."""
         assert self.draws is not None and self.weight_draws is not None
-        phi = self.model.basis(faced).to(self.weights.dtype)
-        own = _reward_draws(self.model, self.intervention, faced, segment, phi, self.draws)
-        groups = self.intervention.groups
-        continuation = _per_action(phi, self.weight_draws[groups[0]])
-        for group in set(groups) - {groups[0]}:
-            mine = torch.tensor([g == group for g in groups], device=segment.device)[segment]
-            continuation = torch.where(mine[:, None, None], _per_action(phi, self.weight_draws[group]), continuation)
-        return own + continuation
+        phi, weights = self.model.basis(faced).to(self.weights.dtype), self.weight_draws
+        own = _reward_draws(self.model, self.intervention, faced, segment, self.draws)
+        return own + self._by_segment(segment, lambda s: _per_action(phi, weights[s]))
 
     def q(self, faced: Tensor, segment: Tensor) -> Tensor:
         """Q[N, A] at the changed state faced[N, F], in reward units."""
         phi = self.model.basis(faced).to(self.weights.dtype)
-        groups = self.intervention.groups
-        continuation = phi @ self.weights[groups[0]].T
-        for group in set(groups) - {groups[0]}:
-            mine = torch.tensor([g == group for g in groups], device=segment.device)[segment]
-            continuation = torch.where(mine.unsqueeze(1), phi @ self.weights[group].T, continuation)
-        return self.intervention.reward(self.model.reward_of(faced), faced, segment) + continuation
+        return _reward(self.model, self.intervention, faced, segment) + self._by_segment(
+            segment, lambda s: phi @ self.weights[s].T
+        )
 
     def menu(self, faced: Tensor, segment: Tensor) -> Tensor:
         """menu[N, A] at the changed state; empty in terminal states."""
@@ -84,11 +77,22 @@ class ScenarioPolicy:
 
     def log_policy(self, faced: Tensor, menu: Tensor, segment: Tensor) -> Tensor:
         """log pi[N, A]."""
-        return bellman.log_policy(self.q(faced, segment), menu, self.model.config.temperature)
+        alpha, nests = self.model.config.temperature, self.intervention.nests
+        return bellman.log_policy(self.q(faced, segment), menu, alpha, nests)
 
     def value(self, faced: Tensor, menu: Tensor, segment: Tensor) -> Tensor:
         """Soft value V[N]."""
-        return bellman.soft_value(self.q(faced, segment), menu, self.model.config.temperature)
+        alpha, nests = self.model.config.temperature, self.intervention.nests
+        return bellman.soft_value(self.q(faced, segment), menu, alpha, nests)
+
+    def _by_segment(self, segment: Tensor, of: Callable[[int], Tensor]) -> Tensor:
+        """What ``of`` gives for each row's segment [N, C, ...], by action [N, A, ...]."""
+        groups = self.intervention.groups
+        found = of(groups[0])
+        for group in set(groups) - {groups[0]}:
+            mine = torch.tensor([g == group for g in groups], device=segment.device)[segment]
+            found = torch.where(mine.view(-1, *[1] * (found.ndim - 1)), of(group), found)
+        return found[:, list(self.intervention.courses)]
 
 
 @torch.no_grad()
@@ -137,7 +141,7 @@ def solve(
 
 @dataclass(frozen=True)
 class _End:
-    """Where one group's iteration ended; weights[A, D], weight_draws[B, A, D]."""
+    """Where one group's iteration ended; weights[C, D], weight_draws[B, C, D]."""
 
     weights: Tensor
     rounds: int
@@ -155,12 +159,12 @@ def _iterated(
     max_rounds: int,
     draws: Tensor | None,
 ) -> _End:
-    actions = len(model.schema.actions)
+    courses = max(intervention.courses) + 1
     weights: Tensor | None = None
     rounds, change = 0, math.inf
     while change > tolerance and rounds < max_rounds:
         rounds += 1
-        sums = evaluation.accumulate(_chunks(model, intervention, rows, weights), actions=actions)
+        sums = evaluation.accumulate(_chunks(model, intervention, rows, weights), actions=courses)
         solution = evaluation.solve(sums, ridge=ridge_rows / len(rows.state))
         new = solution.weights[:, :, 0]
         if not bool(new.isfinite().all()):
@@ -170,7 +174,7 @@ def _iterated(
     assert weights is not None, "max_rounds is at least 1"
     shifts = None
     if draws is not None:
-        sums = evaluation.accumulate(_chunks(model, intervention, rows, weights, draws), actions=actions)
+        sums = evaluation.accumulate(_chunks(model, intervention, rows, weights, draws), actions=courses)
         shifts = evaluation.solve(sums, ridge=ridge_rows / len(rows.state)).weights.permute(2, 0, 1)
     return _End(weights, rounds, change, solution.condition, shifts)
 
@@ -184,7 +188,7 @@ def _chunks(
 ) -> Iterator[evaluation.Rows]:
     """The kernel's rows under the policy of ``weights`` (None: the estimated policy). The target is the reward with the
     taste shocks; or what each draw of the parameters [B, A, Dx] adds to it."""
-    alpha, gamma = model.config.temperature, model.config.discount
+    alpha, gamma, courses = model.config.temperature, model.config.discount, intervention.courses
     size = max(1, CHUNK // rows.steps.shape[1])
     for first in range(0, len(rows.state), size):
         part = rows.only(slice(first, first + size))
@@ -195,20 +199,21 @@ def _chunks(
         phi = model.basis(following).double()
         log_pi, reward = _choice(model, intervention, following, segment, phi, weights)
         if parameters is None:
-            value = ((log_pi.exp() * reward).sum(1) + alpha * bellman.entropy(log_pi)).unsqueeze(1)
+            shocks = alpha * bellman.entropy(log_pi, intervention.nests)
+            value = ((log_pi.exp() * reward).sum(1) + shocks).unsqueeze(1)
         else:
-            added = _reward_draws(model, intervention, following, segment, phi, parameters)
+            added = _reward_draws(model, intervention, following, segment, parameters)
             value = torch.einsum("na,nab->nb", log_pi.exp(), added)
         discount = (gamma**part.steps * ~part.ends).double()
-        on_menu = intervention.menu(state, part.segment).gather(1, part.action.unsqueeze(1)).squeeze(1)
+        on_menu = by_course(courses, intervention.menu(state, part.segment))
         yield evaluation.Rows(
             phi=model.basis(state).double(),
             phi_next=phi.view(n, draws, -1),
             discount=discount,
             target=(discount.unsqueeze(2) * value.view(n, draws, -1)).mean(1),
-            weight=part.weight.double() * on_menu,
+            weight=part.weight.double() * on_menu.gather(1, part.action.unsqueeze(1)).squeeze(1),
             action=part.action,
-            next_policy=log_pi.exp().view(n, draws, -1),
+            next_policy=by_course(courses, log_pi.exp()).view(n, draws, -1),
         )
 
 
@@ -217,19 +222,33 @@ def _choice(
 ) -> tuple[Tensor, Tensor]:
     """log pi[N, A] under ``weights`` (None: as estimated), and the reward[N, A], 0 where not available."""
     menu = intervention.menu(faced, segment)
-    reward = intervention.reward(model.reward_of(faced), faced, segment).double().masked_fill(~menu, 0.0)
+    reward = _reward(model, intervention, faced, segment).double().masked_fill(~menu, 0.0)
     if weights is None:
-        return model.log_policy_of(faced, menu).double(), reward
-    return bellman.log_policy(reward + phi @ weights.T, menu, model.config.temperature), reward
+        known = menu[:, : len(model.schema.actions)]
+        # added actions are chosen at first only where there is nothing else
+        log_pi = bellman.log_policy(torch.zeros_like(reward), menu & ~known.any(1, keepdim=True), 1.0)
+        log_pi[:, : known.shape[1]] = model.log_policy_of(faced, known).double()
+        return log_pi, reward
+    q = reward + (phi @ weights.T)[:, list(intervention.courses)]
+    return bellman.log_policy(q, menu, model.config.temperature, intervention.nests), reward
+
+
+def _reward(model: FittedModel, intervention: Intervention, faced: Tensor, segment: Tensor) -> Tensor:
+    """The scenario's reward[N, A] at faced[N, F]."""
+    return intervention.reward(intervention.over_actions(model.reward_of, faced), faced, segment)
 
 
 def _reward_draws(
-    model: FittedModel, intervention: Intervention, faced: Tensor, segment: Tensor, phi: Tensor, draws: Tensor
+    model: FittedModel, intervention: Intervention, faced: Tensor, segment: Tensor, draws: Tensor
 ) -> Tensor:
     """What each of draws[B, A, Dx] adds to the scenario's reward, [N, A, B], 0 where not available."""
-    added = _per_action(phi[:, : draws.shape[2]], draws)
-    reference = model.schema.reference(faced, model.schema.menu(faced)).double().unsqueeze(2)
-    added = added - (reference * added).sum(1, keepdim=True)
+
+    def of(state: Tensor) -> Tensor:
+        added = _per_action(model.terms(state).double(), draws)
+        reference = model.schema.reference(state, model.schema.menu(state)).double().unsqueeze(2)
+        return added - (reference * added).sum(1, keepdim=True)
+
+    added = intervention.over_actions(of, faced)
     flat = added.new_zeros(added.shape[:2])
     slope = intervention.reward(flat + 1, faced, segment) - intervention.reward(flat, faced, segment)
     return added * (slope * intervention.menu(faced, segment)).unsqueeze(2)

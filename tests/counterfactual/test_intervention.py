@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from irl.bellman import Nests
 from irl.config import Between, InputError
 from irl.counterfactual.intervention import Intervention, cautions, compile_scenario
 from irl.data.schema import Column, StateSchema
@@ -138,15 +139,81 @@ def test_terminal_states_have_no_menu():
     assert menu.tolist() == [[False, False, False], [True, False, True], [True, True, True]]
 
 
+class Follows:
+    """Dynamics that say what they are asked, and leave everything as it is but for how much is used."""
+
+    def sample(self, state, action, uniform, movements=()):
+        self.asked = (state, action.tolist(), movements)
+        following = state.clone()
+        following[:, USE] = torch.tensor([1.0, 1.0, 2.0])
+        return following
+
+
 def test_what_does_not_move_is_as_before_the_changes():
     dearer = intervention(feature(name="price", scale=2), feature(name="use", set=0))
-    faced = dearer.state(STATE, SEGMENT)
-    following = faced.clone()
-    following[:, USE] = torch.tensor([1.0, 1.0, 2.0])
-    before = dearer.before_changes(following, STATE)
-    assert torch.equal(before[:, PRICE], STATE[:, PRICE])
-    assert before[:, USE].tolist() == [1, 1, 2]
-    assert torch.equal(dearer.state(before, SEGMENT)[:, PRICE], faced[:, PRICE])
+    faced, dynamics = dearer.state(STATE, SEGMENT), Follows()
+    following = dearer.follow(dynamics, STATE, faced, torch.tensor([0, 1, 2]), torch.zeros(3, 2), SEGMENT)
+    assert torch.equal(dynamics.asked[0], faced)
+    assert torch.equal(following[:, PRICE], STATE[:, PRICE])
+    assert following[:, USE].tolist() == [1, 1, 2]
+    assert torch.equal(dearer.state(following, SEGMENT)[:, PRICE], faced[:, PRICE])
+
+
+def added(**options):
+    return {"add": {"action": "student", "like": "monthly", "nest": 0.5, **options}}
+
+
+def test_an_added_action_has_what_it_is_made_of():
+    given = intervention(
+        added(facing={"price": 4}, where={"age": 30}),
+        {"remove": {"action": "monthly", "where": {"region": "south"}}},
+        {"reward": {"action": "student", "add": 0.25, "where": {"region": "north"}}},
+    )
+    assert given.actions == ("none", "monthly", "annual", "student")
+    assert given.like == (0, 1, 2, 1) and given.courses == (0, 1, 2, 1)
+    assert given.nests == Nests(of=(0, 1, 2, 1), dissimilarity=(1.0, 0.5, 1.0))
+    menu = [[True, True, False, True], [True, True, True, False], [True, False, True, True]]
+    assert given.menu(STATE, SEGMENT).tolist() == menu
+    whole = given.over_actions(lambda state: state[:, [PRICE]] * torch.tensor([0.0, 1.0, 100.0]), STATE)
+    assert whole.tolist() == [[0, 10, 1000, 4], [0, 10, 1000, 4], [0, 8, 800, 4]]
+    assert given.reward(whole, STATE, SEGMENT)[:, 3].tolist() == [4.25, 4.25, 4]
+    assert not given.changes_dynamics and given.groups == (0, 1, 2)
+
+
+def test_what_follows_an_added_action_is_what_follows_its_model_but_for_then():
+    given = intervention(added(then={"use": 10}), added(action="other"))
+    assert given.courses == (0, 1, 2, 3, 1) and given.changes_dynamics
+    dynamics = Follows()
+    following = given.follow(dynamics, STATE, STATE, torch.tensor([1, 3, 4]), torch.zeros(3, 2), SEGMENT)
+    assert dynamics.asked[1] == [1, 1, 1]
+    assert following[:, USE].tolist() == [1, 2, 2]  # the first and the last move as use does
+
+
+def test_an_action_that_other_cases_add_is_on_no_menu():
+    baseline = Intervention(SCHEMA, (), ("student",))
+    assert baseline.actions[3] == "student" and baseline.nests is None
+    assert not baseline.menu(STATE, SEGMENT)[:, 3].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (added(like="mothly"), "did you mean 'monthly'?"),
+        (added(action="annual"), "the study has an action 'annual' already"),
+        (added(like="none"), "'none' is an anchor, at a reward known by assumption"),
+        (added(facing={"paid": 1.5}), "its effect is not identified"),
+        (added(facing={"prize": 1.5}), "did you mean 'price'?"),
+        (added(then={"price": 9}), "'price' never changes for a member"),
+        (added(then={"use": 7}), "'7'"),
+    ],
+)
+def test_what_cannot_be_added(change, said):
+    assert said in refusal(change)
+
+
+def test_copies_of_one_action_are_one_nest():
+    assert "give them the same `nest`" in refusal(added(), added(action="other", nest=0.2))
+    assert "'student' is added twice" in refusal(added(), added())
 
 
 @pytest.mark.parametrize(
