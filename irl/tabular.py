@@ -54,6 +54,8 @@ class FiniteMDP:
     expectation: Expectation
     discount: float
     temperature: float = 1.0
+    nests: bellman.Nests | None = None
+    """Which actions share part of their shocks; none: logit."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -156,12 +158,28 @@ def solve(mdp: FiniteMDP, *, tolerance: float = 1e-10, max_sweeps: int = 100_000
     """The soft-optimal values and policy of ``mdp``, to within ``tolerance`` (sup norm) where ``converged``."""
 
     def backup(q: Tensor, phase: int) -> Tensor:
-        return bellman.soft_value(q, mdp.available, mdp.temperature)
+        return bellman.soft_value(q, mdp.available, mdp.temperature, mdp.nests)
 
     with one_thread(when=mdp.available.numel() < WORTH_SHARING):
         value, q, report = _fixed_point(mdp, backup, tolerance, max_sweeps)
-    log_policy = bellman.log_policy(q, mdp.available, mdp.temperature)
+    log_policy = bellman.log_policy(q, mdp.available, mdp.temperature, mdp.nests)
     return Solution(mdp.unphased(value), mdp.unphased(q), mdp.unphased(log_policy), *report)
+
+
+def backwards(mdp: FiniteMDP, value: Tensor, *, periods: int) -> list[tuple[Tensor, Tensor]]:
+    """(value[(P,) S], policy[(P,) S, A]) of each of ``periods`` periods, the first first, after which members are worth
+    value[(P,) S]: backward induction, exact up to rounding."""
+    found: list[tuple[Tensor, Tensor]] = []
+    reward, terminal = mdp.phased(mdp.reward), ~mdp.available.any(-1)
+    with one_thread(when=mdp.available.numel() < WORTH_SHARING):
+        for _ in range(periods):
+            later = mdp.phased(value).roll(-1, 0)  # phase p is followed by p + 1
+            expected = torch.stack([mdp.expectation(torch.where(terminal, 0.0, v)) for v in later])
+            q = bellman.q_from_reward(reward, expected, mdp.discount)
+            value = mdp.unphased(bellman.soft_value(q, mdp.available, mdp.temperature, mdp.nests))
+            policy = bellman.log_policy(q, mdp.available, mdp.temperature, mdp.nests).exp()
+            found.append((value, mdp.unphased(policy)))
+    return found[::-1]
 
 
 def policy_iteration(mdp: FiniteMDP, *, max_rounds: int = 100) -> tuple[Tensor, Tensor]:
@@ -182,9 +200,9 @@ def policy_iteration(mdp: FiniteMDP, *, max_rounds: int = 100) -> tuple[Tensor, 
     value, change = torch.zeros(mdp.states, dtype=torch.float64), math.inf
     for _ in range(max_rounds):
         q = bellman.q_from_reward(reward, transition @ value, mdp.discount)
-        log_pi = bellman.log_policy(q, menu, mdp.temperature)
+        log_pi = bellman.log_policy(q, menu, mdp.temperature, mdp.nests)
         policy, now = log_pi.exp(), value
-        flow = (policy * reward).sum(-1) + mdp.temperature * bellman.entropy(log_pi)
+        flow = (policy * reward).sum(-1) + mdp.temperature * bellman.entropy(log_pi, mdp.nests)
         value = torch.linalg.solve(one - mdp.discount * torch.einsum("sa,sat->st", policy, transition), flow)
         last, change = change, float((value - now).abs().max())
         if change <= 1e-13 * (1 + float(value.abs().max())) or (change >= last and change < 1e-9):  # rounding is left
@@ -198,7 +216,7 @@ def evaluate(
     """The values of following policy[(P,) S, A] for ever: discounted rewards plus, unless declined, the taste shocks
     of the options chosen (alpha times the policy's entropy)."""
     probability = mdp.phased(policy)
-    shocks = mdp.temperature * bellman.entropy(probability.log())
+    shocks = mdp.temperature * bellman.entropy(probability.log(), mdp.nests)
 
     def backup(q: Tensor, phase: int) -> Tensor:
         chosen = torch.where(probability[phase] > 0, probability[phase] * q, 0.0).sum(-1)

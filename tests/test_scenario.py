@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from irl.config import Between, InputError
-from irl.scenario import Scenario, cases, load_scenario, scenario_from
+from irl.scenario import NESTS, Scenario, cases, load_scenario, scenario_from
 
 SCENARIOS = sorted((Path(__file__).resolve().parents[1] / "configs" / "scenarios").glob("*.yaml"))
 
@@ -262,3 +262,33 @@ def test_a_missing_file(tmp_path):
 def test_a_scenario_is_taken_as_it_is():
     said = Scenario.model_validate({"name": "x", "changes": [{"remove": {"action": "a"}}]})
     assert scenario_from(said) is said
+
+
+def adding(**options):
+    return {"add": {"action": "student", "like": "monthly", **options}}
+
+
+def test_an_added_action_without_a_nest_is_a_sweep():
+    found = cases(scenario_from({"name": "x", "changes": [adding()]}))
+    assert list(found) == [f"student nest {nest}" for nest in NESTS]
+    assert [case.changes[0].add.nest for case in found.values()] == list(NESTS)
+    assert list(cases(scenario_from({"name": "x", "changes": [adding(nest=0.3)]}))) == ["x"]
+
+
+def test_what_a_nest_may_be():
+    assert "`nest` is a part: at least 0 and below 1" in refusal(adding(nest=1))
+    assert "`nest` is a part" in refusal(adding(nest=[0.5, -0.1]))
+    with pytest.raises(InputError) as caught:
+        scenario_from({"name": "x", "changes": [adding(), {"reward": {"action": "student", "add": [1, 2]}}]})
+    said = str(caught.value)
+    assert "may be a list (a sweep); an added action without a `nest` is one: give it a number" in said
+
+
+def test_when_changes_hold():
+    content = {"name": "x", "periods": 12, "changes": [adding(nest=0)]}
+    timing = scenario_from(content | {"timing": {"start": 3, "length": 2, "announced": True}}).timing
+    assert (timing.start, timing.length, timing.announced) == (3, 2, True)
+    assert (scenario_from(content).timing.start, scenario_from(content).timing.length) == (0, None)
+    for wrong, said in (({"start": 12}, "after the last of 12 periods"), ({"length": 0}, "timing.length")):
+        with pytest.raises(InputError, match=said):
+            scenario_from(content | {"timing": wrong})

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -28,8 +27,10 @@ from torch import Tensor
 from irl import evaluation
 from irl.counterfactual.identification import Identification, classify
 from irl.counterfactual.rollout import Counts, Starts, rollout
-from irl.counterfactual.solve import CHUNK, ScenarioPolicy, solve
+from irl.counterfactual.solve import CHUNK, ScenarioPolicy
+from irl.counterfactual.timing import Policy
 from irl.fitted import FittedModel, free_rows
+from irl.scenario import Timing
 from irl.transitions import RIDGE_ROWS, Transitions
 
 ANCHOR_ERROR = 0.5
@@ -140,9 +141,10 @@ def anchor_errors(model: FittedModel, state: Tensor, *, seed: int) -> Tensor:
 
 def dependence(
     baseline: ScenarioPolicy,
-    policy: ScenarioPolicy,
-    rows: Callable[[int], Transitions],
+    policy: Policy,
+    timing: Timing,
     unchanged: Callable[[int], Transitions],
+    again: Callable[[ScenarioPolicy], Policy],
     starts: Starts,
     *,
     periods: int,
@@ -152,18 +154,20 @@ def dependence(
 
     Parameters
     ----------
-    rows, unchanged : by segment, the transitions on which the scenario and the baseline were solved.
+    unchanged : by segment, the transitions on which the baseline was solved.
+    again : solves the scenario for the model of another baseline.
     """
-    model, found = baseline.model, classify(policy.intervention.changes, baseline.model.schema)
+    model = baseline.model
+    found = classify(policy.intervention.changes, model.schema, timing)
     if found.welfare:
         return Dependence(found)
     starts, logged = _some(starts, seed), unchanged(0)
     errors = anchor_errors(model, logged.state, seed=seed)
-    if found.behaviour:
+    if found.behaviour and isinstance(policy, ScenarioPolicy):
         moved = {"surplus": _surplus_by_error(policy, baseline, levels_of(model, logged, errors), starts)}
     else:
         others = equivalents(model, logged, errors)
-        moved = _by_error(policy, baseline, others, rows, starts, periods=periods, seed=seed)
+        moved = _by_error(policy, baseline, others, again, starts, periods=periods, seed=seed)
     return Dependence(found, _band(model, moved))
 
 
@@ -180,10 +184,10 @@ def _band(model: FittedModel, moved: dict[str, Tensor]) -> Band:
 
 
 def _by_error(
-    policy: ScenarioPolicy,
+    policy: Policy,
     baseline: ScenarioPolicy,
     others: list[Equivalent],
-    rows: Callable[[int], Transitions],
+    again: Callable[[ScenarioPolicy], Policy],
     starts: Starts,
     *,
     periods: int,
@@ -191,18 +195,29 @@ def _by_error(
 ) -> dict[str, Tensor]:
     """outcome -> change [1 + K, S]: of the model's own scenario, then of each equivalent's, solved anew."""
     model = baseline.model
-    kept = cache(rows)
-    solved = [replace(policy, draws=None, weight_draws=None)]
-    solved += [solve(other, policy.intervention, kept, tolerance=TOLERANCE) for other in others]
-    cases = {"baseline": replace(baseline, draws=None, weight_draws=None)}
-    cases |= {str(k): each for k, each in enumerate(solved)}
+    unchanged = _without_draws(baseline)
+    assert isinstance(unchanged, ScenarioPolicy)
+    # the same choices, of values higher by c: what follows is worth more by its expectation
+    baselines = [unchanged, *(replace(unchanged, model=o, weights=unchanged.weights + o.ahead) for o in others)]
+    solved = [_without_draws(policy), *(again(each) for each in baselines[1:])]
+    cases: dict[str, Policy] = {"baseline": unchanged, **{str(k): each for k, each in enumerate(solved)}}
     counts = rollout(model, cases, starts, periods=periods, seed=seed)
     before = _shares(counts["baseline"])
     shares = torch.stack([_shares(counts[str(k)]) - before for k in range(len(solved))])  # [1 + K, S, A]
-    raised = _by_segment(model, starts, _levels(model, torch.stack([o.level for o in others], 1), starts.state))
-    value = torch.stack([counts[str(k)].value - counts["baseline"].value for k in range(len(solved))])
-    surplus = _per_member(model, value - raised, counts["baseline"].valued)
-    return {f"share_{a}": shares[..., k] for k, a in enumerate(model.schema.actions)} | {"surplus": surplus}
+    as_they_were: dict[str, Policy] = {"news": solved[0], **{str(k): each for k, each in enumerate(baselines)}}
+    worth = rollout(model, as_they_were, starts, periods=policy.news + 1, seed=seed)
+    value = torch.stack([counts[str(k)].value - worth[str(k)].value for k in range(len(solved))])
+    surplus = _per_member(model, value, counts["baseline"].valued)
+    names = policy.intervention.actions
+    return {f"share_{a}": shares[..., k] for k, a in enumerate(names)} | {"surplus": surplus}
+
+
+def _without_draws(policy: Policy) -> Policy:
+    """The same policy, of which no errors are wanted."""
+    if isinstance(policy, ScenarioPolicy):
+        return replace(policy, draws=None, weight_draws=None)
+    first = tuple(replace(each, draws=None, weight_draws=None) for each in policy.first)
+    return replace(policy, first=first, last=replace(policy.last, draws=None, weight_draws=None))
 
 
 def _surplus_by_error(policy: ScenarioPolicy, baseline: ScenarioPolicy, level: Tensor, starts: Starts) -> Tensor:
@@ -210,7 +225,7 @@ def _surplus_by_error(policy: ScenarioPolicy, baseline: ScenarioPolicy, level: T
     the factor by which the rewards are scaled."""
     model, segment = baseline.model, starts.segment
     faced = policy.intervention.state(starts.state, segment)
-    flat = torch.zeros(len(faced), len(model.schema.actions), dtype=torch.float64, device=faced.device)
+    flat = torch.zeros(len(faced), len(policy.intervention.actions), dtype=torch.float64, device=faced.device)
     factor = policy.intervention.reward(flat + 1, faced, segment) - policy.intervention.reward(flat, faced, segment)
     gain = policy.value(faced, policy.menu(faced, segment), segment) - baseline.value(
         starts.state, baseline.menu(starts.state, segment), segment

@@ -9,11 +9,17 @@ give it. By kind of change, given gamma and logit shocks:
     an action removed                                        yes         yes
     every action's reward scaled by one factor               yes         no
     a static feature set for good to another observed value  yes         no
+    an action added that is another at the same reward, or
+        at the reward it has at another price, of which the
+        anchor's reward is taken to be independent           yes         yes
     some actions' rewards scaled                             no          no
-    dynamics; a feature that moves, or changed for a while    no          no
+    dynamics; a feature that moves, or changed for a while;
+        an action added that leads elsewhere                 no          no
 
-A scenario is identified if all its changes are. Changes of discount or dynamics, new actions at a stated reward and
-rewards swapped across segments are not identified; :func:`spread` shows it for any change of a finite problem.
+A scenario is identified if all its changes are. Where it ends again, or is announced, so is only what is free of the
+anchor in both columns: elsewhere values shift by different amounts before and after. Changes of discount or dynamics,
+new actions at a stated reward and rewards swapped across segments are not identified; :func:`spread` shows it for any
+change of a finite problem.
 
 Sources: Aguirregabiria & Suzuki (2014), Norets & Tang (2014), Kalouptsidi, Scott, Souza-Rodrigues (2021). Limit: a
 verdict is about the anchor's value only; whether a value was observed is :mod:`irl.counterfactual.support`'s question,
@@ -23,7 +29,7 @@ and several changes that are not identified might cancel.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +37,7 @@ from torch import Tensor
 
 from irl.config import Condition
 from irl.data.schema import StateSchema
-from irl.scenario import Change, FeatureChange, RemoveChange, RewardChange
+from irl.scenario import AddChange, Change, FeatureChange, RemoveChange, RewardChange, Timing
 from irl.tabular import FiniteMDP, policy_iteration
 
 
@@ -50,6 +56,10 @@ STATIC = Verdict(True, False, "a static feature is set for good to another value
 SCALES_SOME = Verdict(False, False, "the rewards of some actions are scaled, and not those of others")
 WHILE = Verdict(False, False, "a static feature is changed only while the state says so, which makes it move")
 MOVING = Verdict(False, False, "a feature that moves by itself is held, which changes the dynamics")
+COPY = Verdict(True, True, "an action is added that gives what another gives, or would give at another price")
+OTHER = Verdict(False, False, "an action is added at the reward that another has where a column is different")
+ELSEWHERE = Verdict(False, False, "an action is added that leads to other states than the one it is like")
+FOR_A_TIME = Verdict(False, False, "something other than a lump sum or the menu changes for a time, or is announced")
 DYNAMICS = Verdict(False, False, "how the state moves is changed")
 
 
@@ -83,17 +93,24 @@ class Identification:
         return {"behaviour": self.behaviour, "welfare": self.welfare, "why": self.sentence(), "changes": changes}
 
 
-def classify(changes: Sequence[Change], schema: StateSchema) -> Identification:
-    """The verdict on each change of a scenario that fits the study."""
+def classify(changes: Sequence[Change], schema: StateSchema, timing: Timing | None = None) -> Identification:
+    """The verdict on each change of a scenario that fits the study; ``timing``: by default from the start, for good."""
     scaled = [change.reward for change in changes if change.reward is not None and _scales(change.reward)]
     together = _scales_all(scaled, schema)
-    return Identification(tuple(_verdict(change, schema, together) for change in changes))
+    verdicts = [_verdict(change, schema, together) for change in changes]
+    if timing is not None and (timing.length is not None or (timing.announced and timing.start)):
+        verdicts = [FOR_A_TIME if v.behaviour and not v.welfare else v for v in verdicts]
+    return Identification(tuple(verdicts))
 
 
 def _verdict(change: Change, schema: StateSchema, scales_all: bool) -> Verdict:
-    part = change.reward or change.feature or change.remove
+    part = change.part
     if isinstance(part, RemoveChange):
         return REMOVAL
+    if isinstance(part, AddChange):
+        columns = [schema.columns[schema.index(name)] for name in part.facing]
+        tested = all(c.dynamics == "static" and c.assigned == "randomised" for c in columns)
+        return ELSEWHERE if part.then else COPY if tested else OTHER
     if isinstance(part, RewardChange):
         return LUMP_SUM if not _scales(part) else SCALES_ALL if scales_all else SCALES_SOME
     if not isinstance(part, FeatureChange):
@@ -155,4 +172,4 @@ def shaped(mdp: FiniteMDP, c: Tensor) -> FiniteMDP:
     """The problem at the reward r + c - gamma P c, under which the same is chosen; c[S], taken as 0 where terminal."""
     c = torch.where(mdp.available.any(-1), c, 0.0)
     reward = mdp.reward + c.unsqueeze(-1) - mdp.discount * mdp.expectation(c)
-    return FiniteMDP(reward, mdp.available, mdp.expectation, mdp.discount, mdp.temperature)
+    return replace(mdp, reward=reward)

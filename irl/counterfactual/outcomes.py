@@ -26,9 +26,11 @@ simulation is one row of the panel, so studies with a `duration` column are refu
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from irl.config import InputError
-from irl.counterfactual.anchor_errors import dependence
-from irl.counterfactual.intervention import Intervention, cautions, compile_scenario
+from irl.counterfactual.anchor_errors import TOLERANCE, dependence
+from irl.counterfactual.intervention import Intervention, added_actions, cautions, compile_scenario
 from irl.counterfactual.population import check_population, draw_starts
 from irl.counterfactual.rollout import Counts, Starts, rollout
-from irl.counterfactual.solve import ScenarioPolicy, solve
+from irl.counterfactual.solve import solve
 from irl.counterfactual.support import Tally, support
+from irl.counterfactual.timing import Policy, remembered, solve_path
 from irl.data.panel import Panel, panel_from_frame
 from irl.fitted import FittedModel, Z
 from irl.scenario import BASELINE, Scenario, cases, scenario_from
@@ -104,11 +107,13 @@ class Question:
             several = len(model.refit.covariance)
             parameters = model.refit.draws(min(PARAMETER_DRAWS, several), seed=scenario.seed)
             width = Z if several <= PARAMETER_DRAWS else t_quantile(PARAMETER_DRAWS)
-        policies: dict[str, ScenarioPolicy] = {}
-        for i, (label, intervention) in enumerate(self.interventions.items()):
+        unchanged = self._follow(self.interventions[BASELINE])
+        tick("solve", 0, len(self.interventions))
+        baseline = solve(model, self.interventions[BASELINE], unchanged, draws=parameters)
+        policies: dict[str, Policy] = {BASELINE: baseline}
+        for i, (label, intervention) in enumerate(list(self.interventions.items())[1:], start=1):
             tick("solve", i, len(self.interventions))
-
-            policies[label] = solve(model, intervention, self._follow(intervention), draws=parameters)
+            policies[label] = solve_path(baseline, intervention, scenario.timing, self._follow)
         tick("solve", len(policies), len(policies))
         seen = Tally(support(model.schema, self.rows.state, self.rows.segment))
         used = used_columns(model)
@@ -123,8 +128,9 @@ class Question:
             visit=seen,
         )
         names = [model.schema.names[f] for f in used]
-        tables = {label: outcome_table(model, c, names) for label, c in counts.items()}
-        errors = {label: outcome_slopes(model, c, names) for label, c in counts.items()}
+        actions = self.interventions[BASELINE].actions
+        tables = {label: outcome_table(model, c, names, actions) for label, c in counts.items()}
+        errors = {label: outcome_slopes(model, c, names, actions) for label, c in counts.items()}
         parts = []
         for label in policies:
             if label != BASELINE:
@@ -135,9 +141,22 @@ class Question:
         solved = {}
         for i, (label, policy) in enumerate(policies.items()):
             tick("anchor", i, len(policies))
-            follow, unchanged = self._follow(policy.intervention), self._follow(self.interventions[BASELINE])
+            again = partial(
+                solve_path,
+                intervention=policy.intervention,
+                timing=scenario.timing,
+                rows=remembered(self._follow),
+                tolerance=TOLERANCE,
+            )
             rests = dependence(
-                policies[BASELINE], policy, follow, unchanged, self.starts, periods=scenario.periods, seed=scenario.seed
+                baseline,
+                policy,
+                scenario.timing,
+                unchanged,
+                again,
+                self.starts,
+                periods=scenario.periods,
+                seed=scenario.seed,
             )
             said = cautions(policy.intervention, self.rows.state, self.rows.segment)
             said += rests.warnings(label) + seen.warnings(label, BASELINE)
@@ -175,7 +194,7 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
     """The scenario checked against the study and the frame; arguments and errors as :func:`simulate`."""
     scenario = scenario_from(scenario)
     _check_study(model)
-    interventions = {BASELINE: Intervention(model.schema, ())}
+    interventions = {BASELINE: Intervention(model.schema, (), added_actions(scenario))}
     check_population(scenario.population, model.schema)
     interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
     panel, rows = _rows(model, frame)
@@ -237,7 +256,7 @@ def used_columns(model: FittedModel) -> tuple[int, ...]:
     return tuple(f for f, c in enumerate(columns) if c.dynamics == "learned" and c.kind != "category")
 
 
-def outcome_table(model: FittedModel, counts: Counts, used: list[str]) -> pd.DataFrame:
+def outcome_table(model: FittedModel, counts: Counts, used: list[str], actions: tuple[str, ...]) -> pd.DataFrame:
     """One case's outcomes by segment and period: columns segment, period, outcome, value (NaN: a rate of nobody)."""
     labels = _labels(model)
     arrays = {name: _with_total(tensor) for name, tensor in counts.tensors().items()}
@@ -251,24 +270,26 @@ def outcome_table(model: FittedModel, counts: Counts, used: list[str]) -> pd.Dat
                 "value": array.ravel(),
             }
         )
-        for outcome, array in _outcomes(model, arrays, used).items()
+        for outcome, array in _outcomes(model, arrays, used, actions).items()
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def outcome_slopes(model: FittedModel, counts: Counts, used: list[str]) -> NDArray[np.float64]:
+def outcome_slopes(
+    model: FittedModel, counts: Counts, used: list[str], actions: tuple[str, ...]
+) -> NDArray[np.float64]:
     """How the value of each row of :func:`outcome_table` moves along each draw of the parameters [rows, B]; without
     draws, NaN [rows, 1]."""
     point = {name: _with_total(tensor) for name, tensor in counts.tensors().items()}
     if counts.slopes is None:
-        return np.full((sum(a.size for a in _outcomes(model, point, used).values()), 1), np.nan)
+        return np.full((sum(a.size for a in _outcomes(model, point, used, actions).values()), 1), np.nan)
     slopes = {name: _with_total(tensor) for name, tensor in counts.slopes.tensors().items()}
     columns = []
     for b in range(counts.slopes.value.shape[-1]):
         sides = []
         for step in (SMALL, -SMALL):
             moved = {name: array + step * slopes[name][..., b] for name, array in point.items()}
-            sides.append(np.concatenate([a.ravel() for a in _outcomes(model, moved, used).values()]))
+            sides.append(np.concatenate([a.ravel() for a in _outcomes(model, moved, used, actions).values()]))
         columns.append((sides[0] - sides[1]) / (2 * SMALL))
     return np.stack(columns, axis=1)
 
@@ -279,14 +300,14 @@ def t_quantile(df: int) -> float:
     return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
 
 
-def _outcomes(model: FittedModel, arrays: Mapping[str, NDArray[Any]], used: list[str]) -> dict[str, NDArray[Any]]:
+def _outcomes(
+    model: FittedModel, arrays: Mapping[str, NDArray[Any]], used: list[str], actions: tuple[str, ...]
+) -> dict[str, NDArray[Any]]:
     """outcome -> [S, T] of the counts' arrays."""
     schema = model.schema
     present, chose = arrays["present"], arrays["chose"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        values: dict[str, NDArray[Any]] = {
-            f"share_{name}": chose[:, :, k] / present for k, name in enumerate(schema.actions)
-        }
+        values: dict[str, NDArray[Any]] = {f"share_{name}": chose[:, :, k] / present for k, name in enumerate(actions)}
         if schema.anchor is not None:
             values |= _membership(schema.anchor, arrays)
         for u, name in enumerate(used):
@@ -352,12 +373,13 @@ def _beside(label: str, baseline: pd.DataFrame, scenario: pd.DataFrame, welfare:
     return pd.DataFrame(table[COLUMNS])
 
 
-def _record(policy: ScenarioPolicy, said: list[str]) -> dict[str, Any]:
+def _record(policy: Policy, said: list[str]) -> dict[str, Any]:
     """How one policy was found, as plain values for JSON (which has no infinity: None)."""
-    change, condition = (x if math.isfinite(x) else None for x in (policy.change, policy.condition))
+    last = policy.at(sys.maxsize)
+    change, condition = (x if math.isfinite(x) else None for x in (last.change, last.condition))
     return {
-        "rounds": policy.rounds,
-        "converged": policy.converged,
+        "rounds": last.rounds,
+        "converged": last.converged,
         "policy_change": change,
         "condition": condition,
         "changes_dynamics": policy.intervention.changes_dynamics,

@@ -19,7 +19,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from irl import bellman
 from irl.counterfactual.solve import ScenarioPolicy
+from irl.counterfactual.timing import Policy
 from irl.data.column import Column
 from irl.fitted import FittedModel, free_rows
 
@@ -47,9 +49,9 @@ class Counts:
         of them who did not go to the anchor. Of no meaning where the anchor is not one action.
     use : [S, T, U], sums of the columns ``used`` over members present (an ordinal counts by its levels' numbers, or by
         their rank where they are not numbers).
-    valued : [S], members who have a choice at the start: inside a contract no value is known.
+    valued : [S], members who have a choice when they learn of the changes: inside a contract no value is known.
     slopes : how each sum moves along each of B draws of the reward's parameters, [..., B]; None without draws.
-    value : [S], sums of their soft values at the start; gained : [S], those of them whose value exceeds the first
+    value : [S], sums of their soft values then; gained : [S], those of them whose value exceeds the first
         case's (the baseline's) by more than ``GAIN`` per period.
     """
 
@@ -76,7 +78,7 @@ GAIN = 1e-3
 @torch.no_grad()
 def rollout(
     model: FittedModel,
-    policies: Mapping[str, ScenarioPolicy],
+    policies: Mapping[str, Policy],
     starts: Starts,
     *,
     periods: int,
@@ -89,51 +91,45 @@ def rollout(
 
     Parameters
     ----------
-    policies : case label -> solved policy.
+    policies : case label -> solved policy, of as many actions each; those with news later than at the start have it in
+        the same period.
     used : state columns whose sums are kept.
     tick : called with members done and members in all.
     visit : called every period with the case, and faced[n, F] and segment[n] of members present.
     """
-    totals = {
-        case: _no_counts(model, periods, len(used), starts.state.device, None if p.draws is None else len(p.draws))
-        for case, p in policies.items()
-    }
-    size = BLOCK * BLOCKS_PER_BATCH
+    totals = {case: _no_counts(model, policy, periods, len(used)) for case, policy in policies.items()}
+    size, news = BLOCK * BLOCKS_PER_BATCH, max(policy.news for policy in policies.values())
     for first in range(0, len(starts.state), size):
         batch = Starts(starts.state[first : first + size], starts.segment[first : first + size])
-        _add_values(model, policies, batch, totals)
         for case, policy in policies.items():
-            see = partial(visit, case)
-            _simulate(model, policy, batch, totals[case], first // BLOCK, periods, seed, used, see)
+            see, own = partial(visit, case), (policy, next(iter(policies.values())))
+            _simulate(model, own, news, batch, totals[case], first // BLOCK, periods, seed, used, see)
         tick(min(first + size, len(starts.state)), len(starts.state))
     return totals
 
 
 def _add_values(
-    model: FittedModel, policies: Mapping[str, ScenarioPolicy], batch: Starts, totals: Mapping[str, Counts]
+    policy: ScenarioPolicy, baseline: ScenarioPolicy, state: Tensor, segment: Tensor, choosing: Tensor, counts: Counts
 ) -> None:
-    """Add the soft values at the start, of members who have a choice there, to ``totals``."""
-    baseline: Tensor | None = None
-    state, segment = batch.state, batch.segment
-    choosing = free_rows(model.schema, state).double()
-    for case, policy in policies.items():
-        faced = policy.intervention.state(state, segment)
-        value = policy.value(faced, policy.menu(faced, segment), segment).double()
-        baseline = value if baseline is None else baseline
-        better = (value - baseline) * (1 - model.config.discount) > GAIN
-        totals[case].valued.index_add_(0, segment, choosing)
-        totals[case].value.index_add_(0, segment, value * choosing)
-        totals[case].gained.index_add_(0, segment, better * choosing)
-        slopes = totals[case].slopes
-        if slopes is not None:
-            pi = policy.log_policy(faced, policy.menu(faced, segment), segment).double().exp()
-            moved = torch.einsum("na,nab->nb", pi, policy.q_draws(faced, segment))
-            slopes.value.index_add_(0, segment, moved * choosing.unsqueeze(1))
+    """Add the soft values at state[n, F] of the members who are ``choosing`` [n] there."""
+    here, model = choosing.double(), policy.model
+    faced, unchanged = policy.intervention.state(state, segment), baseline.intervention.state(state, segment)
+    menu = policy.menu(faced, segment)
+    value = policy.value(faced, menu, segment).double()
+    gain = value - baseline.value(unchanged, baseline.menu(unchanged, segment), segment).double()
+    counts.valued.index_add_(0, segment, here)
+    counts.value.index_add_(0, segment, value * here)
+    counts.gained.index_add_(0, segment, (gain * (1 - model.config.discount) > GAIN) * here)
+    if counts.slopes is not None:
+        pi = policy.log_policy(faced, menu, segment).double().exp()
+        moved = torch.einsum("na,nab->nb", pi, policy.q_draws(faced, segment))
+        counts.slopes.value.index_add_(0, segment, moved * here.unsqueeze(1))
 
 
 def _simulate(
     model: FittedModel,
-    policy: ScenarioPolicy,
+    policies: tuple[Policy, Policy],
+    news: int,
     batch: Starts,
     counts: Counts,
     block: int,
@@ -142,20 +138,27 @@ def _simulate(
     used: tuple[int, ...],
     visit: Callable[[Tensor, Tensor], None],
 ) -> None:
-    """Add what the members of a batch do under one policy to ``counts``."""
-    segment, anchor, actions = batch.segment, model.schema.base, len(model.schema.actions)
+    """Add what the members of a batch do under a policy to ``counts``; ``policies``: it, and the baseline's."""
+    path, baseline = policies
+    segment, anchor, actions = batch.segment, model.schema.base, len(path.intervention.actions)
+    known = len(model.schema.actions) + model.dynamics.n_random  # what all scenarios draw comes first
     measures = [_measure(model.schema.columns[f], batch.state.device) for f in used]
     state = batch.state  # before changes; ``faced`` after them
     before = torch.full_like(segment, -1)  # the action of the period before; -1: none
     age = torch.full_like(segment, -1)  # periods since joining in the simulation; -1: not joined in it
-    score = None if policy.draws is None else state.new_zeros(len(state), len(policy.draws), dtype=torch.float64)
+    score = None if path.draws is None else state.new_zeros(len(state), len(path.draws), dtype=torch.float64)
     for t in range(periods):
+        policy = path.at(t)
         faced = policy.intervention.state(state, segment)
         uniform = _uniform(len(segment), actions + model.dynamics.n_random, block, t, seed, state.device)
+        moves, chooses = uniform[:, len(model.schema.actions) : known], uniform[:, : len(model.schema.actions)]
+        chooses = torch.cat([chooses, uniform[:, known:]], 1)
         menu = policy.menu(faced, segment)
         here = menu.any(1)
         visit(faced[here], segment[here])
-        gumbel = -(-uniform[:, :actions].log()).log()
+        if t == news:
+            _add_values(policy, baseline.at(t), state, segment, here & free_rows(model.schema, state), counts)
+        gumbel = -(-chooses.log()).log()
         log_pi = policy.log_policy(faced, menu, segment)
         action = (log_pi + gumbel).argmax(1)
         if score is not None:
@@ -188,15 +191,16 @@ def _simulate(
         age = torch.where(joined, 0, torch.where((age >= 0) & member, age + 1, -1)).masked_fill(~here, -1)
         before = torch.where(here, action, -1)
         if t < periods - 1:
-            following = policy.intervention.follow(model.dynamics, state, faced, action, uniform[:, actions:], segment)
+            following = policy.intervention.follow(model.dynamics, state, faced, action, moves, segment)
             state = torch.where(here.unsqueeze(1), following, state)
 
 
 def _score(policy: ScenarioPolicy, faced: Tensor, segment: Tensor, log_pi: Tensor, action: Tensor) -> Tensor:
     """How the log-probability of action[N] moves along each draw of the parameters, [N, B]."""
-    moved = policy.q_draws(faced, segment) / policy.model.config.temperature
-    chosen = moved.gather(1, action.view(-1, 1, 1).expand(-1, 1, moved.shape[2])).squeeze(1)
-    return chosen - torch.einsum("na,nab->nb", log_pi.double().exp(), moved)
+    slope = bellman.log_policy_slope(
+        policy.q_draws(faced, segment), log_pi.double(), policy.model.config.temperature, policy.intervention.nests
+    )
+    return slope.gather(1, action.view(-1, 1, 1).expand(-1, 1, slope.shape[2])).squeeze(1)
 
 
 def _measure(column: Column, device: torch.device) -> Tensor | None:
@@ -232,8 +236,9 @@ def _add(into: Tensor, index: Tensor, values: Tensor) -> None:
     into += flat.index_add_(0, index, values).view(into.shape)
 
 
-def _no_counts(model: FittedModel, periods: int, used: int, device: torch.device, draws: int | None) -> Counts:
-    s, a = len(model.schema.segments), len(model.schema.actions)
+def _no_counts(model: FittedModel, policy: Policy, periods: int, used: int) -> Counts:
+    s, a = len(model.schema.segments), len(policy.intervention.actions)
+    draws, device = None if policy.draws is None else len(policy.draws), model.device
 
     def zeros(*more: int) -> Counts:
         def of(*shape: int) -> Tensor:

@@ -57,6 +57,15 @@ class ScenarioPolicy:
     draws: Tensor | None = None
     weight_draws: Tensor | None = None
 
+    @property
+    def news(self) -> int:
+        """The period in which members learn of the changes."""
+        return 0
+
+    def at(self, period: int) -> ScenarioPolicy:
+        """The policy of a period: the same in all."""
+        return self
+
     def q_draws(self, faced: Tensor, segment: Tensor) -> Tensor:
         """Q of each draw of the parameters less Q[N, A, B], to first order, at faced[N, F]."""
         assert self.draws is not None and self.weight_draws is not None

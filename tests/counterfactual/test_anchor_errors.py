@@ -10,6 +10,7 @@ from irl import tabular
 from irl.counterfactual.anchor_errors import ANCHOR_ERROR, _by_error, anchor_errors, dependence, equivalents
 from irl.counterfactual.rollout import Starts
 from irl.counterfactual.solve import solve
+from irl.scenario import Timing
 
 RIDGE = 1e-6
 FREE = slice(0, 6)  # out, in, deep at both tiers
@@ -102,7 +103,12 @@ def test_scaled_rewards_move_as_the_exact_solution_does(world):
 
 def rests(world, *changes):
     own = solved(world, *changes)
-    return dependence(solved(world), own, rows(world), rows(world), starts(world), periods=PERIODS, seed=0)
+    about = {"periods": PERIODS, "seed": 0}
+    return dependence(solved(world), own, Timing(), rows(world), again(world, *changes), starts(world), **about)
+
+
+def again(world, *changes):
+    return lambda baseline: solved(world, *changes, model=baseline.model)
 
 
 def band(world, *changes):
@@ -142,12 +148,12 @@ def test_what_depends_is_never_said_without_its_band(world):
 def test_without_solving_again_the_surplus_is_the_same(world):
     """What the short way finds for a static feature, and for identified changes the long way finds no band."""
     own, baseline = solved(world, TIER), solved(world)
-    long = _by_error(own, baseline, list(others(world)), rows(world), starts(world), periods=2, seed=0)
+    long = _by_error(own, baseline, others(world), again(world, TIER), starts(world), periods=2, seed=0)
     short = band(world, TIER).outcomes["surplus"]
     surplus = long["surplus"]
     for s, name in enumerate(("north", "south", "all")):
         assert np.allclose(short[name], [surplus[0, s], surplus[:, s].min(), surplus[:, s].max()], atol=2e-3)
-    lump = _by_error(solved(world, LUMP), baseline, others(world), rows(world), starts(world), periods=2, seed=0)
+    lump = _by_error(solved(world, LUMP), baseline, others(world), again(world, LUMP), starts(world), periods=2, seed=0)
     for outcome, moved in lump.items():
         assert (moved - moved[0]).abs().max() < 2e-3, outcome
         assert moved[0].abs().max() > 0.005

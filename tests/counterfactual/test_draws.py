@@ -101,7 +101,7 @@ def test_shares_and_surplus_move_with_the_parameters_as_they_should(refitted):
     starts = Starts(torch.stack([(index % 3).float(), (index // 3 % 2).float()], 1), torch.zeros_like(index))
     counts = rollout(world.model, {"baseline": policy}, starts, periods=PERIODS, seed=0)["baseline"]
     mass = torch.bincount((starts.state[:, 0] * 2 + starts.state[:, 1]).long(), minlength=10).double() / members
-    found = outcome_slopes(world.model, counts, []).reshape(-1, 2)
+    found = outcome_slopes(world.model, counts, [], world.schema.actions).reshape(-1, 2)
     labels = ("north", "south", "all")
     for b, draw in enumerate(draws):
         shares, values = [], []

@@ -14,6 +14,7 @@ import torch
 from irl import tabular
 from irl.config import Config, InputError
 from irl.counterfactual import ask, outcomes, simulate
+from irl.counterfactual import timing
 from irl.counterfactual.outcomes import COLUMNS, Answer, outcome_table, used_columns
 from irl.counterfactual.rollout import Counts
 from irl.data.schema import Column
@@ -123,7 +124,7 @@ def test_rates_by_hand(world):
     counts.moved[0, 1] = torch.tensor([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 2.0, 0.0]])
     counts.at_risk[0], counts.stayed[0] = torch.tensor([4.0, 2.0, 0.0]), torch.tensor([3.0, 1.0, 0.0])
     counts.use[0, 1, 0] = 25
-    table = outcome_table(world.model, counts, ["video"])
+    table = outcome_table(world.model, counts, ["video"], world.schema.actions)
     found = {o: float(g["value"].iloc[0]) for o, g in at(table, segment="north", period=1).groupby("outcome")}
     assert found == pytest.approx(
         {
@@ -188,13 +189,13 @@ def test_a_sweep_gives_a_case_for_each_value(world, panel_and_frame):
 
 
 def test_what_cannot_be_written_as_json_is_none(world, panel_and_frame, monkeypatch):
-    real = outcomes.solve
+    real = timing.solve
 
     def singular(*arguments, **options):
         policy = real(*arguments, **options)
         return type(policy)(**vars(policy) | {"condition": float("inf"), "converged": False})
 
-    monkeypatch.setattr(outcomes, "solve", singular)
+    monkeypatch.setattr(timing, "solve", singular)
     answer = ask(world.model, UP, panel_and_frame[1]).answer()
     assert answer.solved["annual up"]["condition"] is None
     json.dumps(answer.solved, allow_nan=False)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from irl import tabular
+from irl.bellman import Nests
 from irl.config import InputError
 from irl.counterfactual.intervention import compile_scenario
 from irl.counterfactual.solve import solve
@@ -148,6 +149,50 @@ def test_changed_dynamics(moving_world, change):
     policy = solve(world.model, intervention, rows.of_segment, ridge_rows=1e-5)
     assert torch.allclose(policy_at(policy, world)[ALL_FREE], oracle[ALL_FREE], atol=0.02)
     assert not torch.allclose(oracle[ALL_FREE], unchanged[ALL_FREE], atol=0.04)  # else this shows nothing
+
+
+def with_another(world, *, nest, facing=None, then=None):
+    """The exact problem with a fourth action: monthly where there is a choice, at the reward of tier ``facing``, from
+    which members go to place ``then``."""
+    mdp = world.mdp()
+    reward = world.reward[:, :, 1] if facing is None else world.reward[:, facing : facing + 1, 1].expand(-1, 2)
+    menu = torch.tensor([True] * 6 + [False] * 4)
+    goes = torch.stack([mdp.expectation(column) for column in torch.eye(10, dtype=torch.float64)], -1)  # [S, A, S']
+    new = goes[:, 1]
+    if then is not None:  # the whole mass, at the same tier
+        new = torch.nn.functional.one_hot(then * 2 + torch.arange(10) % 2, 10).double()
+    return tabular.FiniteMDP(
+        torch.cat([mdp.reward, reward.reshape(10, 1)], 1),
+        torch.cat([mdp.available, menu.unsqueeze(1)], 1),
+        tabular.dense_expectation(torch.cat([goes, new.unsqueeze(1)], 1)),
+        mdp.discount,
+        mdp.temperature,
+        Nests((0, 1, 2, 1), (1.0, 1 - nest, 1.0)),
+    )
+
+
+@pytest.mark.parametrize(("nest", "facing"), [(0.0, None), (0.6, None), (0.6, 1)])
+def test_an_added_action(world, nest, facing):
+    change = {"action": "student", "like": "monthly", "nest": nest, "where": {"place": ["out", "in", "deep"]}}
+    change |= {} if facing is None else {"facing": {"tier": facing}}
+    policy = solved(world, world.transitions().of_segment, {"add": change})
+    oracle = tabular.solve(with_another(world, nest=nest, facing=facing))
+    assert policy.converged and policy.weights.shape[1] == 3  # what follows is what follows monthly
+    assert torch.allclose(policy_at(policy, world)[ALL_FREE], oracle.policy[ALL_FREE], atol=1e-5)
+    states, segments = world.states(), torch.zeros(10, dtype=torch.long)
+    value = policy.value(states, policy.menu(states, segments), segments)
+    assert torch.allclose(value[ALL_FREE], oracle.value[ALL_FREE], atol=1e-4)
+
+
+def test_an_added_action_that_leads_elsewhere(world):
+    change = {"action": "dive", "like": "monthly", "nest": 0.3, "then": {"place": "deep"}}
+    intervention = world.intervention({"add": change | {"where": {"place": ["out", "in", "deep"]}}})
+    rows = drawn(world.model.dynamics, intervention, world.everywhere(1000), seed=0)
+    policy = solve(world.model, intervention, rows.of_segment, ridge_rows=1e-5)
+    oracle = tabular.solve(with_another(world, nest=0.3, then=2)).policy
+    assert torch.allclose(policy_at(policy, world)[ALL_FREE], oracle[ALL_FREE], atol=0.02)
+    alike = tabular.solve(with_another(world, nest=0.3)).policy
+    assert not torch.allclose(oracle[ALL_FREE], alike[ALL_FREE], atol=0.04)  # else this shows nothing
 
 
 def test_convergence_is_returned_and_not_assumed(world):

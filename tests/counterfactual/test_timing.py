@@ -1,0 +1,140 @@
+"""Changes that come later, end, or are announced, against backward induction on the small world."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from irl import tabular
+from irl.counterfactual.rollout import Starts, rollout
+from irl.counterfactual.solve import ScenarioPolicy, solve
+from irl.counterfactual.timing import PolicyPath, remembered, solve_path
+from irl.scenario import Timing
+
+FREE = slice(0, 6)  # out, in, deep at both tiers
+UP = {"reward": {"action": "annual", "add": 1.5, "where": {"place": "out"}}}
+RIDGE = 1e-6
+
+
+def rows(world):
+    return lambda intervention: world.transitions().of_segment
+
+
+def baseline(world, **options):
+    return solve(world.model, world.intervention(), world.transitions().of_segment, ridge_rows=RIDGE, **options)
+
+
+def path(world, **timing):
+    return solve_path(baseline(world), world.intervention(UP), Timing(**timing), rows(world), ridge_rows=RIDGE)
+
+
+def changed(world):
+    reward = world.reward.clone()
+    reward[0, :, 2] += 1.5
+    return world.mdp(reward=reward)
+
+
+def exact(world, *, start=0, length=None, announced=False):
+    """policy[10, 3] by period until nothing changes any more, the last for good; and the value in the first period."""
+    before, after = (tabular.solve(mdp) for mdp in (world.mdp(), changed(world)))
+    last = after if length is None else before
+    during = tabular.backwards(changed(world), last.value, periods=length or 0)
+    known = tabular.backwards(world.mdp(), during[0][0] if during else last.value, periods=start)
+    first = known if announced else [(before.value, before.policy)] * start
+    return [policy for _, policy in (*first, *during)] + [last.policy], (*first, *during, (last.value, None))[0][0]
+
+
+def at(policy, world):
+    states, segments = world.states(), torch.zeros(10, dtype=torch.long)
+    return policy.log_policy(states, policy.menu(states, segments), segments).exp()
+
+
+TIMINGS = [
+    {"start": 3},
+    {"start": 3, "announced": True},
+    {"length": 2},
+    {"start": 2, "length": 2},
+    {"start": 2, "length": 2, "announced": True},
+]
+
+
+@pytest.mark.parametrize("timing", TIMINGS, ids=str)
+def test_every_period_against_backward_induction(world, timing):
+    found, (policies, value) = path(world, **timing), exact(world, **timing)
+    assert isinstance(found, PolicyPath)
+    for t, policy in enumerate(policies):
+        assert torch.allclose(at(found.at(t), world)[FREE], policy[FREE], atol=2e-5), t
+    states, segments = world.states(), torch.zeros(10, dtype=torch.long)
+    first = found.at(0)
+    own = first.value(states, first.menu(states, segments), segments)
+    assert torch.allclose(own[FREE], value[FREE], atol=1e-4)
+    assert found.news == (0 if timing.get("announced") else timing.get("start", 0))
+
+
+def test_announced_is_not_surprise(world):
+    policies = [exact(world, start=2, length=2, announced=told)[0][1][FREE] for told in (True, False)]
+    assert (policies[0] - policies[1]).abs().max() > 0.02  # else the test above shows nothing
+
+
+def test_from_the_start_for_good_is_the_plain_solution(world):
+    assert isinstance(path(world), ScenarioPolicy)
+
+
+def test_draws_of_the_parameters_are_carried_back(world, monkeypatch):
+    """The slope of every period's Q along a draw is the difference of paths at rewards moved along it."""
+    step, draws = 1e-3, torch.zeros(1, 3, world.model.terms.width, dtype=torch.float64)
+    draws[0, 1, 0], draws[0, 2, 0] = 0.7, -0.4
+    timing = Timing(start=1, length=2, announced=True)
+    about = {"rows": rows(world), "ridge_rows": RIDGE}
+    found = solve_path(baseline(world, draws=draws), world.intervention(UP), timing, **about)
+    real, sides = type(world.model).reward_of, []
+    for sign in (step, -step):
+        moved = torch.tensor([0.0, 0.7, -0.4]) * sign
+        monkeypatch.setattr(
+            type(world.model), "reward_of", lambda self, state, g=None, m=moved: real(self, state, g) + m
+        )
+        plain = solve_path(baseline(world), world.intervention(UP), timing, **about)
+        sides.append([plain.at(t).q(world.states()[FREE], torch.zeros(6, dtype=torch.long)) for t in range(4)])
+        monkeypatch.undo()
+    menu = world.menu()[FREE]
+    for t in range(4):
+        slope = found.at(t).q_draws(world.states()[FREE], torch.zeros(6, dtype=torch.long))[..., 0]
+        numeric = (sides[0][t] - sides[1][t]) / (2 * step)
+        assert torch.allclose(slope[menu], numeric[menu].double(), atol=5e-3), t
+
+
+def test_the_rollout_follows_the_path(world):
+    """Members who start out: what they choose in each period, by its exact policy; worth counted at the news."""
+    timing = {"start": 2, "length": 1}
+    starts = Starts(torch.tensor([[0.0, 0.0]]).repeat(20_000, 1), torch.zeros(20_000, dtype=torch.long))
+    counts = rollout(world.model, {"baseline": baseline(world), "x": path(world, **timing)}, starts, periods=5, seed=0)
+    mass, policies = torch.zeros(10, dtype=torch.float64), exact(world, **timing)[0]
+    mass[0] = 1
+    steps = [next(iter(tabular.propagate(world.mdp(), policies[0], mass, periods=1)))]
+    for policy in (*policies, policies[-1])[:4]:
+        steps.append(list(tabular.propagate(world.mdp(), policy, steps[-1], periods=2))[1])
+    value = [
+        tabular.solve(world.mdp()).value,
+        tabular.backwards(changed(world), tabular.solve(world.mdp()).value, periods=1)[0][0],
+    ]
+    for t, (here, policy) in enumerate(zip(steps, (*policies, policies[-1]), strict=False)):
+        here = torch.where(world.menu().any(1), here, 0.0)
+        share = (here.unsqueeze(1) * policy).sum(0) / here.sum()
+        found = counts["x"].chose[0, t] / counts["x"].present[0, t]
+        assert torch.allclose(found, share, atol=0.012), t
+    assert torch.equal(counts["x"].chose[:, :2], counts["baseline"].chose[:, :2])
+    choosing = steps[2][FREE]
+    gain = float((counts["x"].value - counts["baseline"].value)[0] / counts["x"].valued[0])
+    assert gain == pytest.approx(float((choosing * (value[1] - value[0])[FREE]).sum() / choosing.sum()), rel=0.02)
+    assert float(counts["x"].valued[0]) == pytest.approx(20_000 * float(choosing.sum()), rel=0.02)
+
+
+def test_rows_are_drawn_once(world):
+    calls = []
+
+    def drawn(intervention):
+        return lambda segment: calls.append(segment) or world.transitions()
+
+    follow, own, other = remembered(drawn), world.intervention(), world.intervention(UP)
+    assert follow(own)(0) is follow(own)(0) and follow(own)(1) is not follow(other)(1)
+    assert calls == [0, 1, 1]
