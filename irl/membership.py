@@ -34,94 +34,13 @@ import torch
 from torch import Tensor
 
 from irl import tabular
+from irl.bellman import Nests
 from irl.config import InputError
+from irl.membership_tastes import LEVELS, YEAR, Segment, invented_seasons, invented_segments
 
 ACTIONS = ("none", "monthly", "annual")
 NONE, MONTHLY, ANNUAL = range(3)
 STATUSES = ("out", "monthly", "annual")
-LEVELS = 3
-YEAR = 12
-
-
-@dataclass(frozen=True)
-class Benefit:
-    """What one benefit is worth to a segment at full use, and how its use moves (probabilities per month)."""
-
-    taste: float
-    rise: float  # one level up, as a member
-    drop: float  # one level down, as a member
-    rise_out: float
-    drop_out: float
-
-    def kernel(self, member: bool) -> Tensor:
-        """Transition matrix [LEVELS, LEVELS] of the level."""
-        up, down = (self.rise, self.drop) if member else (self.rise_out, self.drop_out)
-        moves = torch.diag(torch.full((LEVELS - 1,), up, dtype=torch.float64), 1)
-        moves = moves + torch.diag(torch.full((LEVELS - 1,), down, dtype=torch.float64), -1)
-        return moves + torch.diag(1 - moves.sum(1))
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The tastes of one segment, in reward units per month."""
-
-    share: float
-    base: float  # flow of a member who uses nothing
-    price: float  # per dollar
-    joining: float  # cost of becoming a member again, either plan
-    commitment: float  # cost of signing up for a year, beside its price
-    perk: float  # added to the flow on the annual plan
-    saturation: float  # the most that benefits can add, approached with diminishing returns
-    benefits: Mapping[str, Benefit]
-
-
-def _segments() -> dict[str, Segment]:
-    """Invented tastes: the order of the benefits' numbers is taste, rise, drop, rise_out, drop_out."""
-    return {
-        "gen_z": Segment(
-            share=0.27, base=-0.90, price=0.030, joining=0.8, commitment=2.65, perk=0.35, saturation=5.0,
-            benefits={
-                "shipping": Benefit(0.40, 0.15, 0.15, 0.05, 0.20), "video": Benefit(0.80, 0.18, 0.12, 0.05, 0.20),
-                "music": Benefit(0.70, 0.16, 0.14, 0.06, 0.20), "gaming": Benefit(0.90, 0.14, 0.12, 0.04, 0.20),
-                "grocery": Benefit(0.20, 0.08, 0.18, 0.03, 0.25),
-            },
-        ),
-        "family_us": Segment(
-            share=0.28, base=-0.95, price=0.026, joining=0.8, commitment=2.65, perk=0.38, saturation=5.0,
-            benefits={
-                "shipping": Benefit(1.00, 0.18, 0.12, 0.05, 0.18), "video": Benefit(0.60, 0.16, 0.14, 0.05, 0.20),
-                "music": Benefit(0.30, 0.12, 0.16, 0.04, 0.20), "gaming": Benefit(0.20, 0.08, 0.20, 0.03, 0.22),
-                "grocery": Benefit(0.90, 0.14, 0.12, 0.04, 0.20),
-            },
-        ),
-        "urban_india": Segment(
-            share=0.25, base=-0.90, price=0.033, joining=0.7, commitment=2.50, perk=0.35, saturation=5.0,
-            benefits={
-                "shipping": Benefit(0.70, 0.16, 0.13, 0.05, 0.20), "video": Benefit(0.90, 0.17, 0.13, 0.05, 0.20),
-                "music": Benefit(0.45, 0.14, 0.15, 0.05, 0.20), "gaming": Benefit(0.40, 0.12, 0.15, 0.04, 0.20),
-                "grocery": Benefit(0.55, 0.13, 0.14, 0.04, 0.20),
-            },
-        ),
-        "rural_india": Segment(
-            share=0.20, base=-0.75, price=0.036, joining=0.6, commitment=2.40, perk=0.45, saturation=5.0,
-            benefits={
-                "shipping": Benefit(0.80, 0.14, 0.14, 0.04, 0.20), "video": Benefit(0.90, 0.16, 0.14, 0.05, 0.20),
-                "music": Benefit(0.60, 0.15, 0.15, 0.05, 0.20), "gaming": Benefit(0.30, 0.08, 0.18, 0.03, 0.22),
-                "grocery": Benefit(0.20, 0.06, 0.20, 0.03, 0.24),
-            },
-        ),
-    }  # fmt: skip
-
-
-def _seasons() -> dict[str, tuple[float, ...]]:
-    #                Jan    Feb    Mar   Apr   May   Jun   Jul   Aug   Sep   Oct   Nov   Dec
-    return {
-        "shipping": (-0.15, -0.10, 0.00, 0.00, 0.00, 0.00, 0.15, 0.00, 0.00, 0.10, 0.35, 0.50),
-        "video": (0.15, 0.10, 0.00, 0.00, -0.05, -0.10, -0.15, -0.10, 0.00, 0.05, 0.10, 0.20),
-        "music": (0.00, 0.00, 0.00, 0.00, 0.05, 0.10, 0.15, 0.10, 0.00, 0.00, 0.00, 0.10),
-        "gaming": (0.00, 0.00, -0.05, -0.05, 0.10, 0.35, 0.45, 0.35, -0.10, -0.05, 0.00, 0.20),
-        "grocery": (0.00, 0.00, 0.00, 0.05, 0.00, -0.05, -0.05, 0.00, 0.00, 0.05, 0.15, 0.25),
-    }
 
 
 class Cell(NamedTuple):
@@ -132,10 +51,15 @@ class Cell(NamedTuple):
     price_annual: float
 
 
-class Rules(NamedTuple):  # what the members of a cell face
-    reward: Tensor  # [YEAR, states, actions]
-    available: Tensor  # [states, actions]
-    kernels: Tensor  # as of ``Market.kernels``
+class Rules(NamedTuple):
+    """What the members of a cell face: reward[YEAR, states, A], available[states, A], ``kernels`` as of
+    :meth:`Market.kernels`; of actions that are added behind ``ACTIONS``, the contracts they lead to, and the nests."""
+
+    reward: Tensor
+    available: Tensor
+    kernels: Tensor
+    moves: tuple[np.ndarray, ...] = ()
+    nests: Nests | None = None
 
 
 @dataclass(frozen=True)
@@ -145,8 +69,8 @@ class Market:
 
     discount: float = 0.95
     temperature: float = 1.0
-    segments: Mapping[str, Segment] = field(default_factory=_segments)
-    seasons: Mapping[str, tuple[float, ...]] = field(default_factory=_seasons)
+    segments: Mapping[str, Segment] = field(default_factory=invented_segments)
+    seasons: Mapping[str, tuple[float, ...]] = field(default_factory=invented_seasons)
     list_monthly: float = 10.0
     list_annual: float = 84.0
     price_factors: tuple[float, ...] = (0.8, 1.0, 1.2)
@@ -244,9 +168,15 @@ class Market:
     def problem(self, rules: Rules) -> tabular.FiniteMDP:
         """The soft MDP of a cell with the given rules."""
         contract = torch.eye(self.contracts, dtype=torch.float64)
-        axes = [[contract[self.next_contract(a)], *rules.kernels[int(a != NONE)]] for a in range(len(ACTIONS))]
+        moves = [*(self.next_contract(a) for a in range(len(ACTIONS))), *rules.moves]
+        axes = [[contract[to], *rules.kernels[int(a != NONE)]] for a, to in enumerate(moves)]
         move = tabular.factored_expectation(axes)
-        return tabular.FiniteMDP(rules.reward, rules.available, move, self.discount, self.temperature)
+        return tabular.FiniteMDP(rules.reward, rules.available, move, self.discount, self.temperature, rules.nests)
+
+    def rules(self, cell: Cell, edit: Edit | None = None) -> Rules:
+        """What the members of a cell face, after ``edit`` if there is one."""
+        rules = Rules(self.reward(cell), self.available(), self.kernels(cell.segment))
+        return rules if edit is None else edit(self.state_table(cell), rules)
 
 
 @dataclass(frozen=True)
@@ -264,25 +194,30 @@ class MarketSolution:
 
     def locate(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(cell, month, state) numbers of the rows of ``frame``; InputError for rows the solution does not cover."""
-        missing = [name for name in self.market.columns if name not in frame]
-        if missing:
-            raise InputError(f"the frame lacks the state columns {', '.join(missing)}")
-        number = {cell: i for i, cell in enumerate(self.cells)}
-        wanted, inverse = _cells_of(frame)
-        unsolved = [str(tuple(cell)) for cell in wanted if cell not in number]
-        if unsolved:
-            raise InputError(f"not solved for {'; '.join(unsolved[:3])}: pass cells=cells_of(frame) to solve")
-        status = pd.Index(STATUSES).get_indexer(pd.Index(frame["status"]))
-        left = frame["months_left"].to_numpy().astype(int)
-        levels = [frame[name].to_numpy().astype(int) for name in self.market.benefits]
-        month = frame["month"].to_numpy().astype(int)
-        wrong = (status < 0) | ((status == 2) != (left > 0)) | (left >= self.market.contract_months)
-        wrong |= (month < 0) | (month >= YEAR) | np.any([(v < 0) | (v >= LEVELS) for v in levels], axis=0)
-        if wrong.any():
-            raise InputError(f"{wrong.sum()} rows are not states of the market, first: {frame.index[wrong][0]!r}")
-        contract = np.where(status == 2, left + 1, status)
-        state = np.ravel_multi_index((contract, *levels), self.market.axes)
-        return np.array([number[cell] for cell in wanted])[inverse], month, state
+        return locate(self.market, self.cells, frame)
+
+
+def locate(market: Market, cells: Sequence[Cell], frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(cell, month, state) numbers of the rows of ``frame``; InputError for rows that are in none of the cells."""
+    missing = [name for name in market.columns if name not in frame]
+    if missing:
+        raise InputError(f"the frame lacks the state columns {', '.join(missing)}")
+    number = {cell: i for i, cell in enumerate(cells)}
+    wanted, inverse = _cells_of(frame)
+    unsolved = [str(tuple(cell)) for cell in wanted if cell not in number]
+    if unsolved:
+        raise InputError(f"not solved for {'; '.join(unsolved[:3])}: pass cells=cells_of(frame) to solve")
+    status = pd.Index(STATUSES).get_indexer(pd.Index(frame["status"]))
+    left = frame["months_left"].to_numpy().astype(int)
+    levels = [frame[name].to_numpy().astype(int) for name in market.benefits]
+    month = frame["month"].to_numpy().astype(int)
+    wrong = (status < 0) | ((status == 2) != (left > 0)) | (left >= market.contract_months)
+    wrong |= (month < 0) | (month >= YEAR) | np.any([(v < 0) | (v >= LEVELS) for v in levels], axis=0)
+    if wrong.any():
+        raise InputError(f"{wrong.sum()} rows are not states of the market, first: {frame.index[wrong][0]!r}")
+    contract = np.where(status == 2, left + 1, status)
+    state = np.ravel_multi_index((contract, *levels), market.axes)
+    return np.array([number[cell] for cell in wanted])[inverse], month, state
 
 
 Edit = Callable[[pd.DataFrame, Rules], Rules]
@@ -319,8 +254,7 @@ def solve(
     parts: list[tuple[Tensor, ...]] = []
     for cell in track(cells):
         with tabular.one_thread():
-            rules = Rules(market.reward(cell), market.available(), market.kernels(cell.segment))
-            rules = rules if edit is None else edit(market.state_table(cell), rules)
+            rules = market.rules(cell, edit)
             solved = tabular.solve(market.problem(rules), tolerance=tolerance)
         assert solved.converged, f"{cell}: error {solved.error} after {solved.iterations} sweeps"
         error = max(error, solved.error)

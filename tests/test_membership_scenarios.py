@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from irl import membership
+from irl import membership, membership_tastes
 from irl.config import InputError
 from irl.membership import ACTIONS, ANNUAL, MONTHLY, Market, MarketSolution
-from irl.membership_scenarios import exact_outcomes, exact_surplus, scenario_edit
+from irl.membership_scenarios import ExactAnswer, exact_answer, exact_outcomes, exact_surplus, scenario_edit
+from irl.scenario import scenario_from
 
 
 def small_market(discount: float = 0.95) -> Market:
@@ -105,7 +106,7 @@ def test_changes_hold_only_where_they_should(baseline: MarketSolution):
     assert (exact_outcomes(scenario, frame, periods=3)["share_monthly"] == 0).all()
 
 
-def with_benefit(market: Market, segment: str, name: str, benefit: membership.Benefit) -> Market:
+def with_benefit(market: Market, segment: str, name: str, benefit: membership_tastes.Benefit) -> Market:
     taste = market.segments[segment]
     return replace(
         market,
@@ -194,3 +195,70 @@ def test_surplus_is_what_a_lower_price_saves():
 def test_what_the_market_cannot_answer_is_refused(change: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         scenario_edit(small_market(), {"name": "test", "changes": [change]})
+
+
+def answer(members: pd.DataFrame, *changes: dict[str, Any], periods: int = 8, **timing: Any) -> ExactAnswer:
+    content = {"name": "test", "periods": periods, "changes": changes, "timing": timing}
+    return exact_answer(small_market(), scenario_from(content), members)
+
+
+DEARER = {"feature": {"name": "price_annual", "scale": 1.25}}
+
+
+def test_the_whole_answer_is_made_of_the_solved_markets(baseline: MarketSolution, start: pd.DataFrame):
+    found, dearer = answer(start, DEARER), changed(baseline.market, DEARER)
+    pd.testing.assert_frame_equal(found.baseline, exact_outcomes(baseline, start, periods=8), rtol=1e-9)
+    pd.testing.assert_frame_equal(found.scenario, exact_outcomes(dearer, start, periods=8), rtol=1e-9)
+    price = pd.Series({name: own.price for name, own in baseline.market.segments.items()})
+    pd.testing.assert_series_equal(found.surplus, exact_surplus(baseline, dearer, start) * price, check_names=False)
+
+
+def test_a_copy_instead_of_its_model_changes_nothing(start: pd.DataFrame):
+    copy = {"add": {"action": "copy", "like": "monthly", "nest": 0.5}}
+    found = answer(start, copy, {"remove": {"action": "monthly"}})
+    np.testing.assert_allclose(found.scenario["share_copy"], found.baseline["share_monthly"], atol=1e-9)
+    np.testing.assert_allclose(found.surplus, 0, atol=1e-9)
+    beside = {nest: answer(start, {"add": {**copy["add"], "nest": nest}}) for nest in (0.0, 0.999)}
+    np.testing.assert_allclose(beside[0.0].scenario["share_copy"], beside[0.0].scenario["share_monthly"], atol=1e-9)
+    assert (beside[0.0].surplus > 0.05).all() and (beside[0.999].surplus.abs() < 1e-3).all()
+
+
+def test_a_shorter_contract(start: pd.DataFrame):
+    """A plan like the annual one at its reward that leads to a month left is monthly's contract at annual's price."""
+    short = {"action": "short", "like": "annual", "nest": 0.0, "where": {"status": ["out", "monthly"]}}
+    given = {**short, "facing": {"price_annual": 20}, "then": {"status": "annual", "months_left": 1}}
+    found = answer(start, {"add": given}, {"remove": {"action": "annual", "where": {"status": ["out", "monthly"]}}})
+    assert (found.scenario["share_short"] > 0.02).all()
+    out = found.scenario[found.scenario["period"] > 3]  # contracts of before have run out: one month each
+    assert (out["share_annual"] < out["share_short"]).all() and (out["share_annual"] > 0).all()
+    same = {**short, "then": {"status": "monthly", "months_left": 0}}
+    market = small_market()
+    rules = market.rules(market.cells()[0], scenario_edit(market, {"name": "x", "changes": [{"add": same}]}))
+    assert rules.moves[0].tolist() == [1] * market.contracts
+    with pytest.raises(InputError, match="no contract of the market"):
+        answer(start, {"add": {**short, "then": {"months_left": 0}}})
+
+
+def test_changes_for_a_time(baseline: MarketSolution, start: pd.DataFrame):
+    for_good, long = answer(start, DEARER), answer(start, DEARER, length=400)
+    pd.testing.assert_frame_equal(for_good.scenario, long.scenario, atol=1e-7)
+    np.testing.assert_allclose(for_good.surplus, long.surplus, atol=1e-7)
+    late, told = (answer(start, DEARER, start=3, length=2, announced=a) for a in (False, True))
+    assert list(late.scenario["period"]) == list(told.scenario["period"])
+    early = late.scenario["period"] < 3
+    pd.testing.assert_frame_equal(late.scenario[early], late.baseline[early])
+    moved = (told.scenario["share_annual"] - told.baseline["share_annual"]).groupby(told.scenario["period"]).sum()
+    assert 0 < moved[1] < moved[2] and moved[3] < 0  # a year bought in time
+    assert (told.surplus > late.surplus).all()  # of losses: far ahead they weigh less
+
+
+def test_a_surprise_is_worth_what_it_is_worth_when_it_comes(baseline: MarketSolution, start: pd.DataFrame):
+    later = answer(start, DEARER, start=2)
+    gain = changed(baseline.market, DEARER).value - baseline.value
+    panel = membership.simulate(baseline, members=30_000, periods=3, seed=5)
+    first = panel[panel["period"] == 0]
+    exact = answer(first, DEARER, start=2, periods=3).surplus
+    there = panel[panel["period"] == 2]
+    seen = pd.Series(gain[baseline.locate(there)].numpy()).groupby(there["segment"].to_numpy()).mean() * 0.05
+    np.testing.assert_allclose(exact, seen, rtol=0.02)
+    assert (later.surplus < 0).all()

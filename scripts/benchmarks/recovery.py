@@ -34,7 +34,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from irl import bellman, membership, tabular
+from irl import bellman, membership, membership_tastes, tabular
 from irl.config import load_config
 from irl.counterfactual import ask
 from irl.data import panel_from_frame
@@ -206,7 +206,7 @@ def likeliest_reward(solution: MarketSolution, frame: pd.DataFrame) -> pd.DataFr
     return membership.true_reward(fitted, frame)
 
 
-def tastes(segment: membership.Segment) -> torch.Tensor:
+def tastes(segment: membership_tastes.Segment) -> torch.Tensor:
     """theta[10] of a segment."""
     own = [getattr(segment, name) for name in TASTES] + [b.taste for b in segment.benefits.values()]
     return torch.tensor(own, dtype=torch.float64)

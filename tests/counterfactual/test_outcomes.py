@@ -13,8 +13,7 @@ import torch
 
 from irl import tabular
 from irl.config import Config, InputError
-from irl.counterfactual import ask, outcomes, simulate
-from irl.counterfactual import timing
+from irl.counterfactual import ask, outcomes, simulate, timing
 from irl.counterfactual.outcomes import COLUMNS, Answer, outcome_table, used_columns
 from irl.counterfactual.rollout import Counts
 from irl.data.schema import Column
