@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from irl import tabular
+from irl.bellman import Nests
 from irl.counterfactual.identification import classify, shaped, spread
-from irl.scenario import scenario_from
+from irl.scenario import Timing, scenario_from
 
 PLACES, SEGMENTS, ACTIONS = 3, 2, 4  # state = 3 * segment + place; a segment is a static feature
 NONE, EXACT, VISIBLE = 1e-10, 1e-12, 0.01
@@ -53,6 +54,20 @@ def duplicate(mdp, transition):
 
     expectation = tabular.dense_expectation(twice(transition))
     return tabular.FiniteMDP(twice(mdp.reward), twice(mdp.available), expectation, mdp.discount, mdp.temperature)
+
+
+def nested_copy(mdp, transition):
+    """A copy that shares part of its shock, and is worth .3 more."""
+    copied = duplicate(mdp, transition)
+    reward = copied.reward.clone()
+    reward[:, -1] += 0.3
+    return replace(copied, reward=reward, nests=Nests((0, 1, 2, 3, 1), (1.0, 0.4, 1.0, 1.0)))
+
+
+def copy_that_leads_elsewhere(mdp, transition):
+    copied = duplicate(mdp, transition)
+    moved = torch.cat([transition, transition[:, :1]], 1)
+    return replace(copied, expectation=tabular.dense_expectation(moved))
 
 
 def temperature(mdp, transition):
@@ -110,6 +125,8 @@ def swap(mdp, transition):
         (lump_sum, True, True),
         (removal, True, True),
         (duplicate, True, True),  # in the design's table welfare is "no", which the algebra contradicts
+        (nested_copy, True, True),
+        (copy_that_leads_elsewhere, False, False),
         (temperature, True, True),  # the same, as long as welfare is in reward units
         (scale_all, True, False),
         (static_set, True, False),
@@ -127,6 +144,20 @@ def test_every_rule_of_the_table(problem, potentials, change, behaviour, welfare
     assert found.behaviour <= NONE if behaviour else found.behaviour > VISIBLE
     assert found.welfare <= NONE if welfare else found.welfare > VISIBLE
     assert found.level > VISIBLE  # values are never identified
+
+
+@pytest.mark.parametrize("change, free", [(lump_sum, True), (removal, True), (scale_all, False), (static_set, False)])
+def test_for_a_time_only_what_shifts_no_value_is_free_of_the_anchor(problem, potentials, change, free):
+    mdp, transition = problem
+    answers = []
+    for c in potentials:
+        equivalent = shaped(mdp, c)
+        before = tabular.policy_iteration(equivalent)[0]
+        value, policy = tabular.backwards(change(equivalent, transition), before, periods=2)[0]
+        answers.append((policy, value - before))
+    for moved in map(torch.stack, zip(*answers, strict=True)):
+        range_ = (moved.amax(0) - moved.amin(0)).max()
+        assert range_ <= NONE if free else range_ > VISIBLE
 
 
 def test_the_rewards_compared_fit_the_same_choices(problem, potentials):
@@ -203,12 +234,26 @@ HELD = {"feature": {"name": "place", "set": "in"}}
         ([WHILE], False, False),
         ([HELD], False, False),
         ([TIER, HELD], False, False),
+        ([{"add": {"action": "new", "like": "monthly", "nest": 0.5}}, LUMP], True, True),
+        ([{"add": {"action": "new", "like": "monthly", "facing": {"tier": 1}}}], True, True),  # tier is randomised
+        ([{"add": {"action": "new", "like": "monthly", "facing": {"place": "in"}}}], False, False),
+        ([{"add": {"action": "new", "like": "monthly", "then": {"place": "in"}}}], False, False),
     ],
 )
 def test_verdicts(world, changes, behaviour, welfare):
     found = classify(scenario_from({"name": "x", "changes": changes}).changes, world.schema)
     assert (found.behaviour, found.welfare) == (behaviour, welfare)
     assert len(found.plain()["changes"]) == len(changes)
+
+
+def test_verdicts_on_changes_for_a_time(world):
+    def verdict(change, **timing):
+        found = classify(scenario_from({"name": "x", "changes": [change]}).changes, world.schema, Timing(**timing))
+        return found.behaviour, found.welfare
+
+    assert verdict(LUMP, length=3) == verdict(REMOVED, start=2, announced=True) == (True, True)
+    assert verdict(TIER, length=3) == verdict(TIER, start=2, announced=True) == (False, False)
+    assert verdict(TIER, start=2) == verdict(TIER, announced=True) == (True, False)  # then for good, and at once
 
 
 def test_all_actions_scaled_by_one_factor(world):

@@ -340,3 +340,29 @@ def test_the_answer_says_what_the_anchor_identifies(world, panel_and_frame):
     assert change == pytest.approx(own, abs=1e-6)
     surplus = at(found.outcomes, outcome="surplus", segment="all")["change"].iloc[0]
     assert how["anchor_band"]["outcomes"]["surplus"]["all"][0] == pytest.approx(surplus, abs=1e-6)
+
+
+def test_an_added_action_is_an_outcome_of_all_cases(world, panel_and_frame):
+    new = {"action": "student", "like": "monthly", "where": {"place": ["out", "in", "deep"], "region": "south"}}
+    answer = ask(world.model, UP | {"name": "x", "changes": [{"add": new}]}, panel_and_frame[1]).answer()
+    shares = at(answer.outcomes, outcome="share_student", segment="south")
+    assert list(dict.fromkeys(shares["case"])) == ["student nest 0.0", "student nest 0.5", "student nest 0.9"]
+    assert (shares["baseline"] == 0).all() and (shares["scenario"] > 0.02).all()
+    assert (at(answer.outcomes, outcome="share_student", segment="north")["scenario"] == 0).all()
+    total = answer.outcomes[answer.outcomes["outcome"].str.startswith("share_")]
+    sums = total.groupby(["case", "segment", "period"])["scenario"].sum()
+    np.testing.assert_allclose(sums, 1)
+    surplus = at(answer.outcomes, outcome="surplus", segment="south")["scenario"].to_numpy()
+    assert surplus[0] > surplus[1] > surplus[2] > 0  # the more of the shock is shared, the less is made out of nothing
+    said = " ".join(answer.warnings())
+    assert "student: that it shares 0.5 of its taste shock with monthly is assumed" in said
+
+
+def test_nothing_changes_before_the_changes(world, panel_and_frame):
+    much = UP | {"changes": [{"reward": {"action": "annual", "add": 5.0}}]}
+    for announced in (False, True):
+        late = much | {"name": "late", "timing": {"start": 2, "announced": announced}}
+        found = ask(world.model, late, panel_and_frame[1]).answer().outcomes
+        shares = at(found, outcome="share_annual", segment="all").set_index("period")["change"]
+        assert shares[2] > 0.1
+        assert (shares[1] != 0) == announced  # who knows what comes chooses otherwise before
