@@ -46,18 +46,24 @@ class Counts:
     def rates(self) -> Rates:
         """The shares and hazards of these counts."""
         share = _ratio(self.chose, self.chose.sum(2, keepdims=True))
-        left, switched = _ratio(self.left, self.at_risk), _ratio(self.switched, self.at_risk)
-        return Rates(share, _filled(left, self.left, self.at_risk), _filled(switched, self.switched, self.at_risk))
+        left, switched = (_ratio(x.sum(2), self.at_risk.sum(2)) for x in (self.left, self.switched))
+        by_age = (_ratio(x, self.at_risk) for x in (self.left, self.switched))
+        leave, switch = (
+            np.where(np.isnan(h), pooled[..., None], h) for h, pooled in zip(by_age, (left, switched), strict=True)
+        )
+        return Rates(share, leave, switch, left, switched)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """share [G, T, A]; hazards leave and switch [G, A, K], at ages of nobody that over all ages; NaN where of nobody
-    at all."""
+    """share [G, T, A]; hazards by age, leave and switch [G, A, K], at ages of nobody that over all ages, and over all
+    ages, leaves and switches [G, A]. NaN where of nobody at all."""
 
     share: Floats
     leave: Floats
     switch: Floats
+    leaves: Floats
+    switches: Floats
 
     def length(self, known: Bools) -> Floats:
         """[G, A]: restricted mean length of a spell, in periods, by the ages before the first that is not
@@ -116,8 +122,3 @@ def _with_all(counts: Floats) -> Floats:
 def _ratio(part: Floats, whole: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(part / whole)
-
-
-def _filled(hazard: Floats, part: Floats, whole: Floats) -> Floats:
-    over_ages = _ratio(part.sum(2, keepdims=True), whole.sum(2, keepdims=True))
-    return np.where(np.isnan(hazard), over_ages, hazard)
