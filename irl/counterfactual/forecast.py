@@ -139,24 +139,29 @@ def policy_for(model: FittedModel, panel: Panel, observed: Observed, *, seed: in
     """The optimal policy of the members observed, solved on the states of the panel that was fitted on and on the same
     with the randomised columns (prices) as members of their segment have them at the start."""
     schema = model.schema
+    states = States(panel.state, panel.segment, panel.weight)
     assigned = [f for f, c in enumerate(schema.columns) if c.assigned == "randomised"]
-    state, segment = panel.state, panel.segment
-    generator = torch.Generator().manual_seed(seed)
-    moved = state.clone()
-    for code in range(len(schema.segments)):
-        donors = np.flatnonzero(observed.segment == code)
-        mine = (segment == code).nonzero().squeeze(1)
-        if len(donors) and assigned:
-            drawn_from = torch.from_numpy(donors)[torch.randint(len(donors), (len(mine),), generator=generator)]
-            for f in assigned:
-                moved[mine, f] = observed.state[drawn_from.to(state.device), f]
-    rows = States(torch.cat([state, moved]), segment.repeat(2), panel.weight.repeat(2)).at_most(MOST_DRAWN, seed=seed)
+    if assigned:
+        states = _beside_new(states, observed, assigned, torch.Generator().manual_seed(seed))
+    rows = states.at_most(MOST_DRAWN, seed=seed)
     transitions = drawn(model.dynamics, Unchanged(schema), rows, seed=seed)
     parameters = None
     if model.has_standard_errors:
         assert model.refit is not None
         parameters = model.refit.draws(draws, seed=seed)
     return solve(model, Intervention(schema, ()), transitions.of_segment, draws=parameters)
+
+
+def _beside_new(states: States, observed: Observed, columns: Sequence[int], generator: torch.Generator) -> States:
+    """The states, and the same with these columns as of members observed, drawn within the segment."""
+    moved = states.state.clone()
+    for code in np.unique(observed.segment):
+        donors = torch.from_numpy(np.flatnonzero(observed.segment == code))
+        mine = (states.segment == int(code)).nonzero().squeeze(1)
+        donor = donors[torch.randint(len(donors), (len(mine),), generator=generator)].to(moved.device)
+        for f in columns:
+            moved[mine, f] = observed.state[donor, f]
+    return States(torch.cat([states.state, moved]), states.segment.repeat(2), states.weight.repeat(2))
 
 
 def draws_of(
