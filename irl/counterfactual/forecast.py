@@ -172,7 +172,7 @@ def draws_of(
     segment = torch.from_numpy(observed.segment).to(observed.state.device)
     found = []
     for b in range(draws):
-        mine = _at_draw(policy, b)
+        mine = at_draw(policy, b)
         path = choice_paths(
             policy.model.dynamics,
             lambda state, menu, mine=mine: mine.log_policy(state, menu, segment),  # type: ignore[misc]
@@ -185,7 +185,7 @@ def draws_of(
     return found
 
 
-def _at_draw(policy: ScenarioPolicy, b: int) -> ScenarioPolicy:
+def at_draw(policy: ScenarioPolicy, b: int) -> ScenarioPolicy:
     """The policy at the b-th draw of the parameters, to first order."""
     if policy.draws is None or policy.weight_draws is None:
         return policy

@@ -13,6 +13,7 @@ from irl import tabular
 from irl.config import InputError
 from irl.counterfactual.backtest import backtest, check, experiment
 from irl.counterfactual.forecast import (
+    at_draw,
     choice_paths,
     compared,
     draws_of,
@@ -120,6 +121,19 @@ def test_draws_of_the_parameters_widen_the_interval(world, repriced):
         return one["high"] - one["low"]
 
     assert width(wider) > 1.5 * width(found)
+
+
+def test_a_draw_is_a_policy_of_its_own(world):
+    """Its Q is that of the estimate and what the draw moves it by, to first order."""
+    x = world.model.terms(world.states()).double()
+    refit = Refitted(0, 3, x.shape[1], world.model.basis(world.states()).shape[1])
+    refit.covariance.copy_(0.1 * torch.eye(len(refit.covariance), dtype=torch.float64))
+    policy = policy_for(replace(world.model, refit=refit), *panel_and_observed(world), seed=0, draws=2)
+    state, segment = world.states()[:6], torch.zeros(6, dtype=torch.long)
+    on_menu = world.menu()[:6]
+    moved = at_draw(policy, 1).q(state, segment) - policy.q(state, segment)
+    assert float(moved[on_menu].abs().max()) > 0.1
+    assert torch.allclose(moved[on_menu], policy.q_draws(state, segment)[..., 1][on_menu], atol=1e-6)
 
 
 def test_members_are_followed_while_they_are_there(world):
