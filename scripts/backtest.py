@@ -64,10 +64,10 @@ def main() -> None:
             found[name] = ask(model, frame, tick=lambda k, of, task=task: progress.update(task, completed=k, total=of))
         runs.write_json(path, found)
     record = load_record(arguments.run)
-    for part, answer in parts(record).items():
+    for part in parts(record):
         for table in record_tables(record, part):
             print_table(table, console=Console(width=None if sys.stdout.isatty() else WIDTH))
-        print("\n".join(sentences(part, answer)))
+        print("\n".join(sentences(record, part)))
     print(f"backtest: {path}; scripts/report.py shows it")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from irl.report.record import ALL, Record, at
-from irl.report.tables import DASH, Table, number, percent
+from irl.report.tables import Table, number, percent
+from irl.report.words import where
 
 TITLES = {"backtest": "Backtest", "experiment": "Experiment held out"}
 NAMES = {
@@ -148,8 +149,9 @@ def _outside(found: Mapping[str, Any]) -> bool:
     return low is not None and high is not None and not low - 1e-12 <= found["observed"] <= high + 1e-12
 
 
-def sentences(part: str, answer: Mapping[str, Any]) -> list[str]:
+def sentences(record: Record, part: str) -> list[str]:
     """What was forecast, how well, beside the other forecasts, and where it was wrong."""
+    answer = record.backtest[part]
     cells = answer["segments"]
     whole = cells.get(ALL) or next(iter(cells.values()))
     periods = answer["periods"]
@@ -157,8 +159,8 @@ def sentences(part: str, answer: Mapping[str, Any]) -> list[str]:
     if part == "backtest":
         said = [f"Fitted on the periods up to {answer['until']}; forecast for {of}, from their state in the first."]
     else:
-        arm = ", ".join(f"{name} = {_allowed(values)}" for name, values in answer["held_out"].items())
-        said = [f"Fitted without the members for whom {arm}; forecast for them: {of}, from their first state."]
+        arm = where(record.config.data.held_out)
+        said = [f"Fitted without the members{arm}; forecast for them: {of}, from their first state."]
     for key in ("share", "length"):
         errors = {name: at(whole, "errors", key, name, "mean") for name in answer["forecasts"]}
         if at(errors, "model") is None:
@@ -182,10 +184,3 @@ def sentences(part: str, answer: Mapping[str, Any]) -> list[str]:
     if not answer["converged"]:
         said.append("The forecast's policy did not converge: take it with care.")
     return said
-
-
-def _allowed(values: Any) -> str:
-    if isinstance(values, Mapping):
-        low, high = (DASH if values[side] is None else f"{values[side]:g}" for side in ("min", "max"))
-        return f"{low} to {high}"
-    return " or ".join(str(v) for v in values)

@@ -146,7 +146,7 @@ def _checked(record: Record, part: str) -> str:
         _key(a, f"var(--c{plots.series(n)})") for a, n in zip(record.config.data.actions, numbers, strict=True)
     )
     keys += _key("forecast, and its 95 % interval", "currentColor", dashed=True) + _key("observed", "currentColor")
-    said = _bullets(backtest.sentences(part, answer)) + f'<ul class="legend">{keys}</ul>{_grid(panels)}'
+    said = _bullets(backtest.sentences(record, part)) + f'<ul class="legend">{keys}</ul>{_grid(panels)}'
     shown = _table(first) + "".join(_table(t) for t in levels[:2]) + "".join(_folded(t) for t in levels[2:])
     return _section(part, backtest.TITLES[part], said + shown)
 

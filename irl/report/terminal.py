@@ -44,9 +44,9 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
     yield "", sensitivity.profile_table(record)
     for sentence in sensitivity.sentences(record):
         yield f"  {sentence}", None
-    for part, answer in backtest.parts(record).items():
+    for part in backtest.parts(record):
         yield backtest.TITLES[part], None
-        for sentence in backtest.sentences(part, answer):
+        for sentence in backtest.sentences(record, part):
             yield f"  {sentence}", None
         for table in backtest.record_tables(record, part)[:3]:
             yield "", table

@@ -8,6 +8,7 @@ from irl import runs
 from irl.report import load_record, write_latex
 from irl.report.backtest import error_table, record_tables, sentences
 from irl.report.html import page
+from irl.report.words import facts
 
 PLANS = ("none", "monthly", "annual")
 
@@ -50,8 +51,10 @@ def answer():
 
 
 @pytest.fixture
-def tested(run, answer):
-    arm = {**answer, "held_out": {"price": [1.2], "age": {"min": 30.0, "max": None}}}
+def tested(make_run, config, metrics, answer):
+    config["data"] |= {"until": 11, "held_out": {"price": [1.2], "age": {"min": 30}}}
+    run = make_run(config, metrics)
+    arm = {**answer, "held_out": {}}
     runs.write_json(run / "backtest.json", {"backtest": answer, "experiment": arm})
     return load_record(run)
 
@@ -74,13 +77,21 @@ def test_values_outside_the_interval_are_flagged(tested):
 
 
 def test_what_is_said(tested):
-    first, error, wrong = sentences("backtest", tested.backtest["backtest"])
+    first, error, wrong = sentences(tested, "backtest")
     assert "up to 11" in first and "1,000 members, 2 periods (12 to 13)" in first
     assert error.endswith("points: forecast 3.10, static logit 2.00, last value 20.00.")
     assert wrong == "The mean plan share lies outside the forecast's 95 % interval in south (none, monthly, annual)."
-    assert "price = 1.2, age = 30 to –" in sentences("experiment", tested.backtest["experiment"])[0]
+    assert "without the members where age is at least 30 and price is 1.2;" in sentences(tested, "experiment")[0]
     tested.backtest["backtest"]["converged"] = False
-    assert "did not converge" in sentences("backtest", tested.backtest["backtest"])[-1]
+    assert "did not converge" in sentences(tested, "backtest")[-1]
+
+
+def test_what_was_left_out_is_among_the_facts(tested):
+    said = dict(facts(tested))
+    assert (
+        said["last period fitted on"] == "11"
+        and said["held out"] == "members where age is at least 30 and price is 1.2"
+    )
 
 
 def test_page_and_latex_have_both(tested):
