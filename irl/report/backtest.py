@@ -30,6 +30,13 @@ WHAT = {
     "least 20 member-periods were seen. ",
     "hazard": "Members who choose otherwise next, of those whose spell's beginning was seen; of no plan: who rejoin. ",
 }
+VERDICTS = {
+    "mean_share": ("The mean plan shares lie", ""),
+    "length": (
+        "The mean lengths of spells lie",
+        ": members may differ in ways that no column shows, or the past may count for longer than the state has it",
+    ),
+}
 INTERVAL = (
     "In brackets: 95 % interval of the forecast, from draws of the reward's parameters and of as many members; red: "
     "what happened lies outside. Given the fitted dynamics, the discount, logit shocks and the anchor's reward."
@@ -169,18 +176,16 @@ def sentences(record: Record, part: str) -> list[str]:
         listed = ", ".join(f"{NAMES[n]} {number(e * scale)}" for n, e in errors.items() if e is not None)
         what = "Plan shares by period" if key == "share" else "Lengths of spells"
         said.append(f"{what}, mean absolute error over all members, {unit}: {listed}.")
-    wrong = [
-        f"{segment} ({', '.join(plans)})"
-        for segment, cell in cells.items()
-        if segment != ALL or len(cells) == 1
-        if (
-            plans := [a for a, found in cell["mean_share"].items() if found["observed"] is not None and _outside(found)]
-        )
-    ]
-    if wrong:
-        said.append(f"The mean plan share lies outside the forecast's 95 % interval in {'; '.join(wrong)}.")
-    else:
-        said.append("The mean plan shares lie in the forecast's 95 % interval in every segment.")
+    for key, (what, why) in VERDICTS.items():
+        wrong = [
+            f"{segment} ({', '.join(plans)})"
+            for segment, cell in cells.items()
+            if (plans := [a for a, found in cell[key].items() if found["observed"] is not None and _outside(found)])
+        ]
+        if wrong:
+            said.append(f"{what} outside the forecast's 95 % interval in {'; '.join(wrong)}{why}.")
+        else:
+            said.append(f"{what} inside the forecast's 95 % interval everywhere.")
     if not answer["converged"]:
         said.append("The forecast's policy did not converge: take it with care.")
     return said

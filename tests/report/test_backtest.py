@@ -77,11 +77,14 @@ def test_values_outside_the_interval_are_flagged(tested):
 
 
 def test_what_is_said(tested):
-    first, error, wrong = sentences(tested, "backtest")
+    first, error, wrong, lengths = sentences(tested, "backtest")
     assert "up to 11" in first and "1,000 members, 2 periods (12 to 13)" in first
     assert error.endswith("points: forecast 3.10, static logit 2.00, last value 20.00.")
-    assert wrong == "The mean plan share lies outside the forecast's 95 % interval in south (none, monthly, annual)."
+    assert wrong == "The mean plan shares lie outside the forecast's 95 % interval in south (none, monthly, annual)."
+    assert lengths == "The mean lengths of spells lie inside the forecast's 95 % interval everywhere."
     assert "without the members where age is at least 30 and price is 1.2;" in sentences(tested, "experiment")[0]
+    tested.backtest["backtest"]["segments"]["south"]["length"]["none"]["observed"] = 3.0
+    assert "in south (none): members may differ in ways" in sentences(tested, "backtest")[-1]
     tested.backtest["backtest"]["converged"] = False
     assert "did not converge" in sentences(tested, "backtest")[-1]
 
