@@ -45,6 +45,14 @@ Condition = dict[str, Values]
 """Column name -> allowed values (or a range). All columns must hold at once."""
 
 
+def _period(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime.date) else value  # YAML reads dates as such
+
+
+Period = Annotated[int | str, BeforeValidator(_period)]
+"""A period, written as the period column has it."""
+
+
 Weight = Annotated[float, Field(ge=0)] | str
 """A number, or a column that holds it."""
 
@@ -99,6 +107,12 @@ class Data(Section):
         "default: every member by itself",
     )
     duration: str | None = Field(None, description="column of periods until the member's next row (default 1)")
+    until: Period | None = Field(
+        None, description="last period to fit on; scripts/backtest.py forecasts the later ones"
+    )
+    held_out: Condition = Field(
+        default_factory=dict, description="condition on any columns: members for whom it holds are fitted on nowhere"
+    )
     state: dict[str, Feature] = Field(min_length=1)
 
     @model_validator(mode="before")

@@ -18,6 +18,7 @@ from irl import runs
 from irl.counterfactual import ask
 from irl.data import read_table
 from irl.data.rows import study_columns
+from irl.data.split import fitted_rows
 from irl.scenario import load_scenario
 
 
@@ -38,7 +39,8 @@ def main() -> None:
         if arguments.data:
             frame = read_table(arguments.data)
         else:
-            frame = read_table(model.config.data.path, columns=study_columns(model.config))
+            columns = dict.fromkeys([*study_columns(model.config), *model.config.data.held_out])
+            frame = fitted_rows(read_table(model.config.data.path, columns=columns), model.config.data)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
     out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
     about = {"scenario": scenario.model_dump_json(), "run": str(arguments.run)}

@@ -443,14 +443,56 @@ ATTRIBUTION = {
     "no benefits": (lambda f: ["--run", f / "run"], "no benefits are declared"),
     "a run without a refit": (lambda f: ["--run", without_refit(f, "reward.benefits=[video]")], "run has no refit"),
 }
+BACKTEST = {
+    "an unfinished run": (lambda f: [(f / "run" / "metrics.json").unlink(), "--run", f / "run"][1:], "not finished"),
+    "a run fitted on all rows": (lambda f: ["--run", f / "run"], "fitted on all rows"),
+    "nothing to leave out": (lambda f: ["--run", f / "new", "--config", f / "study.yaml"], "fitted on all rows"),
+    "a period without a study": (lambda f: ["--run", f / "run", "--until", 5], "give --config too"),
+    "no such period": (
+        lambda f: ["--run", f / "new", "--config", f / "study.yaml", "--until", "May"],
+        "'May' is not a period",
+    ),
+    "an arm of nobody": (
+        lambda f: ["--run", f / "new", "--config", f / "study.yaml", "data.held_out={price: [7]}"],
+        "holds for no row",
+    ),
+}
 BY_SCRIPT = {
     "train": TRAIN,
     "counterfactual": COUNTERFACTUAL,
     "predict": PREDICT,
     "sensitivity": SENSITIVITY,
     "attribution": ATTRIBUTION,
+    "backtest": BACKTEST,
 }
 BAD = [(name, *case) for name, cases in BY_SCRIPT.items() for case in cases.items()]
+
+
+def test_backtest_and_experiment(trained, tmp_path, capsys):
+    """One study, fitted without the last periods and without an arm, forecasts both; a change of what it was not
+    fitted on changes nothing in it."""
+    study = yaml.safe_load((trained / "study.yaml").read_text(encoding="utf-8"))
+    study["data"] |= {"path": str(tmp_path / "panel.parquet"), "held_out": {"price": [1.2]}}
+    frame = panel()
+    frame.to_parquet(tmp_path / "panel.parquet")
+    config = ["--config", write(tmp_path / "study.yaml", study), "--device", "cpu"]
+    assert script("backtest", "--run", tmp_path / "one", *config, "--until", 6) == 0
+    unseen = (frame["month"] > 6) | (frame["price"] == 1.2)
+    frame.loc[unseen, "video"] = (frame.loc[unseen, "video"] + 1) % 3
+    frame.to_parquet(tmp_path / "panel.parquet")
+    assert script("train", "--run", tmp_path / "two", *config, "data.until=6") == 0
+    one, two = (tmp_path / name / "model" / "weights.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    said = capsys.readouterr().out
+    assert "Backtest: mean absolute errors" in said and "Experiment held out: plan shares" in said
+    found = json.loads((tmp_path / "one" / "backtest.json").read_text(encoding="utf-8"))
+    assert found["backtest"]["periods"] == ["7", "8", "9"] and found["experiment"]["held_out"] == {"price": [1.2]}
+    arm = panel().loc[lambda f: f["price"] == 1.2, "id"].nunique()
+    assert found["experiment"]["segments"]["all"]["members"] == arm
+    assert found["backtest"]["segments"]["all"]["members"] == 60 - arm
+    assert script("backtest", "--run", tmp_path / "one") == 2 and "give --overwrite" in capsys.readouterr().err
+    assert script("report", "--run", tmp_path / "one") == 0
+    assert 'id="experiment"' in (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("name", "case"), [(n, c) for n, _, c in BAD], ids=[f"{n}: {w}" for n, w, _ in BAD])

@@ -193,7 +193,7 @@ def simulate(
 def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path, frame: pd.DataFrame) -> Question:
     """The scenario checked against the study and the frame; arguments and errors as :func:`simulate`."""
     scenario = scenario_from(scenario)
-    _check_study(model)
+    check_study(model)
     interventions = {BASELINE: Intervention(model.schema, (), added_actions(scenario))}
     check_population(scenario.population, model.schema)
     interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
@@ -204,7 +204,8 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
     return Question(model, scenario, interventions, rows, starts)
 
 
-def _check_study(model: FittedModel) -> None:
+def check_study(model: FittedModel) -> None:
+    """InputError if members of this study cannot be simulated."""
     schema, data = model.schema, model.config.data
     problems = []
     if not schema.knows_anchor_reward:

@@ -19,6 +19,7 @@ from irl.config import Config
 from irl.data.encode import Bools, Ints
 from irl.data.rows import Rows, checked_rows, last_of_member
 from irl.data.schema import StateSchema
+from irl.data.split import fitted_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +116,9 @@ def panel_from_frame(
     Parameters
     ----------
     frame : with at least the columns that ``config`` names.
-    schema : of the panel that a model was fitted on; None fits one here. With a schema, categories it does not know
-        get the reserved code, and a panel without any transition is accepted.
+    schema : of the panel that a model was fitted on; None fits one here, on the rows that ``data.until`` and
+        ``data.held_out`` leave. With a schema, all rows are taken, categories it does not know get the reserved code,
+        and a panel without any transition is accepted.
     source : how messages call the frame, e.g. its path.
 
     Raises
@@ -124,6 +126,8 @@ def panel_from_frame(
     InputError
         Naming every problem of the frame, with the first offending rows.
     """
+    if schema is None:
+        frame = fitted_rows(frame, config.data)
     rows, schema = checked_rows(frame, config, schema=schema, source=source)
     free = (rows.menu.sum(axis=1) >= 2) & ~rows.terminal
     linked, gaps = _links(rows)

@@ -26,26 +26,30 @@ from irl.data.panel import Panel, panel_from_frame
 from irl.data.periods import periods_per_year
 from irl.data.rows import data_columns, study_columns
 from irl.data.schema import StateSchema
+from irl.data.split import fitted_rows, held_out
 
 PARQUET, CSV = (".parquet", ".pq"), (".csv", ".csv.gz")
 Result = TypeVar("Result")
 
 
 def read_panel(config: Config, *, schema: StateSchema | None = None) -> Panel:
-    """The panel of a study, from ``config.data.path``.
+    """The panel of a study, from ``config.data.path``: the rows that are fitted on (:mod:`irl.data.split`).
 
     Raises
     ------
     InputError
         If nothing can be read, or naming every problem of the rows.
     """
-    path, columns = config.data.path, study_columns(config)
+    path, columns = config.data.path, tuple(dict.fromkeys([*study_columns(config), *config.data.held_out]))
     files = _files(path)
     names = _column_names(files, columns)
     # With a name wrong, all columns are read: the message can then suggest one and still check the rest.
     everything = not set(columns) <= set(names)
     frame = _frame(files, names if everything else list(columns))
-    return panel_from_frame(frame, config, schema=schema, source=path)
+    rows = fitted_rows(frame, config.data)
+    if schema is None and config.data.held_out and not held_out(frame, config.data).any():
+        raise InputError(f"{path}: `data.held_out` holds for no row; check its values against the columns")
+    return panel_from_frame(rows, config, schema=schema, source=path)
 
 
 def read_periods_per_year(config: Config) -> float | None:

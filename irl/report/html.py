@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from irl import runs
-from irl.report import answers, attribution, estimates, plots, sensitivity, tables, words
+from irl.report import answers, attribution, backtest, estimates, plots, sensitivity, tables, words
 from irl.report.plots import Panel
 from irl.report.record import Record, ScenarioRecord, at
 from irl.report.style import STYLE
@@ -45,6 +45,7 @@ def page(record: Record, truth: Truth | str) -> str:
         _study(record),
         _rewards(record),
         *_attribution(record),
+        *(_checked(record, part) for part in backtest.parts(record)),
         *([_truth(record, truth)] if record.config.market is not None else []),
         *_scenarios(record),
         _anchor(record),
@@ -70,6 +71,7 @@ def _header(record: Record, name: str) -> str:
         links.append(("truth", "Against the truth"))
     if record.attribution:
         links.append(("attribution", "Over a lifetime"))
+    links += [(part, backtest.TITLES[part]) for part in backtest.parts(record)]
     links += [(f"scenario-{i}", s.name) for i, s in enumerate(record.scenarios, start=1)]
     links += [("anchor", "The anchor"), ("assumptions", "Assumptions"), ("steps", "Estimation"), ("limits", "Limits")]
     items = "".join(f'<li><a href="#{target}">{escape(text)}</a></li>' for target, text in links)
@@ -132,6 +134,21 @@ def _attribution(record: Record) -> list[str]:
     said = _bullets(attribution.sentences(record))
     shown = said + _table(table) + (_folded(shares) if shares else "")
     return [_section("attribution", "What counts over a lifetime", shown)]
+
+
+def _checked(record: Record, part: str) -> str:
+    """What was forecast and left out of the fit, beside what happened."""
+    answer, numbers = record.backtest[part], _numbers(record, record.config.data.actions)
+    first, *levels = backtest.record_tables(record, part)
+    drawn = list(answer["segments"])[:MOST_PANELS]
+    panels = plots.forecast_panels(answer, drawn, record.config.data.actions, numbers)
+    keys = "".join(
+        _key(a, f"var(--c{plots.series(n)})") for a, n in zip(record.config.data.actions, numbers, strict=True)
+    )
+    keys += _key("forecast, and its 95 % interval", "currentColor", dashed=True) + _key("observed", "currentColor")
+    said = _bullets(backtest.sentences(record, part)) + f'<ul class="legend">{keys}</ul>{_grid(panels)}'
+    shown = _table(first) + "".join(_table(t) for t in levels[:2]) + "".join(_folded(t) for t in levels[2:])
+    return _section(part, backtest.TITLES[part], said + shown)
 
 
 def _truth(record: Record, truth: Truth | str) -> str:

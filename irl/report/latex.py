@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from irl import runs
-from irl.report import attribution, estimates, sensitivity
+from irl.report import attribution, backtest, estimates, sensitivity
 from irl.report.record import Record
 from irl.report.tables import Table
 
@@ -32,6 +32,7 @@ def write_latex(record: Record) -> list[Path]:
         "bootstrap": estimates.bootstrap_table(record),
         "attribution": attribution.attribution_table(record),
         "attribution_shares": attribution.share_table(record),
+        **{f"{part}_errors": backtest.error_table(part, answer) for part, answer in backtest.parts(record).items()},
     }
     paths = []
     for name, table in found.items():

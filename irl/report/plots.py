@@ -161,6 +161,33 @@ def share_panels(
     return panels
 
 
+def forecast_panels(
+    answer: Mapping[str, Any], segments: Sequence[str], actions: Sequence[str], numbers: Sequence[int]
+) -> list[Panel]:
+    """One panel per segment: paths of the plan shares, observed solid, forecast dashed in its interval."""
+    panels = []
+    for segment in segments:
+        paths = {a: at(answer, "segments", segment, "share", a) for a in actions}
+        lines = [(a, n, pd.DataFrame(paths[a], dtype=float)) for a, n in zip(actions, numbers, strict=True) if paths[a]]
+
+        def draw(axes: Axes, lines: list[tuple[str, int, pd.DataFrame]] = lines) -> None:
+            for _, n, rows in lines:
+                axes.fill_between(rows.index, 100 * rows["low"], 100 * rows["high"], color=colour(n), alpha=0.2, lw=0)
+                axes.plot(rows.index, 100 * rows["model"], linestyle=(0, (4, 3)), color=colour(n), linewidth=1.3)
+                axes.plot(rows.index, 100 * rows["observed"], marker=".", color=colour(n), linewidth=1.6)
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel("periods forecast")
+            axes.set_ylabel("% of members")
+            axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+
+        ends = ", ".join(
+            f"{a} {percent(r.observed.iloc[-1])}, forecast {percent(r.model.iloc[-1])}" for a, _, r in lines
+        )
+        panels.append(_panel(segment, f"Plan shares in segment {segment} in the last period: {ends}.", draw))
+    return panels
+
+
 def truth_panels(
     estimated: pd.DataFrame, truth: pd.DataFrame, actions: Sequence[str], numbers: Sequence[int]
 ) -> list[Panel]:

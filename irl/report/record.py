@@ -105,6 +105,13 @@ class Record:
         found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
         return found
 
+    @cached_property
+    def backtest(self) -> Mapping[str, Any]:
+        """What scripts/backtest.py found: ``backtest`` and ``experiment``; empty if it was not asked."""
+        path = self.folder / "backtest.json"
+        found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
+        return found
+
 
 def at(content: Any, *keys: str, default: Any = None) -> Any:
     """The value under nested keys of a JSON document; ``default`` where any of them is missing or null."""

@@ -71,6 +71,10 @@ def facts(record: Record) -> list[tuple[str, str]]:
     decisions = sum(int(at(s, "decisions", default=0)) for s in at(panel, "segments", default={}).values())
     if decisions:
         found.append(("decisions, rows with a choice", f"{decisions:,}"))
+    if config.data.until is not None:
+        found.append(("last period fitted on", str(config.data.until)))
+    if config.data.held_out:
+        found.append(("held out", f"members{where(config.data.held_out)}"))
     known = config.anchor.reward
     return [
         *found,
@@ -193,7 +197,7 @@ def changes_in_words(scenario: ScenarioRecord) -> list[str]:
 
 
 def _population(population: Population) -> str:
-    said = [f"members{_where(population.where)}"] if population.where else []
+    said = [f"members{where(population.where)}"] if population.where else []
     for column, shares in population.reweight.items():
         each = ", ".join(f"{label}: {100 * share:.3g} %" for label, share in shares.items())
         said.append(f"drawn such that by {column} the shares are {each}")
@@ -217,7 +221,7 @@ def _change(change: Change) -> str:
         assert change.remove is not None, "a change is one of the four"
         part = change.remove
         words = f"“{part.action}” is taken off the menu"
-    return f"{words}{_where(part.where)}."
+    return f"{words}{where(part.where)}."
 
 
 def _amounts(part: RewardChange | FeatureChange, unit: str) -> str:
@@ -247,7 +251,8 @@ def _settings(settings: Mapping[str, Any]) -> str:
     return " and ".join(f"{column} {_listed(value)}" for column, value in settings.items())
 
 
-def _where(condition: Condition) -> str:
+def where(condition: Condition) -> str:
+    """A condition as the end of a sentence."""
     if not condition:
         return " for everyone, always"
     parts = []
