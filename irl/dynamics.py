@@ -31,7 +31,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, silu
 
 from irl.config import InputError
 from irl.data.column import Column
@@ -81,6 +81,9 @@ class TransitionModel(nn.Module):
 
     earlier: Tensor
     """bool [E, P]: which drawn values (encoded) each head parameter may see."""
+    strides: Tensor
+    """float64 [n_random, F]: the entry of a drawn column's table (of a learned one: of what it starts from) is the
+    product with the state's codes, plus the action."""
     atom: Tensor
     """[n_learned]: log odds of a row being at the column's minimum, to which the head adds; -inf: no probability of its
     own there."""
@@ -95,6 +98,11 @@ class TransitionModel(nn.Module):
         }
         self.clock, self.table, self.learned = at["clock"], at["table"], at["learned"]
         self.n_random = len(self.table) + len(self.learned)
+        parents = {f: schema.columns[f].parents for f in self.table}
+        parents |= {f: start_parents(schema, f) for f in self.learned if schema.columns[f].discrete}
+        strides = [_strides(schema, parents.get(f, ())) for f in (*self.table, *self.learned)]
+        rows = torch.tensor(strides, dtype=torch.float64).view(self.n_random, len(schema.columns))
+        self.register_buffer("strides", rows * len(schema.actions), persistent=False)
         self._build_mechanics()
         if self.learned:
             self._build_heads(hidden)
@@ -143,8 +151,9 @@ class TransitionModel(nn.Module):
         Numeric columns enter as a density in sd units, at the ends of their range as a probability.
         """
         total = state.new_zeros(len(state))
-        for f in self.table:
-            p = self._table_rows(f, state, action)
+        entries = self._entries(state, action)
+        for f, entry in zip(self.table, entries, strict=False):
+            p = self._table_rows(f, entry)
             total = total + _at_code(p.clamp_min(IMPOSSIBLE).log().T, following[:, f])
         return total + self.learned_log_prob(state, action, following).sum(-1) if self.learned else total
 
@@ -152,7 +161,7 @@ class TransitionModel(nn.Module):
         """log P[N, n_learned] of each learned column of ``following``, given those before it."""
         columns = self.schema.columns
         encoded = torch.cat([_encoded(columns[f], following[:, f]) for f in self.drawn])
-        parameters = self._head_parameters(state, action) + (self.sequence * self.earlier).T @ encoded
+        parameters = self.head_parameters(state, action) + (self.sequence * self.earlier).T @ encoded
         terms = [
             _log_prob(columns[f], parameters[block], self.atom[j], state[:, f], following[:, f])
             for j, (f, block) in enumerate(zip(self.learned, self.parameters_of, strict=True))
@@ -169,11 +178,13 @@ class TransitionModel(nn.Module):
         for f in self.clock:
             step: Tensor = getattr(self, f"clock_{f}")
             following[:, f] = step[state[:, f].long()] if self.schema.columns[f].discrete else state[:, f] + step
+        entries = self._entries(state, action)
         for i, f in enumerate(self.table):
-            p = self._table_rows(f, state, action).T
+            p = self._table_rows(f, entries[i]).T
             for moved in (m for m in movements if m.column == f):
                 if moved.like is not None:
-                    p = torch.where(moved.where, self._table_rows(f, moved.like, action).T, p)
+                    like = self._table_rows(f, self._entries(moved.like, action)[i])
+                    p = torch.where(moved.where, like.T, p)
                 p = torch.where(moved.where, _tilted(p, moved.shift), p)
             following[:, f] = _draw_level(p, uniform[:, i])
         if self.learned:
@@ -185,11 +196,11 @@ class TransitionModel(nn.Module):
     ) -> None:
         """Draw the learned columns into ``following``; each draw shifts the parameters of the heads after it."""
         columns = self.schema.columns
-        parameters = self._head_parameters(state, action)
+        parameters = self.head_parameters(state, action)
         for moved in (m for m in movements if m.column in self.learned):
             block = self.parameters_of[self.learned.index(moved.column)]
             if moved.like is not None:
-                like = self._head_parameters(moved.like, action)[block]
+                like = self.head_parameters(moved.like, action)[block]
                 parameters[block] = torch.where(moved.where, like, parameters[block])
             parameters[block] += _shift(columns[moved.column], moved.shift, parameters[block]) * moved.where
         if self.table:
@@ -201,26 +212,39 @@ class TransitionModel(nn.Module):
             if block.stop < len(parameters):
                 parameters[block.stop :] += self.sequence[own, block.stop :].T @ _encoded(columns[f], following[:, f])
 
-    def _head_parameters(self, state: Tensor, action: Tensor) -> Tensor:
-        """[P, N], before anything is drawn."""
-        chosen = _levels(action, len(self.schema.actions)).to(state.dtype)
-        out: Tensor = self.heads(self.trunk(torch.cat([self.encoder(state).T, chosen]).T))
-        return out.T + torch.cat([self._start(f, state, action) for f in self.learned])
+    def head_parameters(self, state: Tensor, action: Tensor) -> Tensor:
+        """The network's pass: parameters [P, N] of the heads, before anything is drawn."""
+        h = torch.cat([self.encoder(state).T, _levels(action, len(self.schema.actions)).to(state.dtype)])
+        for layer in self.trunk:
+            if isinstance(layer, nn.Linear):  # W h and not h W, which would turn every layer's rows around
+                h = torch.addmm(layer.bias.unsqueeze(1), layer.weight, h)
+            else:
+                h = silu(h, inplace=not h.requires_grad)
+        out = torch.addmm(self.heads.bias.unsqueeze(1), self.heads.weight, h)
+        entries = self._entries(state, action)[len(self.table) :]
+        return out.add_(
+            torch.cat([self._start(f, e, state, action) for f, e in zip(self.learned, entries, strict=True)])
+        )
 
-    def _start(self, f: int, state: Tensor, action: Tensor) -> Tensor:
+    def _start(self, f: int, entry: Tensor, state: Tensor, action: Tensor) -> Tensor:
         """What the head of learned column ``f`` starts from [n, N]: log frequencies; or move, log scale and 0."""
         start: Tensor = getattr(self, f"start_{f}")
         column = self.schema.columns[f]
         if column.discrete:
-            return start[table_cell(self.schema, start_parents(self.schema, f), state), action].T
+            return start.flatten(0, 1).index_select(0, entry).T
         constant, slope, log_scale = start[action].T
         move = constant + slope * (state[:, f] - column.centre) / column.scale
         return torch.stack([move, log_scale, torch.zeros_like(move)])
 
-    def _table_rows(self, f: int, state: Tensor, action: Tensor) -> Tensor:
+    def _table_rows(self, f: int, entry: Tensor) -> Tensor:
         """P[N, levels] of the next level of table column ``f``."""
         table: Tensor = getattr(self, f"table_{f}")
-        return table[table_cell(self.schema, self.schema.columns[f].parents, state), action]
+        return table.flatten(0, 1).index_select(0, entry)
+
+    def _entries(self, state: Tensor, action: Tensor) -> Tensor:
+        """[n_random, N]: where each drawn column's frequencies are, counted over the parents' combinations and
+        actions. In float64, whose whole numbers are exact, since one product is all of them at once."""
+        return torch.addmm(action.double(), self.strides, state.T.double()).long()
 
 
 def check_tables(schema: StateSchema) -> None:
@@ -250,6 +274,14 @@ def start_parents(schema: StateSchema, f: int) -> tuple[int, ...]:
 def n_cells(schema: StateSchema, parents: tuple[int, ...]) -> int:
     """Combinations of the parents' levels, "unseen" being one of each."""
     return math.prod(len(schema.columns[p].labels) + 1 for p in parents)
+
+
+def _strides(schema: StateSchema, parents: tuple[int, ...]) -> list[float]:
+    """[F]: by how much the parents' combination (:func:`table_cell`) rises with each column's code."""
+    strides = [0.0] * len(schema.columns)
+    for i, p in enumerate(parents):
+        strides[p] += n_cells(schema, parents[i + 1 :])
+    return strides
 
 
 def table_cell(schema: StateSchema, parents: tuple[int, ...], state: Tensor) -> Tensor:
@@ -283,7 +315,7 @@ def _encoded(column: Column, value: Tensor) -> Tensor:
 
 def _levels(code: Tensor, levels: int) -> Tensor:
     """bool [levels, N]: which level code[N] is."""
-    return code == torch.arange(levels, device=code.device).unsqueeze(1)
+    return code == torch.arange(levels, dtype=code.dtype, device=code.device).unsqueeze(1)
 
 
 def _at_code(log_p: Tensor, code: Tensor) -> Tensor:

@@ -130,6 +130,21 @@ class FittedModel:
             return reward
         return self.refit.reward(self.terms(state), known, reference)
 
+    @property
+    def reward_weights(self) -> Tensor | None:
+        """[K, D], of the linear functions of the basis that the reward is made of (:meth:`reward_from`); None where it
+        is made of something else."""
+        if self.refit is None:
+            return None
+        missing = self.refit.weights.shape[1] - self.refit.theta.shape[1]
+        return nn.functional.pad(self.refit.theta, (0, missing))
+
+    @torch.no_grad()
+    def reward_from(self, parts: Tensor, state: Tensor) -> Tensor:
+        """r[N, A] of parts[N, K], the basis at state[N, F] times ``reward_weights``."""
+        assert self.refit is not None
+        return self.refit.reward_of_utility(parts, self.schema.known_reward(state), self.schema.reference(state))
+
     @torch.no_grad()
     def log_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
         """log pi[N, A] over menu[N, A]: the refit's if there is one, else the P step's."""

@@ -40,11 +40,15 @@ class Refitted(nn.Module):
 
     def reward(self, x: Tensor, known: Tensor, reference: Tensor) -> Tensor:
         """r[N, A] of x[N, Dx], g[N] and mu[N, A], in reward units, float64."""
-        known, utility = known.double(), x.double() @ self.theta.T
+        return self.reward_of_utility(x.double() @ self.theta.T, known, reference)
+
+    def reward_of_utility(self, utility: Tensor, known: Tensor, reference: Tensor) -> Tensor:
+        """r[N, A] of x(s).theta_a [N, A], g[N] and mu[N, A], in the dtype of the first."""
+        known = known.to(utility.dtype)
         if self.anchor is not None:
-            is_anchor = torch.arange(len(self.theta), device=x.device) == self.anchor
+            is_anchor = torch.arange(len(self.theta), device=utility.device) == self.anchor
             utility = torch.where(is_anchor, known.unsqueeze(-1), utility)
-        return bellman.reward_from_utility(utility, reference.double(), known)
+        return bellman.reward_from_utility(utility, reference.to(utility.dtype), known)
 
     def continuation(self, phi: Tensor) -> Tensor:
         """c[N, A] in reward units, float64."""

@@ -1,6 +1,7 @@
 """Answer a scenario with a trained study: solve, roll out baseline and scenario, write the outcomes table.
 
 python scripts/counterfactual.py --run runs/membership --scenario configs/scenarios/annual_dearer.yaml
+torchrun --nproc-per-node 2 -- scripts/counterfactual.py --run ...    (members dealt out to processes, the same answer)
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 import irl
 from irl import runs
 from irl.counterfactual import ask
+from irl.counterfactual.processes import joined
 from irl.data import read_table
 from irl.data.rows import study_columns
 from irl.data.split import fitted_rows
 from irl.scenario import load_scenario
 
 
-def main() -> None:
+def main(process: int) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
     parser.add_argument("--scenario", required=True, help="the scenario (YAML)")
@@ -42,6 +44,9 @@ def main() -> None:
             columns = dict.fromkeys([*study_columns(model.config), *model.config.data.held_out])
             frame = fitted_rows(read_table(model.config.data.path, columns=columns), model.config.data)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
+    if process:  # it only takes its part of the members: the first one writes
+        question.answer()
+        return
     out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
     about = {"scenario": scenario.model_dump_json(), "run": str(arguments.run)}
     started = time.perf_counter()
@@ -69,5 +74,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
-        main()
+    with runs.user_errors(), joined() as process:
+        main(process)

@@ -57,6 +57,15 @@ class Equivalent(FittedModel):
         phi = self.basis(state).double()
         return self.original.reward_of(state, anchor_reward) + (phi @ self.level).unsqueeze(1) - phi @ self.ahead.T
 
+    @property
+    def reward_weights(self) -> Tensor | None:
+        own = self.original.reward_weights
+        return None if own is None else torch.cat([own, self.level - self.ahead])
+
+    def reward_from(self, parts: Tensor, state: Tensor) -> Tensor:
+        own = parts.shape[1] - len(self.ahead)
+        return self.original.reward_from(parts[:, :own], state) + parts[:, own:]
+
     def log_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
         return self.original.log_policy_of(state, menu)
 

@@ -69,6 +69,11 @@ class Without(FittedModel):
     def reward_of(self, state: Tensor, anchor_reward: Tensor | None = None) -> Tensor:
         return reward_with(self, state, self.benefit).values
 
+    @property
+    def reward_weights(self) -> None:
+        """None: the reward is that of another state."""
+        return None
+
 
 @torch.no_grad()
 def reward_with(model: FittedModel, state: Tensor, lowest: int | None = None) -> Loading:

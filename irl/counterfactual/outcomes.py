@@ -127,6 +127,7 @@ class Question:
             tick=lambda done, of: tick("simulate", done, of),
             visit=seen,
         )
+        seen.add_up(policies)
         names = [model.schema.names[f] for f in used]
         actions = self.interventions[BASELINE].actions
         tables = {label: outcome_table(model, c, names, actions) for label, c in counts.items()}

@@ -1,13 +1,15 @@
 """Members simulated under several policies side by side, in batches, on common random numbers.
 
-Members come in blocks of 1,024; each block and period has a random stream of its own, shared by all cases, so that the
-difference between two cases is not blurred by luck, and results do not depend on how many blocks go into a batch.
+Members come in blocks of 1,024, a few to a batch. Random numbers are a function of member, period and draw
+(:mod:`irl.counterfactual.streams`), so that cases share them and the difference between two is not blurred by luck, and
+results do not depend on the threads and processes that batches are dealt out to (a torch.distributed group, where there
+is one; every process gets the sums), and on the size of batches only by the rounding of float32 in matrix products.
 Choices use the Gumbel-max rule, transitions the inverse distribution functions of :mod:`irl.dynamics`. Only counts by
 segment and period are kept, never the paths.
 
 How the counts would move with the reward's parameters needs no further simulation: along a path the probability of its
 choices changes by sum_t dQ(s_t,a_t) - sum_a pi dQ, and the expected count by its covariance with that (the score
-function of Glynn 1990, and of policy gradients).
+function of Glynn 1990, and of policy gradients). That is done for members of a sample of blocks, by segment.
 """
 
 from __future__ import annotations
@@ -15,19 +17,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from threading import Lock
 
 import torch
 from torch import Tensor
 
 from irl import bellman
+from irl.counterfactual.processes import add_up, group, side_by_side
 from irl.counterfactual.solve import ScenarioPolicy
+from irl.counterfactual.streams import Streams
 from irl.counterfactual.timing import Policy
 from irl.data.column import Column
 from irl.fitted import FittedModel, free_rows
 
 BLOCK = 1024
-"""Members who share a random stream."""
-BLOCKS_PER_BATCH = 8
+"""Members who are simulated, sampled and dealt out to processes together."""
+BLOCKS_PER_BATCH, BLOCKS_PER_DEVICE_BATCH = 16, 256
+"""On a CPU, so that a batch stays in its cache; elsewhere, so that it fills the device. At most."""
+SAMPLED, ENOUGH = 16, 1024
+"""Blocks in which slopes are found and states looked at (of fewer blocks, all), more where a segment has less than
+``ENOUGH`` members in them: intervals and shares need no more, and finding slopes costs several times a step."""
+GRID = 2.0**-24
+"""Step, relative to their units, to which the sums of a batch are rounded."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,6 @@ GAIN = 1e-3
 """Reward units per period by which a member must be better off to count as gaining."""
 
 
-@torch.no_grad()
 def rollout(
     model: FittedModel,
     policies: Mapping[str, Policy],
@@ -94,113 +104,210 @@ def rollout(
     policies : case label -> solved policy, of as many actions each; those with news later than at the start have it in
         the same period.
     used : state columns whose sums are kept.
-    tick : called with members done and members in all.
-    visit : called every period with the case, and faced[n, F] and segment[n] of members present.
+    tick : called with members done and members in all (of this process).
+    visit : called every period with the case, and faced[n, F] and segment[n] of the members present in the sampled
+        blocks (see ``SAMPLED``), one call at a time.
     """
-    totals = {case: _no_counts(model, policy, periods, len(used)) for case, policy in policies.items()}
-    size, news = BLOCK * BLOCKS_PER_BATCH, max(policy.news for policy in policies.values())
-    for first in range(0, len(starts.state), size):
-        batch = Starts(starts.state[first : first + size], starts.segment[first : first + size])
+    device = starts.state.device
+    segments = len(model.schema.segments)
+    sampled = _sampled_blocks(starts.segment, segments)[torch.arange(len(starts.state), device=device) // BLOCK]
+    number = torch.bincount(starts.segment, minlength=segments).double()  # of members of a segment, and in the sample
+    weight = number / torch.bincount(starts.segment[sampled], minlength=segments).clamp_min(1)
+    rank, processes = group()
+    mine = batches(len(starts.state), device)[rank::processes]
+    totals = {case: _no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
+    lock, baseline, news = Lock(), next(iter(policies.values())), max(policy.news for policy in policies.values())
+
+    def see(case: str, faced: Tensor, segment: Tensor) -> None:
+        with lock:
+            visit(case, faced, segment)
+
+    @torch.no_grad()
+    def simulated(rows: slice) -> dict[str, Counts]:
+        counts = {case: _no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
+        batch = Batch(starts.state[rows], starts.segment[rows], rows.start, sampled[rows].nonzero().squeeze(1))
         for case, policy in policies.items():
-            see, own = partial(visit, case), (policy, next(iter(policies.values())))
-            _simulate(model, own, news, batch, totals[case], first // BLOCK, periods, seed, used, see)
-        tick(min(first + size, len(starts.state)), len(starts.state))
+            own = (policy, baseline)
+            _simulate(model, own, news, batch, counts[case], periods, seed, used, partial(see, case))
+        return counts
+
+    done, of = 0, sum(rows.stop - rows.start for rows in mine)
+    for rows, counts in zip(mine, side_by_side(simulated, mine, device), strict=True):
+        for case, total in totals.items():
+            _add_counts(total, counts[case], model, used)
+        done += rows.stop - rows.start
+        tick(done, of)
+    add_up([t for total in totals.values() for part in (total, total.slopes) if part for t in part.tensors().values()])
+    for total in totals.values():
+        for sums in total.slopes.tensors().values() if total.slopes else ():
+            sums *= weight.view(-1, *[1] * (sums.dim() - 1))
     return totals
 
 
+def batches(members: int, device: torch.device) -> list[slice]:
+    """The members of each batch: whole blocks, but for the last."""
+    blocks = BLOCKS_PER_DEVICE_BATCH
+    if device.type == "cpu":  # smaller where there would not be four batches, for as many threads
+        blocks = min(BLOCKS_PER_BATCH, max(4, members // (4 * BLOCK)))
+    size = blocks * BLOCK
+    return [slice(first, min(first + size, members)) for first in range(0, members, size)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Whole blocks of members: state[N, F], segment[N], the number of the first, and which rows are sampled."""
+
+    state: Tensor
+    segment: Tensor
+    first: int
+    sampled: Tensor
+
+
 def _add_values(
-    policy: ScenarioPolicy, baseline: ScenarioPolicy, state: Tensor, segment: Tensor, choosing: Tensor, counts: Counts
+    policy: ScenarioPolicy, baseline: ScenarioPolicy, batch: Batch, state: Tensor, choosing: Tensor, counts: Counts
 ) -> None:
-    """Add the soft values at state[n, F] of the members who are ``choosing`` [n] there."""
-    here, model = choosing.double(), policy.model
+    """Add the soft values at state[N, F] of the members of a batch who are ``choosing`` [N] there."""
+    segment, some, here = batch.segment, batch.sampled, choosing.double()
     faced, unchanged = policy.intervention.state(state, segment), baseline.intervention.state(state, segment)
-    menu = policy.menu(faced, segment)
-    value = policy.value(faced, menu, segment).double()
-    gain = value - baseline.value(unchanged, baseline.menu(unchanged, segment), segment).double()
+    value = policy.value(faced, policy.menu(faced, segment), segment).double()
+    before = value if policy is baseline else baseline.value(unchanged, baseline.menu(unchanged, segment), segment)
     counts.valued.index_add_(0, segment, here)
     counts.value.index_add_(0, segment, value * here)
-    counts.gained.index_add_(0, segment, (gain * (1 - model.config.discount) > GAIN) * here)
-    if counts.slopes is not None:
-        pi = policy.log_policy(faced, menu, segment).double().exp()
+    counts.gained.index_add_(0, segment, ((value - before) * (1 - policy.model.config.discount) > GAIN) * here)
+    if counts.slopes is not None and len(some):
+        faced, segment, here = faced[some], segment[some], here[some].unsqueeze(1)
+        pi = policy.log_policy(faced, policy.menu(faced, segment), segment).double().exp()
         moved = torch.einsum("na,nab->nb", pi, policy.q_draws(faced, segment))
-        counts.slopes.value.index_add_(0, segment, moved * here.unsqueeze(1))
+        counts.slopes.value.index_add_(0, segment, moved * here)
 
 
 def _simulate(
     model: FittedModel,
     policies: tuple[Policy, Policy],
     news: int,
-    batch: Starts,
+    batch: Batch,
     counts: Counts,
-    block: int,
     periods: int,
     seed: int,
     used: tuple[int, ...],
     visit: Callable[[Tensor, Tensor], None],
 ) -> None:
-    """Add what the members of a batch do under a policy to ``counts``; ``policies``: it, and the baseline's."""
+    """Fill ``counts`` with what the members of a batch do under a policy; ``policies``: it, and the baseline's."""
     path, baseline = policies
-    segment, anchor, actions = batch.segment, model.schema.base, len(path.intervention.actions)
-    known = len(model.schema.actions) + model.dynamics.n_random  # what all scenarios draw comes first
-    measures = [_measure(model.schema.columns[f], batch.state.device) for f in used]
-    state = batch.state  # before changes; ``faced`` after them
+    segment, some, anchor, actions = batch.segment, batch.sampled, model.schema.base, counts.chose.shape[2]
+    members, segments = len(segment), len(counts.present)
+    own, moves = len(model.schema.actions), len(model.schema.actions) + model.dynamics.n_random
+    numbers = range(batch.first, batch.first + members)
+    streams = Streams(seed, numbers, periods=periods, width=moves + actions - own, device=segment.device)
+    columns = torch.tensor(used, dtype=torch.long, device=segment.device)
+    measures = [_measure(model.schema.columns[f], segment.device) for f in used]
+    state = batch.state.T.contiguous().T  # before changes, stored by column; ``faced`` after them
     before = torch.full_like(segment, -1)  # the action of the period before; -1: none
     age = torch.full_like(segment, -1)  # periods since joining in the simulation; -1: not joined in it
-    score = None if path.draws is None else state.new_zeros(len(state), len(path.draws), dtype=torch.float64)
+    # what each member did, as one number a period, counted at the end; the last number: absent, not at risk
+    cells, lives = segments * (actions + 1) * actions, segments * periods * 2
+    did, lived = segment.new_empty(periods, members), segment.new_empty(periods, members)
+    scores = segment.new_zeros(0)
+    if counts.slopes is not None:
+        number = counts.slopes.value.shape[-1]
+        scores = state.new_zeros(periods, len(some), number, dtype=torch.float64)
     for t in range(periods):
         policy = path.at(t)
         faced = policy.intervention.state(state, segment)
-        uniform = _uniform(len(segment), actions + model.dynamics.n_random, block, t, seed, state.device)
-        moves, chooses = uniform[:, len(model.schema.actions) : known], uniform[:, : len(model.schema.actions)]
-        chooses = torch.cat([chooses, uniform[:, known:]], 1)
+        uniform = streams(t)
         menu = policy.menu(faced, segment)
         here = menu.any(1)
-        visit(faced[here], segment[here])
         if t == news:
-            _add_values(policy, baseline.at(t), state, segment, here & free_rows(model.schema, state), counts)
-        gumbel = -(-chooses.log()).log()
+            _add_values(policy, baseline.at(t), batch, state, here & free_rows(model.schema, state), counts)
         log_pi = policy.log_policy(faced, menu, segment)
-        action = (log_pi + gumbel).argmax(1)
-        if score is not None:
-            score += _score(policy, faced, segment, log_pi, action) * here.unsqueeze(1)
+        luck = torch.cat([uniform[:, :own], uniform[:, moves:]], 1)  # added actions come last: the others keep theirs
+        action = (log_pi - (-luck.log()).log()).argmax(1)
+        if len(some):
+            see = some[here[some]]
+            visit(faced[see], segment[see])
+            if counts.slopes is not None:
+                moved = _score(policy, faced[some], segment[some], log_pi[some], action[some])
+                scores[t] = scores[max(t - 1, 0)] + moved * here[some].unsqueeze(1)
         member = action != anchor
-        moved = here & (before >= 0)
         risk = here & (age >= 0)
-        index = {
-            "present": (here, segment),
-            "chose": (here, segment * actions + action),
-            "moved": (moved, (segment * actions + before.clamp_min(0)) * actions + action),
-            "at_risk": (risk, segment * periods + age.clamp_min(0)),
-            "stayed": (risk & member, segment * periods + age.clamp_min(0)),
-        }
-        for name, (which, where) in index.items():
-            by_period = name not in ("at_risk", "stayed")
-            into = getattr(counts, name)
-            _count(into[:, t] if by_period else into, where, which)
-            if score is not None:
-                into = getattr(counts.slopes, name)
-                _add(into[:, t] if by_period else into, where[which], score[which])
-        for u, f in enumerate(used):
-            measure = measures[u]
-            use = (faced[:, f].double() if measure is None else measure[faced[:, f].long()]) * here
-            counts.use[:, t, u].index_add_(0, segment, use)
-            if score is not None:
-                assert counts.slopes is not None
-                counts.slopes.use[:, t, u].index_add_(0, segment, use.unsqueeze(1) * score)
-        joined = moved & member & (before == anchor)
+        did[t] = torch.where(here, (segment * (actions + 1) + before + 1) * actions + action, cells) + t * (cells + 1)
+        lived[t] = torch.where(risk, (segment * periods + age) * 2 + member, lives)
+        if used:
+            use = faced.T.index_select(0, columns).double() * here  # [U, N]
+            for u, measure in enumerate(measures):
+                if measure is not None:
+                    use[u] = measure[faced[:, used[u]].long()] * here
+            counts.use[:, t].T.scatter_add_(1, segment.expand_as(use), use)
+            if counts.slopes is not None:
+                moved = use[:, some].T.unsqueeze(2) * scores[t].unsqueeze(1)
+                counts.slopes.use[:, t].index_add_(0, segment[some], moved)
+        joined = here & member & (before == anchor)
         age = torch.where(joined, 0, torch.where((age >= 0) & member, age + 1, -1)).masked_fill(~here, -1)
         before = torch.where(here, action, -1)
         if t < periods - 1:
-            following = policy.intervention.follow(model.dynamics, state, faced, action, moves, segment)
+            luck = uniform[:, own:moves]
+            following = policy.intervention.follow(model.dynamics, state, faced, action, luck, segment)
             state = torch.where(here.unsqueeze(1), following, state)
+    shape = (periods, segments, actions + 1, actions)
+    _set_counts(counts, _histogram(did, periods * (cells + 1)), _histogram(lived, lives + 1), shape)
+    if counts.slopes is not None:
+        flows = _histogram(did[:, some], periods * (cells + 1), scores)
+        _set_counts(counts.slopes, flows, _histogram(lived[:, some], lives + 1, scores), shape)
+
+
+def _histogram(index: Tensor, bins: int, values: Tensor | None = None) -> Tensor:
+    """How often each number is in ``index``, [bins] float64; or the sums [bins, B] of ``values[*index.shape, B]``."""
+    if values is None:
+        return torch.bincount(index.flatten(), minlength=bins).double()
+    return values.new_zeros(bins, values.shape[-1]).index_add_(0, index.flatten(), values.flatten(0, 1))
+
+
+def _set_counts(counts: Counts, did: Tensor, lived: Tensor, shape: tuple[int, int, int, int]) -> None:
+    """Fill ``counts`` from the histograms did[T * (cells + 1), ...] and lived[lives + 1, ...]."""
+    periods, segments, _, _ = shape
+    flows = did.view(periods, -1, *did.shape[1:])[:, :-1].reshape(*shape, *did.shape[1:]).transpose(0, 1)
+    counts.moved.copy_(flows[:, :, 1:])
+    counts.chose.copy_(flows.sum(2))
+    counts.present.copy_(counts.chose.sum(2))
+    risk = lived[:-1].view(segments, periods, 2, *lived.shape[1:])
+    counts.stayed.copy_(risk[:, :, 1])
+    counts.at_risk.copy_(risk.sum(2))
+
+
+def _add_counts(total: Counts, part: Counts, model: FittedModel, used: tuple[int, ...]) -> None:
+    """Add a batch to the totals, rounded to a grid so fine that nothing is lost and so coarse that float64 adds its
+    multiples exactly: in any order, so that threads and processes, however many, come to the same numbers."""
+    columns = [model.schema.columns[f] for f in used]
+    sizes = [max(abs(c.minimum), abs(c.maximum), abs(c.levels), 1e-30) for c in columns]
+    for name, sums in part.tensors().items():
+        scale = sums.new_tensor(sizes) if name == "use" else sums.new_tensor(model.config.temperature)
+        unit = GRID * scale.log2().ceil().exp2()
+        unit = unit.view(-1, *[1] * (sums.dim() - 3)) if name == "use" else unit
+        getattr(total, name).add_((sums / unit).round() * unit)
+    if total.slopes is not None and part.slopes is not None:
+        _add_counts(total.slopes, part.slopes, model, used)
+
+
+def _sampled_blocks(segment: Tensor, segments: int) -> Tensor:
+    """bool[blocks]: ``SAMPLED`` blocks evenly spaced, and as many more as each segment needs to be there."""
+    blocks = -(-len(segment) // BLOCK)
+    block = torch.arange(len(segment), device=segment.device) // BLOCK
+    members = torch.bincount(block * segments + segment, minlength=blocks * segments).view(blocks, segments).cpu()
+    sampled = torch.zeros(blocks, dtype=torch.bool)
+    sampled[torch.arange(min(SAMPLED, blocks)) * blocks // min(SAMPLED, blocks)] = True
+    for s in range(segments):
+        order = members[:, s].masked_fill(sampled, 0).argsort(descending=True, stable=True)
+        found = members[sampled, s].sum() + torch.cat([members.new_zeros(1), members[order, s].cumsum(0)[:-1]])
+        sampled[order[found < members[:, s].sum().clamp_max(ENOUGH)]] = True
+    return sampled.to(segment.device)
 
 
 def _score(policy: ScenarioPolicy, faced: Tensor, segment: Tensor, log_pi: Tensor, action: Tensor) -> Tensor:
     """How the log-probability of action[N] moves along each draw of the parameters, [N, B]."""
-    slope = bellman.log_policy_slope(
-        policy.q_draws(faced, segment), log_pi.double(), policy.model.config.temperature, policy.intervention.nests
-    )
-    return slope.gather(1, action.view(-1, 1, 1).expand(-1, 1, slope.shape[2])).squeeze(1)
+    slope = policy.q_draws(faced, segment)
+    nests, alpha = policy.intervention.nests, policy.model.config.temperature
+    moved = bellman.log_policy_slope(slope, log_pi.to(slope.dtype), alpha, nests)
+    return moved.gather(1, action.view(-1, 1, 1).expand(-1, 1, moved.shape[2])).squeeze(1)
 
 
 def _measure(column: Column, device: torch.device) -> Tensor | None:
@@ -214,31 +321,8 @@ def _measure(column: Column, device: torch.device) -> Tensor | None:
     return torch.tensor(numbers, dtype=torch.float64, device=device)
 
 
-def _uniform(members: int, width: int, block: int, period: int, seed: int, device: torch.device) -> Tensor:
-    """uniform[members, width] in (0, 1): one stream per block of members and period."""
-    parts = []
-    for b in range(-(-members // BLOCK)):
-        mixed = (seed * 1_000_003 + block + b) * 1_000_003 + period
-        generator = torch.Generator().manual_seed(mixed % (2**63))
-        parts.append(torch.rand(BLOCK, width, generator=generator))
-    return torch.cat(parts)[:members].clamp(1e-7, 1 - 1e-7).to(device)
-
-
-def _count(into: Tensor, index: Tensor, which: Tensor) -> None:
-    """Add the number of members at each flat index of ``into`` (a view whose elements are in index order)."""
-    added = torch.bincount(index[which], minlength=into.numel())
-    into += added.view(into.shape)
-
-
-def _add(into: Tensor, index: Tensor, values: Tensor) -> None:
-    """Add values[n, B] at each flat index [n] of ``into`` (a view [..., B] whose elements are in index order)."""
-    flat = into.new_zeros(into.numel() // values.shape[1], values.shape[1])
-    into += flat.index_add_(0, index, values).view(into.shape)
-
-
-def _no_counts(model: FittedModel, policy: Policy, periods: int, used: int) -> Counts:
+def _no_counts(model: FittedModel, policy: Policy, periods: int, used: tuple[int, ...], device: torch.device) -> Counts:
     s, a = len(model.schema.segments), len(policy.intervention.actions)
-    draws, device = None if policy.draws is None else len(policy.draws), model.device
 
     def zeros(*more: int) -> Counts:
         def of(*shape: int) -> Tensor:
@@ -250,10 +334,10 @@ def _no_counts(model: FittedModel, policy: Policy, periods: int, used: int) -> C
             moved=of(s, periods, a, a),
             at_risk=of(s, periods),
             stayed=of(s, periods),
-            use=of(s, periods, used),
+            use=of(s, periods, len(used)),
             valued=of(s),
             value=of(s),
             gained=of(s),
         )
 
-    return zeros() if draws is None else replace(zeros(), slopes=zeros(draws))
+    return zeros() if policy.draws is None else replace(zeros(), slopes=zeros(len(policy.draws)))

@@ -1,8 +1,9 @@
 """Where a simulation leaves the data: states with a pair of columns that was never observed together.
 
 A pair is two levels that occur in no row of the data, or a number outside the range observed with a level. Segments
-count as a column unless the state says them. The share of simulated member-periods in such states is reported, and
-warned about above ``MOST_OUTSIDE``: there rewards, choices and dynamics are extrapolated.
+count as a column unless the state says them. The share of simulated member-periods in such states, among the members
+that a rollout shows, is reported and warned about above ``MOST_OUTSIDE``: there rewards, choices and dynamics are
+extrapolated.
 
 Why pairs: each column alone says too little (a price may be usual, but not in that segment), and all columns together
 too much: most combinations of ten columns occur in no panel. Limits: two numbers are not compared with each other; the
@@ -11,6 +12,7 @@ data are the rows that the scenario was asked with, by default the panel.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irl.counterfactual.processes import add_up
 from irl.data.schema import StateSchema
 
 MOST_OUTSIDE = 0.05
@@ -91,6 +94,16 @@ class Tally:
         self.visited[case] = self.visited.get(case, 0) + len(state)
         self.left[case] = self.left.get(case, 0) + int(outside.any(1).sum())
         self.by_pair[case] = self.by_pair.get(case, 0) + outside.sum(0)
+
+    def add_up(self, cases: Iterable[str]) -> None:
+        """Of a group of processes, each takes the counts of all."""
+        for case in cases:
+            own = [self.visited.get(case, 0), self.left.get(case, 0)]
+            by_pair = self.by_pair.get(case, torch.zeros(len(self.support.pairs), dtype=torch.long))
+            counts = torch.cat([torch.tensor(own), by_pair.cpu()])
+            add_up([counts])
+            self.visited[case], self.left[case] = int(counts[0]), int(counts[1])
+            self.by_pair[case] = counts[2:]
 
     def share(self, case: str) -> float:
         """Share of the member-periods of a case outside the support."""

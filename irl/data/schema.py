@@ -111,8 +111,9 @@ class StateSchema:
             ]
         return torch.stack(parts, dim=-1)
 
-    def reference(self, state: Tensor, menu: Tensor) -> Tensor:
-        """mu[..., A], the policy whose mean reward sum_a mu(a|s) r(s,a) = g(s) is known; rows sum to 1.
+    def reference(self, state: Tensor, menu: Tensor | None = None) -> Tensor:
+        """mu[..., A], the policy whose mean reward sum_a mu(a|s) r(s,a) = g(s) is known; rows sum to 1. ``menu``: by
+        default the schema's.
 
         An anchor action, of all states or of the state, has mu 1. Weights are restricted to menu[..., A] and add up to
         1; where that leaves nothing, which panels are refused for but drawn states may come to, mu is uniform.
@@ -120,6 +121,7 @@ class StateSchema:
         weights = self.reference_weights(state)
         if not self.anchor_weights:
             return weights
+        menu = self.menu(state) if menu is None else menu
         weights = weights * menu
         weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, menu.to(weights.dtype))
         return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
