@@ -220,6 +220,54 @@ class Reward(Section):
         return self
 
 
+class Flow(Section):
+    """Money per period: an amount, and ``per`` unit of state columns, where a condition of the state holds."""
+
+    amount: float | str = Field(0.0, description="a number, or a numeric state column")
+    per: dict[str, float] = Field(
+        default_factory=dict, description="state column -> money per unit (an ordinal's levels count as their numbers)"
+    )
+    where: Condition = Field(default_factory=dict)
+
+    def problems(self, data: Data, place: str) -> list[str]:
+        """Names that the data section does not have, and columns that are not numbers."""
+        found = unknown(self.amount, data.state, place, "state column") if isinstance(self.amount, str) else []
+        if isinstance(self.amount, str) and self.amount in data.state:
+            numeric = data.state[self.amount].kind in ("count", "numeric")
+            found += [] if numeric else [f"{place}: {self.amount!r} is not numeric: it has to hold amounts"]
+        found += [p for name in self.where for p in unknown(name, data.state, f"{place}.where", "state column")]
+        for name in self.per:
+            found += unknown(name, data.state, f"{place}.per", "state column")
+            if name in data.state and data.state[name].kind == "category":
+                found.append(f"{place}.per: {name!r} is a category: it has no units")
+        return found
+
+
+def _flow(value: Any) -> Any:
+    return value if isinstance(value, (Mapping, Flow)) else {"amount": value}
+
+
+Flows = dict[str, Annotated[Flow, BeforeValidator(_flow)]]
+"""Action -> money per period in which it is chosen; a number or a column stands for a flow of that amount."""
+
+
+class Money(Section):
+    """What members pay and what serving them costs, by action; an action not named pays, or costs, nothing."""
+
+    currency: str = Field(pattern=r"\S")
+    price: Flows = Field(min_length=1)
+    cost: Flows = Field(default_factory=dict)
+
+    def problems(self, data: Data, place: str = "money") -> list[str]:
+        """Names that the data section does not have, and columns that are not numbers."""
+        found = []
+        for kind, flows in (("price", self.price), ("cost", self.cost)):
+            for action, flow in flows.items():
+                found += unknown(action, data.actions, f"{place}.{kind}", "action")
+                found += flow.problems(data, f"{place}.{kind}.{action}")
+        return found
+
+
 class Step(Section):
     """How one network is trained."""
 
@@ -277,6 +325,7 @@ class Config(Section):
     data: Data
     anchor: Anchor
     reward: Reward = Reward()
+    money: Money | None = Field(None, description="prices and costs, for revenue, margin and surplus in money")
     discount: float = Field(gt=0, lt=1, description="per period")
     temperature: float = Field(1.0, gt=0, description="scale of the logit shocks, in reward units")
     seed: int = Field(0, ge=0)
@@ -285,7 +334,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Config:
-        problems = self.anchor.problems(self.data)
+        problems = self.anchor.problems(self.data) + (self.money.problems(self.data) if self.money else [])
         for place, names in (("reward.columns", self.reward.columns), ("reward.benefits", self.reward.benefits)):
             problems += [p for name in names for p in unknown(name, self.data.state, place, "state column")]
         if self.reward != Reward(benefits=self.reward.benefits) and not self.estimation.refit.rounds:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from irl.config import Condition, Section, read_yaml, validated
+from irl.config import Condition, Money, Section, read_yaml, validated
 
 BASELINE = "baseline"
 """What answers call the programme as it is; no scenario may have this name."""
@@ -246,6 +246,7 @@ class Scenario(Section):
     start: Literal["first", "last"] = Field("first", description="from each member's first or newest row")
     timing: Timing = Field(default_factory=Timing, description="when the changes hold")
     population: Population | None = Field(None, description="who is simulated, if not the panel's members as they are")
+    money: Money | None = Field(None, description="prices and costs, if not those that the study declares")
     seed: int = Field(0, ge=0, description="of the simulation; baseline and cases share their random numbers")
     changes: tuple[Change, ...] = Field(min_length=1)
 

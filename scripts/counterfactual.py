@@ -48,11 +48,11 @@ def main(process: int) -> None:
         question.answer()
         return
     out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
-    about = {"scenario": scenario.model_dump_json(), "run": str(arguments.run)}
+    asked = {"scenario": scenario.model_dump_json(), "run": str(arguments.run)}
     started = time.perf_counter()
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
-        runs.start_run(out, overwrite=arguments.overwrite, kind="scenario", about=about) as folder,
+        runs.start_run(out, overwrite=arguments.overwrite, kind="scenario", about=asked) as folder,
         Progress(*columns, console=console) as progress,
     ):
         tasks = {}
@@ -67,7 +67,8 @@ def main(process: int) -> None:
         runs.atomic_write(folder / "scenario.yaml", content)
         runs.atomic_write(folder / "outcomes.parquet", found.outcomes.to_parquet(index=False))
         seconds = time.perf_counter() - started
-        runs.write_json(folder / runs.LAST, {"solved": found.solved, "members": found.members, "seconds": seconds})
+        about = {"solved": found.solved, "members": found.members, "seconds": seconds, "money": found.money}
+        runs.write_json(folder / runs.LAST, about)
     for text in found.warnings():
         console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
     print(f"scenario {scenario.name!r} answered for {found.members:,} members: {out}")

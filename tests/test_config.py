@@ -53,6 +53,35 @@ def refusal(content):
     return message
 
 
+MONEY = {"currency": "USD", "price": {"monthly": "price", "annual": {"amount": 99, "where": {"status": "out"}}}}
+
+
+def test_a_flow_of_money_is_a_number_a_column_or_a_section(study):
+    money = Config.model_validate(study | {"money": MONEY | {"cost": {"annual": {"per": {"left": 1.5}}}}}).money
+    assert (money.price["monthly"].amount, money.price["monthly"].where) == ("price", {})
+    assert (money.price["annual"].amount, money.price["annual"].where) == (99, {"status": ("out",)})
+    assert (money.cost["annual"].amount, money.cost["annual"].per) == (0, {"left": 1.5})
+    assert Config.model_validate(study).money is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"price": {}}, "money.price: Dictionary should have at least 1 item"),
+        ({"currency": " "}, "money.currency: String should match pattern"),
+        ({"price": {"monthy": 1}}, "money.price: unknown action 'monthy'; did you mean 'monthly'?"),
+        ({"price": {"monthly": "prise"}}, "money.price.monthly: unknown state column 'prise'; did you mean 'price'?"),
+        ({"price": {"monthly": "left"}}, "money.price.monthly: 'left' is not numeric: it has to hold amounts"),
+        ({"cost": {"annual": {"per": {"status": 1}}}}, "money.cost.annual.per: 'status' is a category"),
+        ({"cost": {"annual": {"where": {"state": "out"}}}}, "money.cost.annual.where: unknown state column 'state'"),
+        ({"cost": {"annual": {"amout": 1}}}, "money.cost.annual.amout: unknown key; did you mean 'amount'?"),
+        ({"cost": {"annual": float("inf")}}, "money.cost.annual: Input should be a finite number or a valid string"),
+    ],
+)
+def test_money_that_does_not_fit_is_refused(study, changes, said):
+    assert said in refusal(study | {"money": MONEY | changes})
+
+
 def put(content, place, value):
     *parents, last = place.split(".")
     for name in parents:

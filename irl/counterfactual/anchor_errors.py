@@ -75,18 +75,20 @@ class Band:
     """How far the changes that a scenario makes move with the anchor's reward.
 
     ``error`` is the largest error tried, in reward units. ``outcomes``: outcome -> segment (and "all") -> (change, low,
-    high); the mean of each plan's share over the periods, and the surplus in reward units per period.
+    high); the mean of each plan's share over the periods, and the surplus in reward units per period, which are each
+    segment's own and not added up.
     """
 
     error: float
     outcomes: dict[str, dict[str, tuple[float, float, float]]]
 
     def sentence(self) -> str:
-        """The band of everybody, in words."""
+        """The band of everybody, and of the surplus of any segment, in words."""
         said = []
         for name, by in self.outcomes.items():
-            low, high = list(by.values())[-1][1:]
             share = name.startswith("share_")
+            shown = list(by.values())[-1:] if share else list(by.values())
+            low, high = min(low for _, low, _ in shown), max(high for *_, high in shown)
             scale, unit = (100, " points") if share else (1, " reward units per period")
             said.append(f"{name.removeprefix('share_')} {scale * low:+.3g} to {scale * high:+.3g}{unit}")
         return f"if that reward is off by up to {self.error:g} reward units, the change is: {', '.join(said)}"
@@ -185,7 +187,9 @@ def _band(model: FittedModel, moved: dict[str, Tensor]) -> Band:
     labels = [*model.schema.segments, "all"] if len(model.schema.segments) > 1 else model.schema.segments
     outcomes = {
         outcome: {
-            label: (float(by[0]), float(by.min()), float(by.max())) for label, by in zip(labels, changes.T, strict=True)
+            label: (float(by[0]), float(by.min()), float(by.max()))
+            for label, by in zip(labels, changes.T, strict=True)
+            if outcome != "surplus" or label in model.schema.segments
         }
         for outcome, changes in moved.items()
     }

@@ -9,18 +9,30 @@ scenario are simulated from the model. Outcomes by segment and period (0 = the f
     cancel, switch, renewal  of the members the period before: gone; on another paid action; still members
     survival                 share still members so many periods after joining (life table of joiners in the simulation)
     use_<feature>            mean of a learned ordinal, count or number
+    revenue, margin          money paid, and that less the cost of serving, per member present (where declared)
+
+and without a period (the baseline of those from ``surplus`` on is 0 by definition):
+
+    tenure                   expected periods as a member from joining, within those simulated
+    revenue_total, margin_total  money over all periods per member at the start, undiscounted
     surplus                  (1 - discount) times the mean change of the soft value at the start, in reward units per
-                             period, over the members who have a choice there
-    gainers                  share of those members better off by more than 0.001 reward units per period
+                             period, over the members who have a choice there; by segment only, since each has its
+                             own unit
+    surplus_money            the same in money: divided by the segment's price coefficient, where that is clearly
+                             positive (:mod:`irl.counterfactual.money`)
+    gainers, losers          share of those members better, or worse, off by more than 0.001 reward units per period
+    elasticity_<outcome>     arc elasticity of a mean share, or of membership, to the price faced, where a case changes
+                             one randomised number and nothing else; over all periods and, with its period, at the last
 
 Where the anchor is a column's action or a policy, no action stands for not being a member, and the outcomes from
-``membership`` to ``survival`` are left out. ``surplus`` and ``gainers`` have no period; their baseline is 0 by
-definition. ``low`` and ``high`` are the bounds of a 95 % interval of ``change``, by the delta method on draws of the
-reward's parameters; they are empty where the model has no standard errors, and for ``gainers``, which counts members
-beyond a threshold. A rate of nobody has no row.
+``membership`` to ``survival`` and ``tenure`` are left out. ``low`` and ``high`` are the bounds of a 95 % interval of
+``change`` (:mod:`irl.counterfactual.intervals`); they are empty where the model has no standard errors, for ``gainers``
+and ``losers``, which count members beyond a threshold, and where a row rests on too few members to tell. A rate of
+nobody has no row.
 
-Limits: the intervals hold the dynamics, the start states and the luck of the simulated members fixed; a period of the
-simulation is one row of the panel, so studies with a `duration` column are refused.
+Limits: the intervals hold the dynamics fixed; money is counted at the prices that members face, so that a change
+declared in reward units moves no revenue of itself; a period of the simulation is one row of the panel, so studies with
+a `duration` column are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +41,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,14 +49,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from irl.config import InputError
+from irl.config import InputError, Money
 from irl.counterfactual.anchor_errors import TOLERANCE, dependence
+from irl.counterfactual.intervals import Comparison, compared, t_quantile
 from irl.counterfactual.intervention import Intervention, added_actions, cautions, compile_scenario
+from irl.counterfactual.money import check_money, paid, price_coefficients
 from irl.counterfactual.population import check_population, draw_starts
-from irl.counterfactual.rollout import Counts, Starts, rollout
+from irl.counterfactual.rates import Axes
+from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import solve
 from irl.counterfactual.support import Tally, support
 from irl.counterfactual.timing import Policy, remembered, solve_path
@@ -61,22 +75,23 @@ PARAMETER_DRAWS = 16
 whose second moments are the covariance exactly."""
 MOST_DRAWN = 15_000
 """Rows from which transitions are drawn at most; of a larger panel so many are taken at random."""
-SMALL = 1e-4
-"""Step of the numerical derivatives of rates, in units of a draw of the parameters."""
 Tick = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The outcomes table, and how it was computed: per case (and "baseline") the rounds, convergence and warnings."""
+    """The outcomes table, and how it was computed: per case (and "baseline") the rounds, convergence and warnings; if
+    money is declared, its currency, the price coefficients, and notes on what is missing."""
 
     outcomes: pd.DataFrame
     solved: dict[str, dict[str, Any]]
     members: int
+    money: dict[str, Any] | None = None
 
     def warnings(self) -> list[str]:
         """What a reader of the table has to know, each once."""
         said = [text for how in self.solved.values() for text in how["warnings"]]
+        said += self.money["notes"] if self.money else []
         said += [
             f"{label}: the policy did not converge in {how['rounds']} rounds; take its numbers with care"
             for label, how in self.solved.items()
@@ -116,7 +131,9 @@ class Question:
             policies[label] = solve_path(baseline, intervention, scenario.timing, self._follow)
         tick("solve", len(policies), len(policies))
         seen = Tally(support(model.schema, self.rows.state, self.rows.segment))
-        used = used_columns(model)
+        prices = {label: changed_price(each) for label, each in self.interventions.items()}
+        reported, money = used_columns(model), money_of(model, scenario)
+        used = tuple(dict.fromkeys([*reported, *(f for f in prices.values() if f is not None)]))
         counts = rollout(
             model,
             policies,
@@ -124,21 +141,19 @@ class Question:
             periods=scenario.periods,
             seed=scenario.seed,
             used=used,
+            paid=None if money is None else partial(paid, model.schema, money),
             tick=lambda done, of: tick("simulate", done, of),
             visit=seen,
         )
         seen.add_up(policies)
-        names = [model.schema.names[f] for f in used]
-        actions = self.interventions[BASELINE].actions
-        tables = {label: outcome_table(model, c, names, actions) for label, c in counts.items()}
-        errors = {label: outcome_slopes(model, c, names, actions) for label, c in counts.items()}
+        worth = None if money is None else price_coefficients(model, money, self.rows, parameters)
+        axes = axes_of(baseline, used, reported=len(reported), paid=money is not None)
         parts = []
-        for label in policies:
+        for label, price in prices.items():
             if label != BASELINE:
-                welfare = _welfare(model, counts[label], counts[BASELINE])
-                change = width * np.sqrt(np.mean((errors[label] - errors[BASELINE]) ** 2, axis=1))
-                table = tables[label].assign(width=change)
-                parts.append(_beside(label, tables[BASELINE], table, welfare.assign(width=width * welfare.pop("se"))))
+                own = axes if price is None else replace(axes, price=used.index(price))
+                found = compared(counts[BASELINE], counts[label], own, worth=worth, width=width)
+                parts.append(outcome_table(model, label, found))
         solved = {}
         for i, (label, policy) in enumerate(policies.items()):
             tick("anchor", i, len(policies))
@@ -163,7 +178,10 @@ class Question:
             said += rests.warnings(label) + seen.warnings(label, BASELINE)
             solved[label] = _record(policy, said) | rests.plain() | {"outside": seen.plain(label)}
         tick("anchor", len(policies), len(policies))
-        return Answer(pd.concat(parts, ignore_index=True), solved, len(self.starts.state))
+        about = None
+        if money is not None and worth is not None:
+            about = {"currency": money.currency, "price_coefficients": worth.estimates, "notes": list(worth.notes)}
+        return Answer(pd.concat(parts, ignore_index=True), solved, len(self.starts.state), about)
 
     def _follow(self, intervention: Intervention) -> Callable[[int], Transitions]:
         """What follows the rows under an intervention, as a function of the segment that they are taken to be of."""
@@ -197,6 +215,7 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
     check_study(model)
     interventions = {BASELINE: Intervention(model.schema, (), added_actions(scenario))}
     check_population(scenario.population, model.schema)
+    check_money(money_of(model, scenario), model.config.data, model.schema)
     interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
     panel, rows = _rows(model, frame)
     for each in interventions.values():
@@ -258,121 +277,51 @@ def used_columns(model: FittedModel) -> tuple[int, ...]:
     return tuple(f for f, c in enumerate(columns) if c.dynamics == "learned" and c.kind != "category")
 
 
-def outcome_table(model: FittedModel, counts: Counts, used: list[str], actions: tuple[str, ...]) -> pd.DataFrame:
-    """One case's outcomes by segment and period: columns segment, period, outcome, value (NaN: a rate of nobody)."""
-    labels = _labels(model)
-    arrays = {name: _with_total(tensor) for name, tensor in counts.tensors().items()}
-    parts = [
-        pd.DataFrame(
-            {
-                "segment": np.repeat(labels, array.shape[1]),
-                # survival starts one period after joining; everything else with the first simulated choice
-                "period": np.tile(np.arange(array.shape[1]) + (outcome == "survival"), len(labels)),
-                "outcome": outcome,
-                "value": array.ravel(),
-            }
+def changed_price(intervention: Intervention) -> int | None:
+    """The randomised number (a column of the state) that is all that an intervention changes; else None."""
+    names = {None if change.feature is None else change.feature.name for change in intervention.changes}
+    if len(names) != 1 or None in names:
+        return None
+    f = intervention.schema.index(str(names.pop()))
+    column = intervention.schema.columns[f]
+    return f if column.kind == "numeric" and column.assigned == "randomised" else None
+
+
+def money_of(model: FittedModel, scenario: Scenario) -> Money | None:
+    """Prices and costs: the scenario's, or else the study's."""
+    return scenario.money or model.config.money
+
+
+def axes_of(policy: Policy, used: tuple[int, ...], *, reported: int, paid: bool) -> Axes:
+    """What the counts of a rollout of ``policy`` stand for; of the ``used`` columns the first are outcomes."""
+    schema, actions = policy.model.schema, policy.intervention.actions
+    names = tuple(schema.names[f] for f in used)
+    return Axes(len(schema.segments), actions, schema.anchor, policy.model.config.discount, names, reported, paid)
+
+
+def outcome_table(model: FittedModel, case: str, found: Comparison) -> pd.DataFrame:
+    """A case beside the baseline, in the columns of the outcomes table; what is known of neither is left out."""
+    labels = list(model.schema.segments)
+    labels += [ALL] if len(labels) > 1 else []
+    parts = []
+    for before, after in zip(found.baseline, found.scenario, strict=True):
+        periods = after.values.size // len(labels)
+        period = [pd.NA] if after.first is None else list(range(after.first, after.first + periods))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "segment": np.repeat(labels, periods),
+                    "period": pd.array(period * len(labels), dtype="Int64"),
+                    "outcome": after.name,
+                    "baseline": before.values.ravel(),
+                    "scenario": after.values.ravel(),
+                }
+            )
         )
-        for outcome, array in _outcomes(model, arrays, used, actions).items()
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-def outcome_slopes(
-    model: FittedModel, counts: Counts, used: list[str], actions: tuple[str, ...]
-) -> NDArray[np.float64]:
-    """How the value of each row of :func:`outcome_table` moves along each draw of the parameters [rows, B]; without
-    draws, NaN [rows, 1]."""
-    point = {name: _with_total(tensor) for name, tensor in counts.tensors().items()}
-    if counts.slopes is None:
-        return np.full((sum(a.size for a in _outcomes(model, point, used, actions).values()), 1), np.nan)
-    slopes = {name: _with_total(tensor) for name, tensor in counts.slopes.tensors().items()}
-    columns = []
-    for b in range(counts.slopes.value.shape[-1]):
-        sides = []
-        for step in (SMALL, -SMALL):
-            moved = {name: array + step * slopes[name][..., b] for name, array in point.items()}
-            sides.append(np.concatenate([a.ravel() for a in _outcomes(model, moved, used, actions).values()]))
-        columns.append((sides[0] - sides[1]) / (2 * SMALL))
-    return np.stack(columns, axis=1)
-
-
-def t_quantile(df: int) -> float:
-    """The 97.5 % quantile of Student's t, by its expansion around the normal one (Abramowitz & Stegun 26.7.5)."""
-    z = Z
-    return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-
-
-def _outcomes(
-    model: FittedModel, arrays: Mapping[str, NDArray[Any]], used: list[str], actions: tuple[str, ...]
-) -> dict[str, NDArray[Any]]:
-    """outcome -> [S, T] of the counts' arrays."""
-    schema = model.schema
-    present, chose = arrays["present"], arrays["chose"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values: dict[str, NDArray[Any]] = {f"share_{name}": chose[:, :, k] / present for k, name in enumerate(actions)}
-        if schema.anchor is not None:
-            values |= _membership(schema.anchor, arrays)
-        for u, name in enumerate(used):
-            values[f"use_{name}"] = arrays["use"][:, :, u] / present
-    return values
-
-
-def _membership(anchor: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The outcomes of members, who are those not at the anchor."""
-    present, chose, moved = arrays["present"], arrays["chose"], arrays["moved"]
-    paid = [k for k in range(chose.shape[-1]) if k != anchor]
-    was_out, was_member = moved[:, :, anchor].sum(-1), moved[:, :, paid].sum((-1, -2))
-    stayed_put = sum(moved[:, :, k, k] for k in paid)
-    remained = moved[:, :, paid][..., paid].sum((-1, -2))
-    return {
-        "membership": 1 - chose[:, :, anchor] / present,
-        "join": moved[:, :, anchor][..., paid].sum(-1) / was_out,
-        "cancel": 1 - remained / was_member,
-        "switch": (remained - stayed_put) / was_member,
-        "renewal": remained / was_member,
-        "survival": np.cumprod(arrays["stayed"] / arrays["at_risk"], axis=1),
-    }
-
-
-def _welfare(model: FittedModel, counts: Counts, baseline: Counts) -> pd.DataFrame:
-    """Surplus and gainers by segment: columns segment, outcome, value (NaN without a member who has a choice), se."""
-    per_period = 1 - model.config.discount
-    change = _with_total((counts.value - baseline.value) * per_period)
-    gained, valued = _with_total(counts.gained), _with_total(counts.valued)
-    error = np.full_like(change, np.nan)
-    if counts.slopes is not None and baseline.slopes is not None:
-        moved = _with_total((counts.slopes.value - baseline.slopes.value) * per_period)
-        error = np.sqrt(np.mean(moved**2, axis=1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rows = {"surplus": (change / valued, error / valued), "gainers": (gained / valued, np.nan * error)}
-    labels = _labels(model)
-    return pd.concat(
-        [pd.DataFrame({"segment": labels, "outcome": k, "value": v, "se": se}) for k, (v, se) in rows.items()]
-    )
-
-
-def _labels(model: FittedModel) -> list[str]:
-    segments = list(model.schema.segments)
-    return [*segments, ALL] if len(segments) > 1 else segments
-
-
-def _with_total(counts: Tensor) -> NDArray[np.float64]:
-    """counts[S, ...] as an array, with the sum over segments appended if there are several."""
-    array = counts.cpu().numpy()
-    return np.concatenate([array, array.sum(0, keepdims=True)]) if len(array) > 1 else array
-
-
-def _beside(label: str, baseline: pd.DataFrame, scenario: pd.DataFrame, welfare: pd.DataFrame) -> pd.DataFrame:
-    """Baseline and one case side by side, in the columns of the outcomes table."""
-    table = baseline.rename(columns={"value": "baseline"}).assign(scenario=scenario["value"], width=scenario["width"])
-    table["period"] = table["period"].astype("Int64")
-    welfare = welfare.rename(columns={"value": "scenario"}).assign(baseline=0.0)
-    welfare["period"] = pd.Series([pd.NA] * len(welfare), index=welfare.index, dtype="Int64")
-    table, welfare = table.dropna(subset=["baseline", "scenario"], how="all"), welfare.dropna(subset=["scenario"])
-    table = pd.concat([table, welfare], ignore_index=True)
-    table["case"], table["change"] = label, table["scenario"] - table["baseline"]
-    table["low"], table["high"] = table["change"] - table["width"], table["change"] + table["width"]
-    return pd.DataFrame(table[COLUMNS])
+    table = pd.concat(parts, ignore_index=True)
+    table["case"], table["change"] = case, table["scenario"] - table["baseline"]
+    table["low"], table["high"] = table["change"] - found.reach, table["change"] + found.reach
+    return pd.DataFrame(table.dropna(subset=["baseline", "scenario"], how="all")[COLUMNS])
 
 
 def _record(policy: Policy, said: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Members come in blocks of 1,024, a few to a batch. Random numbers are a function
 results do not depend on the threads and processes that batches are dealt out to (a torch.distributed group, where there
 is one; every process gets the sums), and on the size of batches only by the rounding of float32 in matrix products.
 Choices use the Gumbel-max rule, transitions the inverse distribution functions of :mod:`irl.dynamics`. Only counts by
-segment and period are kept, never the paths.
+segment and period are kept, never the paths; also by parts of the members, between which they differ by luck alone.
 
 How the counts would move with the reward's parameters needs no further simulation: along a path the probability of its
 choices changes by sum_t dQ(s_t,a_t) - sum_a pi dQ, and the expected count by its covariance with that (the score
@@ -60,10 +60,12 @@ class Counts:
         of them who did not go to the anchor. Of no meaning where the anchor is not one action.
     use : [S, T, U], sums of the columns ``used`` over members present (an ordinal counts by its levels' numbers, or by
         their rank where they are not numbers).
+    money : [S, T, 2], sums of what members present pay and of what serving them costs; 0 where it is not declared.
     valued : [S], members who have a choice when they learn of the changes: inside a contract no value is known.
+    value : [S], sums of their soft values then; gained, lost : [S], those of them whose value is above or below the
+        first case's (the baseline's) by more than ``GAIN`` per period.
     slopes : how each sum moves along each of B draws of the reward's parameters, [..., B]; None without draws.
-    value : [S], sums of their soft values then; gained : [S], those of them whose value exceeds the first
-        case's (the baseline's) by more than ``GAIN`` per period.
+    groups : the sums of each of G random parts of the members, [G, ...], the same members in every case.
     """
 
     present: Tensor
@@ -72,18 +74,23 @@ class Counts:
     at_risk: Tensor
     stayed: Tensor
     use: Tensor
+    money: Tensor
     valued: Tensor
     value: Tensor
     gained: Tensor
+    lost: Tensor
     slopes: Counts | None = None
+    groups: Counts | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums by name, ``slopes`` left out."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "slopes"}
+        """The sums by name, ``slopes`` and ``groups`` left out."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("slopes", "groups")}
 
 
 GAIN = 1e-3
-"""Reward units per period by which a member must be better off to count as gaining."""
+"""Reward units per period by which a member must be better off to count as gaining, or worse off as losing."""
+GROUPS = 16
+"""Random parts of the members whose sums are kept."""
 
 
 def rollout(
@@ -94,6 +101,7 @@ def rollout(
     periods: int,
     seed: int,
     used: tuple[int, ...] = (),
+    paid: Callable[[Tensor], Tensor] | None = None,
     tick: Callable[[int, int], None] = lambda done, of: None,
     visit: Callable[[str, Tensor, Tensor], None] = lambda case, faced, segment: None,
 ) -> dict[str, Counts]:
@@ -104,6 +112,7 @@ def rollout(
     policies : case label -> solved policy, of as many actions each; those with news later than at the start have it in
         the same period.
     used : state columns whose sums are kept.
+    paid : what members at faced[n, F] pay and cost [n, A, 2] by action of the study.
     tick : called with members done and members in all (of this process).
     visit : called every period with the case, and faced[n, F] and segment[n] of the members present in the sampled
         blocks (see ``SAMPLED``), one call at a time.
@@ -116,6 +125,7 @@ def rollout(
     rank, processes = group()
     mine = batches(len(starts.state), device)[rank::processes]
     totals = {case: _no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
+    cell = starts.segment * GROUPS + _parts(len(starts.state), seed).to(device)
     lock, baseline, news = Lock(), next(iter(policies.values())), max(policy.news for policy in policies.values())
 
     def see(case: str, faced: Tensor, segment: Tensor) -> None:
@@ -125,10 +135,11 @@ def rollout(
     @torch.no_grad()
     def simulated(rows: slice) -> dict[str, Counts]:
         counts = {case: _no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
-        batch = Batch(starts.state[rows], starts.segment[rows], rows.start, sampled[rows].nonzero().squeeze(1))
+        some = sampled[rows].nonzero().squeeze(1)
+        batch = Batch(starts.state[rows], starts.segment[rows], cell[rows], rows.start, some)
         for case, policy in policies.items():
             own = (policy, baseline)
-            _simulate(model, own, news, batch, counts[case], periods, seed, used, partial(see, case))
+            _simulate(model, own, news, batch, counts[case], periods, seed, used, paid, partial(see, case))
         return counts
 
     done, of = 0, sum(rows.stop - rows.start for rows in mine)
@@ -141,7 +152,7 @@ def rollout(
     for total in totals.values():
         for sums in total.slopes.tensors().values() if total.slopes else ():
             sums *= weight.view(-1, *[1] * (sums.dim() - 1))
-    return totals
+    return {case: _by_segment(total) for case, total in totals.items()}
 
 
 def batches(members: int, device: torch.device) -> list[slice]:
@@ -155,25 +166,41 @@ def batches(members: int, device: torch.device) -> list[slice]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Whole blocks of members: state[N, F], segment[N], the number of the first, and which rows are sampled."""
+    """Whole blocks of members: state[N, F], segment[N], cell[N] where they are counted (segment * GROUPS + part), the
+    number of the first, and which rows are sampled."""
 
     state: Tensor
     segment: Tensor
+    cell: Tensor
     first: int
     sampled: Tensor
+
+
+def _parts(members: int, seed: int) -> Tensor:
+    """part[M] of every member: drawn, so that no order of the members makes the parts differ."""
+    return torch.randint(GROUPS, (members,), generator=torch.Generator().manual_seed(seed))
+
+
+def _by_segment(counts: Counts) -> Counts:
+    """Counts by cell as counts by segment, with those of the parts."""
+    cells = {name: tensor.unflatten(0, (-1, GROUPS)) for name, tensor in counts.tensors().items()}
+    groups = Counts(**{name: cell.transpose(0, 1) for name, cell in cells.items()})
+    return Counts(**{name: cell.sum(1) for name, cell in cells.items()}, slopes=counts.slopes, groups=groups)
 
 
 def _add_values(
     policy: ScenarioPolicy, baseline: ScenarioPolicy, batch: Batch, state: Tensor, choosing: Tensor, counts: Counts
 ) -> None:
     """Add the soft values at state[N, F] of the members of a batch who are ``choosing`` [N] there."""
-    segment, some, here = batch.segment, batch.sampled, choosing.double()
+    segment, cell, some, here = batch.segment, batch.cell, batch.sampled, choosing.double()
     faced, unchanged = policy.intervention.state(state, segment), baseline.intervention.state(state, segment)
     value = policy.value(faced, policy.menu(faced, segment), segment).double()
     before = value if policy is baseline else baseline.value(unchanged, baseline.menu(unchanged, segment), segment)
-    counts.valued.index_add_(0, segment, here)
-    counts.value.index_add_(0, segment, value * here)
-    counts.gained.index_add_(0, segment, ((value - before) * (1 - policy.model.config.discount) > GAIN) * here)
+    gain = (value - before) * (1 - policy.model.config.discount)
+    counts.valued.index_add_(0, cell, here)
+    counts.value.index_add_(0, cell, value * here)
+    counts.gained.index_add_(0, cell, (gain > GAIN) * here)
+    counts.lost.index_add_(0, cell, (gain < -GAIN) * here)
     if counts.slopes is not None and len(some):
         faced, segment, here = faced[some], segment[some], here[some].unsqueeze(1)
         pi = policy.log_policy(faced, policy.menu(faced, segment), segment).double().exp()
@@ -190,22 +217,22 @@ def _simulate(
     periods: int,
     seed: int,
     used: tuple[int, ...],
+    paid: Callable[[Tensor], Tensor] | None,
     visit: Callable[[Tensor, Tensor], None],
 ) -> None:
     """Fill ``counts`` with what the members of a batch do under a policy; ``policies``: it, and the baseline's."""
     path, baseline = policies
     segment, some, anchor, actions = batch.segment, batch.sampled, model.schema.base, counts.chose.shape[2]
-    members, segments = len(segment), len(counts.present)
+    members, cell = len(segment), batch.cell
     own, moves = len(model.schema.actions), len(model.schema.actions) + model.dynamics.n_random
     numbers = range(batch.first, batch.first + members)
     streams = Streams(seed, numbers, periods=periods, width=moves + actions - own, device=segment.device)
     columns = torch.tensor(used, dtype=torch.long, device=segment.device)
-    measures = [_measure(model.schema.columns[f], segment.device) for f in used]
+    measures = [measure(model.schema.columns[f], segment.device) for f in used]
     state = batch.state.T.contiguous().T  # before changes, stored by column; ``faced`` after them
     before = torch.full_like(segment, -1)  # the action of the period before; -1: none
     age = torch.full_like(segment, -1)  # periods since joining in the simulation; -1: not joined in it
-    # what each member did, as one number a period, counted at the end; the last number: absent, not at risk
-    cells, lives = segments * (actions + 1) * actions, segments * periods * 2
+    # what each member did, as one number a period, counted at the end; -1: absent, not at risk
     did, lived = segment.new_empty(periods, members), segment.new_empty(periods, members)
     scores = segment.new_zeros(0)
     if counts.slopes is not None:
@@ -230,17 +257,20 @@ def _simulate(
                 scores[t] = scores[max(t - 1, 0)] + moved * here[some].unsqueeze(1)
         member = action != anchor
         risk = here & (age >= 0)
-        did[t] = torch.where(here, (segment * (actions + 1) + before + 1) * actions + action, cells) + t * (cells + 1)
-        lived[t] = torch.where(risk, (segment * periods + age) * 2 + member, lives)
-        if used:
-            use = faced.T.index_select(0, columns).double() * here  # [U, N]
-            for u, measure in enumerate(measures):
-                if measure is not None:
-                    use[u] = measure[faced[:, used[u]].long()] * here
-            counts.use[:, t].T.scatter_add_(1, segment.expand_as(use), use)
+        did[t] = torch.where(here, (before + 1) * actions + action, -1)
+        lived[t] = torch.where(risk, age * 2 + member, -1)
+        sums = {"use": faced.T.index_select(0, columns).double() * here} if used else {}  # [U, N]
+        for u, levels in enumerate(measures):
+            if levels is not None:
+                sums["use"][u] = levels[faced[:, used[u]].long()] * here
+        if paid is not None:
+            flows = policy.intervention.over_actions(paid, faced)  # [N, A', 2]
+            sums["money"] = flows[torch.arange(members, device=segment.device), action].T * here
+        for name, values in sums.items():
+            getattr(counts, name)[:, t].index_add_(0, cell, values.T)
             if counts.slopes is not None:
-                moved = use[:, some].T.unsqueeze(2) * scores[t].unsqueeze(1)
-                counts.slopes.use[:, t].index_add_(0, segment[some], moved)
+                moved = values[:, some].T.unsqueeze(2) * scores[t].unsqueeze(1)
+                getattr(counts.slopes, name)[:, t].index_add_(0, segment[some], moved)
         joined = here & member & (before == anchor)
         age = torch.where(joined, 0, torch.where((age >= 0) & member, age + 1, -1)).masked_fill(~here, -1)
         before = torch.where(here, action, -1)
@@ -248,11 +278,9 @@ def _simulate(
             luck = uniform[:, own:moves]
             following = policy.intervention.follow(model.dynamics, state, faced, action, luck, segment)
             state = torch.where(here.unsqueeze(1), following, state)
-    shape = (periods, segments, actions + 1, actions)
-    _set_counts(counts, _histogram(did, periods * (cells + 1)), _histogram(lived, lives + 1), shape)
+    _set_counts(counts, did, lived, cell)
     if counts.slopes is not None:
-        flows = _histogram(did[:, some], periods * (cells + 1), scores)
-        _set_counts(counts.slopes, flows, _histogram(lived[:, some], lives + 1, scores), shape)
+        _set_counts(counts.slopes, did[:, some], lived[:, some], segment[some], scores)
 
 
 def _histogram(index: Tensor, bins: int, values: Tensor | None = None) -> Tensor:
@@ -262,14 +290,20 @@ def _histogram(index: Tensor, bins: int, values: Tensor | None = None) -> Tensor
     return values.new_zeros(bins, values.shape[-1]).index_add_(0, index.flatten(), values.flatten(0, 1))
 
 
-def _set_counts(counts: Counts, did: Tensor, lived: Tensor, shape: tuple[int, int, int, int]) -> None:
-    """Fill ``counts`` from the histograms did[T * (cells + 1), ...] and lived[lives + 1, ...]."""
-    periods, segments, _, _ = shape
-    flows = did.view(periods, -1, *did.shape[1:])[:, :-1].reshape(*shape, *did.shape[1:]).transpose(0, 1)
-    counts.moved.copy_(flows[:, :, 1:])
-    counts.chose.copy_(flows.sum(2))
+def _set_counts(counts: Counts, did: Tensor, lived: Tensor, of: Tensor, scores: Tensor | None = None) -> None:
+    """Fill ``counts`` from what members of[N] (segments or cells) did[T, N] and lived[T, N]; or with sums of scores."""
+    number, periods, actions = len(counts.chose), len(did), counts.chose.shape[2]
+    flows, lives = number * (actions + 1) * actions, number * periods * 2
+    did = torch.where(did < 0, flows, of * (actions + 1) * actions + did)
+    did = did + torch.arange(periods, device=of.device).unsqueeze(1) * (flows + 1)
+    lived = torch.where(lived < 0, lives, of * periods * 2 + lived)
+    shape = (periods, number, actions + 1, actions)
+    flow, life = _histogram(did, periods * (flows + 1), scores), _histogram(lived, lives + 1, scores)
+    flow = flow.view(periods, -1, *flow.shape[1:])[:, :-1].reshape(*shape, *flow.shape[1:]).transpose(0, 1)
+    counts.moved.copy_(flow[:, :, 1:])
+    counts.chose.copy_(flow.sum(2))
     counts.present.copy_(counts.chose.sum(2))
-    risk = lived[:-1].view(segments, periods, 2, *lived.shape[1:])
+    risk = life[:-1].view(number, periods, 2, *life.shape[1:])
     counts.stayed.copy_(risk[:, :, 1])
     counts.at_risk.copy_(risk.sum(2))
 
@@ -310,7 +344,7 @@ def _score(policy: ScenarioPolicy, faced: Tensor, segment: Tensor, log_pi: Tenso
     return moved.gather(1, action.view(-1, 1, 1).expand(-1, 1, moved.shape[2])).squeeze(1)
 
 
-def _measure(column: Column, device: torch.device) -> Tensor | None:
+def measure(column: Column, device: torch.device) -> Tensor | None:
     """The number that each level of a column counts as; None where the column's values are numbers themselves."""
     if not column.discrete:
         return None
@@ -322,22 +356,26 @@ def _measure(column: Column, device: torch.device) -> Tensor | None:
 
 
 def _no_counts(model: FittedModel, policy: Policy, periods: int, used: tuple[int, ...], device: torch.device) -> Counts:
+    """Zeros by cell, with slopes by segment."""
     s, a = len(model.schema.segments), len(policy.intervention.actions)
 
-    def zeros(*more: int) -> Counts:
+    def zeros(first: int, *last: int) -> Counts:
         def of(*shape: int) -> Tensor:
-            return torch.zeros(*shape, *more, dtype=torch.float64, device=device)
+            return torch.zeros(first, *shape, *last, dtype=torch.float64, device=device)
 
         return Counts(
-            present=of(s, periods),
-            chose=of(s, periods, a),
-            moved=of(s, periods, a, a),
-            at_risk=of(s, periods),
-            stayed=of(s, periods),
-            use=of(s, periods, len(used)),
-            valued=of(s),
-            value=of(s),
-            gained=of(s),
+            present=of(periods),
+            chose=of(periods, a),
+            moved=of(periods, a, a),
+            at_risk=of(periods),
+            stayed=of(periods),
+            use=of(periods, len(used)),
+            money=of(periods, 2),
+            valued=of(),
+            value=of(),
+            gained=of(),
+            lost=of(),
         )
 
-    return zeros() if policy.draws is None else replace(zeros(), slopes=zeros(len(policy.draws)))
+    counts = zeros(s * GROUPS)
+    return counts if policy.draws is None else replace(counts, slopes=zeros(s, len(policy.draws)))

@@ -305,6 +305,9 @@ def _condition_problems(frame: pd.DataFrame, config: Config, schema: StateSchema
     """Labels in conditions that the data do not know; columns that are missing are reported as such."""
     places = [("terminal", config.data.terminal)]
     places += [(f"available.{action}", condition) for action, condition in config.data.available.items()]
+    money = config.money
+    for kind, flows in (("price", money.price), ("cost", money.cost)) if money else ():
+        places += [(f"money.{kind}.{action}.where", flow.where) for action, flow in flows.items()]
     problems: list[str] = []
     for place, condition in places:
         present = {name: values for name, values in condition.items() if name in frame.columns}

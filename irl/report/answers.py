@@ -63,27 +63,78 @@ def use_table(record: Record, scenario: ScenarioRecord) -> Table | None:
     )
 
 
-def welfare_table(record: Record, scenario: ScenarioRecord) -> Table | None:
-    """Surplus and gainers by segment; the baseline is zero by definition."""
-    by_key = _by_key(scenario)
-    rows = []
-    for segment in record.segments:
-        for case in scenario.cases:
-            surplus, gainers = (by_key.get((case, segment, o, None)) for o in ("surplus", "gainers"))
-            if surplus is not None or gainers is not None:
-                cells = (_single(surplus, 1.0, 3), _single(gainers, 100.0, 1))
-                rows.append((*_row_labels(scenario, case, segment), *cells))
-    if not rows:
-        return None
-    labels = _label_header(scenario)
-    return Table(
-        title="What members gain or lose",
-        header=(*labels, "surplus, reward units per period", "better off, % of members"),
-        rows=tuple(rows),
-        labels=len(labels),
-        note="Surplus is the mean change of members' expected value, before they see their shocks, per period. Better "
-        "off: by more than 0.001 reward units per period.",
+def whole_table(record: Record, scenario: ScenarioRecord) -> Table | None:
+    """Tenure, revenue and margin over all simulated periods."""
+    money, number_of = currency(scenario), len(scenario.periods)
+    columns = [
+        ("tenure", None, "tenure, periods as a member from joining"),
+        ("revenue_total", None, f"revenue, {money} per member"),
+        ("margin_total", None, f"margin, {money} per member"),
+    ]
+    note = (
+        f"Baseline → scenario (change{{interval}}), over {number_of} periods. Tenure: expected, within these periods. "
+        "Money: per member at the start, undiscounted; revenue is what is paid, margin what is left after the declared "
+        "costs."
     )
+    return _beside(record, scenario, columns, "Over all periods", scale=1.0, digits=2, note=note)
+
+
+def welfare_table(record: Record, scenario: ScenarioRecord) -> Table | None:
+    """Surplus, gainers and losers by segment; the baseline is zero by definition."""
+    money = currency(scenario)
+    shown = {
+        "surplus": ("surplus, reward units per period", 1.0, 3),
+        "surplus_money": (f"surplus, {money} per period", 1.0, 2),
+        "gainers": ("better off, % of members", 100.0, 1),
+        "losers": ("worse off, % of members", 100.0, 1),
+    }
+    return _effects(
+        record,
+        scenario,
+        shown,
+        "What members gain or lose",
+        "Surplus is the mean change of members' expected value, before they see their shocks, per period. Reward units "
+        "are each segment's own: compare segments, and add them up, in money only. Better or worse off: by more than "
+        "0.001 reward units per period, by the estimated rewards as they are: where most changes are small, errors of "
+        "estimation put members on the wrong side.",
+    )
+
+
+def elasticity_table(record: Record, scenario: ScenarioRecord, period: int | None = None) -> Table | None:
+    """Price elasticities by segment, over all periods, or at one."""
+    prefix = "elasticity_"
+    names = [str(n) for n in scenario.outcomes["outcome"].unique() if str(n).startswith(prefix)]
+    shown = {name: (name.removeprefix(prefix).removeprefix("share_"), 1.0, 2) for name in names}
+    over = "over all periods" if period is None else f"at period {period}"
+    note = (
+        "By how many per cent a share changes when the price that members face rises by one per cent; arc elasticity, "
+        "between baseline and scenario."
+    )
+    return _effects(record, scenario, shown, f"Price elasticities of the shares {over}", note, period)
+
+
+def price_coefficient_table(scenario: ScenarioRecord) -> Table | None:
+    """What a unit of money is worth to each segment, by the price that says so."""
+    found = at(scenario.metrics, "money", "price_coefficients", default={})
+    names = list(dict.fromkeys(name for each in found.values() for name in at(each, "prices", default={})))
+    if not names:
+        return None
+    rows = tuple(
+        (segment, *(_with_error(cell) for cell in (each, *(at(each, "prices", name) for name in names))))
+        for segment, each in found.items()
+    )
+    return Table(
+        title=f"Price coefficients, reward units per {currency(scenario)}",
+        header=("segment", "weighted mean", *names),
+        rows=rows,
+        note="Minus the mean effect of a price on the reward of the action that pays it, and its standard error: what "
+        "surplus in money is divided by. Weights are inverse to variances.",
+    )
+
+
+def currency(scenario: ScenarioRecord) -> str:
+    """The declared currency."""
+    return str(at(scenario.metrics, "money", "currency", default="money"))
 
 
 def anchor_band_table(record: Record, scenario: ScenarioRecord) -> Table | None:
@@ -118,6 +169,36 @@ def _band(name: str, change: float, low: float, high: float) -> str:
     return f"{middle} [{', '.join(bounds)}]"
 
 
+def _effects(
+    record: Record,
+    scenario: ScenarioRecord,
+    shown: dict[str, tuple[str, float, int]],
+    title: str,
+    note: str,
+    period: int | None = None,
+) -> Table | None:
+    """Changes whose baseline is zero, outcome -> (heading, scale, digits), a row per segment and case; columns that no
+    row has are left out."""
+    by_key, rows = _by_key(scenario), []
+    present = {key[2] for key in by_key if key[3] == period}
+    shown = {name: how for name, how in shown.items() if name in present}
+    for segment in record.segments:
+        for case in scenario.cases:
+            found = [(by_key.get((case, segment, name, period)), how) for name, how in shown.items()]
+            if any(row is not None for row, _ in found):
+                cells = (_single(row, scale, digits) for row, (_, scale, digits) in found)
+                rows.append((*_row_labels(scenario, case, segment), *cells))
+    if not rows:
+        return None
+    labels = _label_header(scenario)
+    header = (*labels, *(heading for heading, _, _ in shown.values()))
+    return Table(title=title, header=header, rows=tuple(rows), labels=len(labels), note=note)
+
+
+def _with_error(cell: Any) -> str:
+    return DASH if cell is None else f"{number(at(cell, 'value'), 4)} ({number(at(cell, 'se'), 4)})"
+
+
 def convergence_table(scenario: ScenarioRecord) -> Table | None:
     """How the optimal policy of the baseline and of every case was found."""
     solved = at(scenario.metrics, "solved", default={})
@@ -146,7 +227,7 @@ def convergence_table(scenario: ScenarioRecord) -> Table | None:
 def _beside(
     record: Record,
     scenario: ScenarioRecord,
-    columns: Sequence[tuple[str, int, str]],
+    columns: Sequence[tuple[str, int | None, str]],
     title: str,
     *,
     scale: float = 100.0,

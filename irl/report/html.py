@@ -175,13 +175,18 @@ def _scenario(record: Record, scenario: ScenarioRecord, number: int) -> str:
         parts.append(f'<p class="quiet">{escape(_how(scenario))}</p>')
         parts.append(_bullets(words.anchored(scenario)))
         parts += [_paths(record, scenario, case) for case in scenario.cases[:MOST_CASES]]
+        parts += [_grid(_gains(record, scenario, case)) for case in scenario.cases[:MOST_CASES]]
         if len(scenario.cases) > MOST_CASES:
             parts.append(_absent(f"The other {len(scenario.cases) - MOST_CASES} cases are in the tables."))
         shown = [answers.share_table(record, scenario, period) for period in reversed(answers.last_periods(scenario))]
-        shown += [answers.movement_table(record, scenario), answers.welfare_table(record, scenario)]
+        shown += [answers.movement_table(record, scenario), answers.whole_table(record, scenario)]
+        shown += [answers.welfare_table(record, scenario), answers.elasticity_table(record, scenario)]
         shown += [answers.anchor_band_table(record, scenario)]
         parts += [_table(table) for table in shown if table is not None]
-        more = [answers.use_table(record, scenario), answers.convergence_table(scenario)]
+        more = [answers.use_table(record, scenario), answers.price_coefficient_table(scenario)]
+        if scenario.periods:
+            more.append(answers.elasticity_table(record, scenario, scenario.periods[-1]))
+        more.append(answers.convergence_table(scenario))
         parts += [_folded(table) for table in more if table is not None]
     return _section(f"scenario-{number}", heading, "".join(parts))
 
@@ -211,6 +216,22 @@ def _paths(record: Record, scenario: ScenarioRecord, case: str) -> str:
     note = _absent(f"{left_out} more segments are in the tables.") if left_out > 0 else ""
     title = "Plan shares over time" + (f": {case}" if len(scenario.cases) > 1 else "")
     return f'<h3>{escape(title)}</h3><ul class="legend">{keys}</ul>{_grid(panels)}{note}'
+
+
+def _gains(record: Record, scenario: ScenarioRecord, case: str) -> list[Panel]:
+    """Revenue and surplus in money of every segment, with intervals."""
+    money = answers.currency(scenario)
+    shown = {
+        "revenue_total": f"Revenue over all periods, {money} per member",
+        "surplus_money": f"Members' surplus, {money} per period",
+    }
+    parts = {name: [scenario.outcome(case=case, segment=s, name=name) for s in record.segments] for name in shown}
+    several = f": {case}" if len(scenario.cases) > 1 else ""
+    return [
+        plots.change_panel(rows, caption + several)
+        for (name, caption) in shown.items()
+        if not (rows := pd.concat(parts[name])).empty
+    ]
 
 
 def _key(label: str, colour: str, *, dashed: bool = False) -> str:

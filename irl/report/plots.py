@@ -188,6 +188,25 @@ def forecast_panels(
     return panels
 
 
+def change_panel(rows: pd.DataFrame, caption: str) -> Panel:
+    """The change of one outcome by segment: a dot, and its interval where there is one."""
+
+    def draw(axes: Axes) -> None:
+        y = np.arange(len(rows))
+        axes.axvline(0, color=INK, linewidth=0.6, alpha=0.5)
+        axes.hlines(
+            y, rows["low"].to_numpy(float), rows["high"].to_numpy(float), color=colour(1), linewidth=2, alpha=0.5
+        )
+        axes.plot(rows["change"].to_numpy(float), y, "o", color=colour(1), markersize=6)
+        axes.set_yticks(y, [short(s) for s in rows["segment"]])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel("change")
+        axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
+
+    said = ", ".join(f"{r.segment} {r.change:.2f}" for r in rows.itertuples())
+    return _panel(caption, f"{caption}, change by segment: {said}.", draw, height=0.85 + 0.3 * len(rows))
+
+
 def truth_panels(
     estimated: pd.DataFrame, truth: pd.DataFrame, actions: Sequence[str], numbers: Sequence[int]
 ) -> list[Panel]:

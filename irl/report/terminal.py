@@ -56,7 +56,9 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
             yield f"  {sentence}", None
         for period in answers.last_periods(scenario):
             yield "", answers.share_table(record, scenario, period)
+        yield "", answers.whole_table(record, scenario)
         yield "", answers.welfare_table(record, scenario)
+        yield "", answers.elasticity_table(record, scenario)
         yield "", answers.anchor_band_table(record, scenario)
 
 

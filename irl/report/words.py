@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from irl.config import Between, Condition
+from irl.report.answers import currency
 from irl.report.estimates import anchor_shares, trained
 from irl.report.record import ALL, Record, ScenarioRecord, at
 from irl.report.sensitivity import cautions as sensitivity_cautions
@@ -51,8 +52,29 @@ def headlines(scenario: ScenarioRecord) -> list[str]:
         named = scenario.name if case == scenario.name else f"{scenario.name}, {case}"
         depends = at(scenario.metrics, "solved", case, "identification", "behaviour") is False
         band = f" {anchored(scenario, case)[0]} See how far under this scenario." if depends else ""
-        found.append(f"{named}: {what} at period {int(rows['period'].max())} {said}{where}.{band}")
+        found.append(
+            f"{named}: {what} at period {int(rows['period'].max())} {said}{where}.{_in_money(scenario, case)}{band}"
+        )
     return found
+
+
+def _in_money(scenario: ScenarioRecord, case: str) -> str:
+    """What the case does to revenue, margin and surplus of all, as far as they are known; begins with a space."""
+    money, table = currency(scenario), scenario.outcomes
+    whole = table[(table["case"] == case) & (table["segment"] == ALL) & table["period"].isna()].set_index("outcome")
+    over = f"{money} per member over {len(scenario.periods)} periods"
+    shown = {
+        "revenue_total": ("Revenue", over),
+        "margin_total": ("margin", over),
+        "surplus_money": ("members' surplus", f"{money} per member and period"),
+    }
+    said = []
+    for name, (what, unit) in shown.items():
+        if name in whole.index:
+            row: Any = whole.loc[name]
+            bounds = "" if math.isnan(row.low) else f" [{signed(row.low, 2)}, {signed(row.high, 2)}]"
+            said.append(f"{what} {signed(row.change, 2)}{bounds} {unit}")
+    return f" {'; '.join(said)}." if said else ""
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
@@ -178,6 +200,7 @@ def scenario_cautions(scenario: ScenarioRecord) -> list[str]:
                 f"{at(how, 'policy_change', default=math.nan):.1e} on average after {at(how, 'rounds')} rounds."
             )
         found += [str(text) for text in at(how, "warnings", default=[])]
+    found += [str(text) for text in at(scenario.metrics, "money", "notes", default=[])]
     return list(dict.fromkeys(found))
 
 

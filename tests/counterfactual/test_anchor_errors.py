@@ -119,8 +119,8 @@ def test_the_band_of_a_scaled_reward(world):
     found = band(world, SCALED)
     assert found.error == pytest.approx(0.4)
     assert set(found.outcomes) == {"share_none", "share_monthly", "share_annual", "surplus"}
-    for by in found.outcomes.values():
-        assert set(by) == {"north", "south", "all"}
+    for name, by in found.outcomes.items():
+        assert set(by) == {"north", "south"} | ({"all"} if name != "surplus" else set())
         assert all(low <= change <= high for change, low, high in by.values())
     _, low, high = found.outcomes["share_annual"]["all"]
     assert high - low > 0.01
@@ -129,7 +129,9 @@ def test_the_band_of_a_scaled_reward(world):
 def test_only_the_surplus_has_a_band_where_choices_are_identified(world):
     found = band(world, TIER)
     assert set(found.outcomes) == {"surplus"}
-    _, low, high = found.outcomes["surplus"]["all"]
+    _, low, high = found.outcomes["surplus"]["north"]
+    lowest, highest = (f(by[k] for by in found.outcomes["surplus"].values()) for f, k in ((min, 1), (max, 2)))
+    assert found.sentence().endswith(f"surplus {lowest:+.3g} to {highest:+.3g} reward units per period")
     assert high - low > 0.01
 
 
@@ -151,7 +153,7 @@ def test_without_solving_again_the_surplus_is_the_same(world):
     long = _by_error(own, baseline, others(world), again(world, TIER), starts(world), periods=2, seed=0)
     short = band(world, TIER).outcomes["surplus"]
     surplus = long["surplus"]
-    for s, name in enumerate(("north", "south", "all")):
+    for s, name in enumerate(("north", "south")):
         assert np.allclose(short[name], [surplus[0, s], surplus[:, s].min(), surplus[:, s].max()], atol=2e-3)
     lump = _by_error(solved(world, LUMP), baseline, others(world), again(world, LUMP), starts(world), periods=2, seed=0)
     for outcome, moved in lump.items():

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from irl import tabular
-from irl.counterfactual.outcomes import ask, outcome_slopes, t_quantile
+from irl.counterfactual.intervals import slopes
+from irl.counterfactual.outcomes import ask, axes_of
+from irl.counterfactual.rates import arrays, levels
 from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import solve
 from irl.refitted import Refitted
@@ -101,8 +103,12 @@ def test_shares_and_surplus_move_with_the_parameters_as_they_should(refitted):
     starts = Starts(torch.stack([(index % 3).float(), (index // 3 % 2).float()], 1), torch.zeros_like(index))
     counts = rollout(world.model, {"baseline": policy}, starts, periods=PERIODS, seed=0)["baseline"]
     mass = torch.bincount((starts.state[:, 0] * 2 + starts.state[:, 1]).long(), minlength=10).double() / members
-    found = outcome_slopes(world.model, counts, [], world.schema.actions).reshape(-1, 2)
-    labels = ("north", "south", "all")
+    axes = axes_of(policy, (), reported=0, paid=False)
+
+    def shares_of(sums):  # share_<action> come first
+        return np.stack([outcome.values[0] for outcome in levels(sums, axes)[:3]]).ravel()
+
+    found = slopes(shares_of, [arrays(counts)], [arrays(counts.slopes)])
     for b, draw in enumerate(draws):
         shares, values = [], []
         for solution in exact(world, draw):
@@ -110,7 +116,7 @@ def test_shares_and_surplus_move_with_the_parameters_as_they_should(refitted):
             shares.append(torch.stack([(m.unsqueeze(1) * solution.policy).sum(0) / m[:8].sum() for m in paths]))
             values.append(float(mass @ solution.value))
         expected = ((shares[0] - shares[1]) / (2 * STEP)).numpy()  # [T, A]
-        shown = found[:, b].reshape(-1, len(labels), PERIODS)[:3, 0].T  # share_<action> come first
+        shown = found[:, b].reshape(3, PERIODS).T
         assert np.abs(shown - expected).max() < 0.02
         assert np.abs(expected).max() > 0.2
         surplus = float(counts.slopes.value[0, b]) / members
@@ -124,18 +130,22 @@ def test_intervals_are_as_wide_as_the_parameters_uncertainty(refitted, panel_and
     assert not world.model.has_standard_errors
     free = draws[:, 1:].flatten(1)
     refit.covariance.copy_(free.T @ free / 2)
-    scenario = {"name": "x", "periods": 4, "members": 8000, "changes": [SCALED]}
+    scenario = {"name": "x", "periods": 4, "members": 3000, "changes": [SCALED]}
     outcomes = ask(world.model, scenario, frame).answer().outcomes
-    refit.covariance.copy_(refit.covariance / 4)
-    halved = ask(world.model, scenario, frame).answer().outcomes
-    refit.covariance.zero_()
     shares = outcomes["outcome"].str.startswith("share_") | (outcomes["outcome"] == "surplus")
-    width, half = ((o["high"] - o["low"])[shares] for o in (outcomes, halved))
-    assert (width > 0).all()
-    assert np.allclose(width, 2 * half, rtol=1e-3)
+    squares = [(outcomes["high"] - outcomes["low"])[shares] ** 2]
+    for _ in range(2):
+        refit.covariance.copy_(refit.covariance / 4)
+        halved = ask(world.model, scenario, frame).answer().outcomes
+        squares.append((halved["high"] - halved["low"])[shares] ** 2)
+    refit.covariance.zero_()
+    assert (squares[0] > squares[1]).all() and (squares[2] > 0).all()
+    # what the parameters add to the square of the width is a quarter; what luck adds stays
+    assert np.allclose(squares[0] - squares[1], 4 * (squares[1] - squares[2]), rtol=1e-3)
+    assert np.median(squares[0] / squares[2]) > 4
     middle = (outcomes["high"] + outcomes["low"])[shares] / 2
     assert np.allclose(middle, outcomes.loc[shares, "change"])
-    assert outcomes.loc[outcomes["outcome"] == "gainers", ["low", "high"]].isna().all(axis=None)
+    assert outcomes.loc[outcomes["outcome"].isin(["gainers", "losers"]), ["low", "high"]].isna().all(axis=None)
     without = ask(world.model, scenario, frame).answer().outcomes
     assert without[["low", "high"]].isna().all(axis=None)
 
@@ -154,8 +164,3 @@ def test_draws_have_the_covariance_they_should():
     error = refit.standard_error(x, torch.tensor([[0.0, 1.0, 0.0]]))
     assert error[0, 1] == 0
     assert float(error[0, 2]) == pytest.approx(float((x.double() @ refit.covariance[2:, 2:] @ x.double().T).sqrt()))
-
-
-def test_quantiles_of_students_t():
-    assert t_quantile(64) == pytest.approx(1.9977, abs=2e-4)
-    assert t_quantile(10**6) == pytest.approx(1.959964, abs=1e-5)

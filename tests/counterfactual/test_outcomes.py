@@ -14,15 +14,14 @@ import torch
 from irl import tabular
 from irl.config import Config, InputError
 from irl.counterfactual import ask, outcomes, simulate, timing
-from irl.counterfactual.outcomes import COLUMNS, Answer, outcome_table, used_columns
-from irl.counterfactual.rollout import Counts
+from irl.counterfactual.outcomes import COLUMNS, Answer, used_columns
 from irl.data.schema import Column
 from irl.scenario import Scenario
 
 UP = {"name": "annual up", "periods": 3, "changes": [{"reward": {"action": "annual", "add": 0.5}}]}
 OUTCOMES = {
     "share_none", "share_monthly", "share_annual", "membership", "join", "cancel", "switch", "renewal", "survival",
-    "surplus", "gainers",
+    "tenure", "surplus", "gainers", "losers",
 }  # fmt: skip
 
 
@@ -51,7 +50,7 @@ def at(table, **where):
 def test_without_an_anchor_action_nobody_is_a_member(world, panel_and_frame):
     by_policy = with_schema(world.model, anchor=None, anchor_weights=(1.0, 1.0, 1.0))
     found = set(simulate(by_policy, UP, panel_and_frame[1])["outcome"])
-    assert found == {"share_none", "share_monthly", "share_annual", "surplus", "gainers"}
+    assert found == {"share_none", "share_monthly", "share_annual", "surplus", "gainers", "losers"}
 
 
 def test_columns_types_and_cells(table):
@@ -76,10 +75,11 @@ def test_periods(table):
     for name in ("join", "cancel", "switch", "renewal"):
         assert by_outcome[name] == [1, 2]
     assert by_outcome["survival"] == [1]  # joined in period 1, one renewal later
-    timeless = table[table["outcome"].isin(["surplus", "gainers"])]
-    assert timeless["period"].isna().all()
-    assert (timeless["baseline"] == 0).all()
-    assert len(timeless) == 6
+    timeless = table[table["outcome"].isin(["tenure", "surplus", "gainers", "losers"])]
+    assert timeless["period"].isna().all() and table["period"].isna().sum() == len(timeless)
+    assert (timeless["baseline"][timeless["outcome"] != "tenure"] == 0).all()
+    assert timeless["outcome"].value_counts().to_dict() == {"tenure": 3, "surplus": 2, "gainers": 3, "losers": 3}
+    assert "all" not in set(at(table, outcome="surplus")["segment"])  # segments have units of their own
 
 
 def test_relations_between_outcomes(table):
@@ -96,6 +96,7 @@ def test_relations_between_outcomes(table):
     assert (more >= 0).all() and more.mean() > 0.02
     assert (at(table, outcome="surplus")["change"] > 0).all()
     assert (at(table, outcome="gainers")["change"] == 1).all()
+    assert (at(table, outcome="losers")["change"] == 0).all()
 
 
 def test_all_is_everyone_and_not_the_mean_of_segments(world, panel_and_frame):
@@ -109,32 +110,6 @@ def test_all_is_everyone_and_not_the_mean_of_segments(world, panel_and_frame):
     assert (n, m) == (60, 6)
     assert everyone == pytest.approx((n * north + m * south) / (n + m))
     assert everyone != pytest.approx((north + south) / 2, abs=1e-3)
-
-
-def test_rates_by_hand(world):
-    """One segment's counts: three periods, actions none, monthly, annual."""
-    zero = {n: torch.zeros(2, 3) for n in ("present", "at_risk", "stayed")}
-    counts = Counts(
-        **zero, chose=torch.zeros(2, 3, 3), moved=torch.zeros(2, 3, 3, 3), use=torch.zeros(2, 3, 1),
-        valued=torch.zeros(2), value=torch.zeros(2), gained=torch.zeros(2),
-    )  # fmt: skip
-    counts.present[0] = torch.tensor([10.0, 10.0, 8.0])
-    counts.chose[0, 1] = torch.tensor([4.0, 5.0, 1.0])
-    counts.moved[0, 1] = torch.tensor([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 2.0, 0.0]])
-    counts.at_risk[0], counts.stayed[0] = torch.tensor([4.0, 2.0, 0.0]), torch.tensor([3.0, 1.0, 0.0])
-    counts.use[0, 1, 0] = 25
-    table = outcome_table(world.model, counts, ["video"], world.schema.actions)
-    found = {o: float(g["value"].iloc[0]) for o, g in at(table, segment="north", period=1).groupby("outcome")}
-    assert found == pytest.approx(
-        {
-            "share_none": 0.4, "share_monthly": 0.5, "share_annual": 0.1, "membership": 0.6,
-            "join": 3 / 6, "cancel": 1 / 4, "switch": 2 / 4, "renewal": 3 / 4, "survival": 3 / 4, "use_video": 2.5,
-        }
-    )  # fmt: skip
-    survival = at(table, segment="north", outcome="survival")
-    assert survival["period"].tolist() == [1, 2, 3]
-    assert survival["value"].tolist()[:2] == [0.75, 0.375] and np.isnan(survival["value"].iloc[2])
-    assert at(table, segment="south")["value"].isna().all()
 
 
 def test_surplus_is_the_oracle_s(world, panel_and_frame, monkeypatch):
@@ -152,7 +127,6 @@ def test_surplus_is_the_oracle_s(world, panel_and_frame, monkeypatch):
     exact = 0.1 * pd.Series(gain[state.tolist()].numpy()).groupby(first["region"].to_numpy()).mean()
     found = at(table, outcome="surplus").set_index("segment")["change"]
     assert found[["north", "south"]].tolist() == pytest.approx(exact.tolist(), rel=1e-2)
-    assert found["all"] == pytest.approx(found[["north", "south"]].mean())
 
 
 @pytest.mark.parametrize(
@@ -338,8 +312,8 @@ def test_the_answer_says_what_the_anchor_identifies(world, panel_and_frame):
     assert low < change < high
     own = at(found.outcomes, outcome="share_annual", segment="all")["change"].mean()
     assert change == pytest.approx(own, abs=1e-6)
-    surplus = at(found.outcomes, outcome="surplus", segment="all")["change"].iloc[0]
-    assert how["anchor_band"]["outcomes"]["surplus"]["all"][0] == pytest.approx(surplus, abs=1e-6)
+    surplus = at(found.outcomes, outcome="surplus", segment="north")["change"].iloc[0]
+    assert how["anchor_band"]["outcomes"]["surplus"]["north"][0] == pytest.approx(surplus, abs=1e-6)
 
 
 def test_an_added_action_is_an_outcome_of_all_cases(world, panel_and_frame):

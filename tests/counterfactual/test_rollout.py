@@ -275,16 +275,18 @@ def test_values_and_gainers_at_the_start(world):
         assert counts[case].valued.tolist() == [2, 1]
         exact = [float(oracle.value[0] + oracle.value[3]), float(oracle.value[2])]
         assert counts[case].value.tolist() == pytest.approx(exact, abs=1e-3)
-    assert counts["baseline"].gained.tolist() == [0, 0]
-    assert counts["up"].gained.tolist() == [2, 1]
+    assert counts["baseline"].gained.tolist() == counts["baseline"].lost.tolist() == [0, 0]
+    assert counts["up"].gained.tolist() == [2, 1] and counts["up"].lost.tolist() == [0, 0]
+    down = rollout(world.model, {"baseline": up, "down": base}, starts, periods=1, seed=0)["down"]
+    assert down.gained.tolist() == [0, 0] and down.lost.tolist() == [2, 1]
 
 
 def test_use_counts_an_ordinal_by_the_numbers_of_its_levels(world):
     column = Column(name="tier", kind="ordinal", dynamics="learned", labels=("0", "10"))
-    assert module._measure(column, torch.device("cpu")).tolist() == [0.0, 10.0]
+    assert module.measure(column, torch.device("cpu")).tolist() == [0.0, 10.0]
     named = Column(name="tier", kind="ordinal", dynamics="learned", labels=("low", "mid", "high"))
-    assert module._measure(named, torch.device("cpu")).tolist() == [0.0, 1.0, 2.0]
-    assert module._measure(Column(name="n", kind="count", dynamics="learned"), torch.device("cpu")) is None
+    assert module.measure(named, torch.device("cpu")).tolist() == [0.0, 1.0, 2.0]
+    assert module.measure(Column(name="n", kind="count", dynamics="learned"), torch.device("cpu")) is None
     counts = rollout(world.model, {"baseline": policy_of(world)}, mixed_starts(80), periods=2, seed=0, used=(1,))[
         "baseline"
     ]
@@ -299,3 +301,31 @@ def test_progress_is_told_in_members(world, monkeypatch):
         tick=lambda done, of: told.append((done, of)),
     )  # fmt: skip
     assert told == [(1024, 2100), (2048, 2100), (2100, 2100)]
+
+
+def test_money_is_summed_over_members_present(world):
+    """Each pays 1 for monthly and costs its tier; who has gone pays and costs nothing."""
+
+    def paid(faced):
+        tier = faced[:, 1:].double().expand(-1, 3)
+        return torch.stack([torch.tensor([0.0, 1, 0]).double().expand(len(faced), 3), tier], 2)
+
+    starts = mixed_starts(80)
+    starts.state[::4, 0] = 4  # gone
+    counts = rollout(world.model, {"baseline": policy_of(world)}, starts, periods=2, seed=0, paid=paid)["baseline"]
+    assert torch.equal(counts.money[:, :, 0], counts.chose[:, :, 1])
+    here = starts.state[:, 0] != 4
+    for s in (0, 1):
+        assert counts.money[s, 0, 1] == starts.state[here & (starts.segment == s), 1].sum()
+
+
+def test_parts_of_the_members_add_up_and_do_not_follow_their_order(world):
+    starts = mixed_starts(3000)
+    counts = rollout(world.model, {"a": policy_of(world), "b": policy_of(world)}, starts, periods=3, seed=0, used=(1,))
+    for name, total in counts["a"].tensors().items():
+        part = getattr(counts["a"].groups, name)
+        assert part.shape == (module.GROUPS, *total.shape)
+        assert torch.allclose(part.sum(0), total)
+        assert torch.equal(part, getattr(counts["b"].groups, name))  # the same members in every case
+    sizes = counts["a"].groups.present[:, :, 0]
+    assert sizes.min() > 50  # of 94 expected

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from irl.config import InputError
+from irl.config import InputError, Money
 from irl.data import panel_from_frame
 
 
@@ -118,6 +118,13 @@ def test_conditions_must_name_what_occurs(study, frame):
         "available.annual.status: 'outt' never occurs in the data; did you mean 'out'?",
         "available.monthly.left: '7' is not one of the levels; known: 0, 1, 2",
     ]
+
+
+def test_when_money_is_paid_must_be_something_that_occurs(study, frame):
+    flow = {"amount": 1.0, "where": {"status": "outt"}}
+    config = study().model_copy(update={"money": Money(currency="USD", price={"monthly": 1, "annual": flow})})
+    said = "money.price.annual.where.status: 'outt' never occurs in the data; did you mean 'out'?"
+    assert problems(frame, config) == [said]
 
 
 def test_a_segment_unknown_to_the_model(study, frame):

@@ -83,6 +83,7 @@ def outcomes(cases: tuple[str, ...], segments: tuple[str, ...] = ("north", "sout
                 rows += [(case, segment, t, name, before + 0.01 * (1 - t), after + 0.01 * (1 - t)) for t in (0, 1)]
             rows += [(case, segment, t, "survival", 0.9**t, 0.8**t) for t in (1, 2)]
             rows += [(case, segment, pd.NA, "surplus", 0.0, -0.028), (case, segment, pd.NA, "gainers", 0.0, 0.006)]
+            rows += [(case, segment, pd.NA, "losers", 0.0, 0.4), (case, segment, pd.NA, "tenure", 4.0, 3.5)]
     frame = pd.DataFrame(rows, columns=["case", "segment", "period", "outcome", "baseline", "scenario"])
     frame["period"] = frame["period"].astype("Int64")
     frame["change"] = frame["scenario"] - frame["baseline"]

@@ -17,7 +17,7 @@ BAND = {
     "error": 0.5,
     "outcomes": {
         "share_none": {"north": [0.02, -0.01, 0.05], "south": [0.0, 0.0, 0.0], "all": [0.01, -0.005, 0.025]},
-        "surplus": {"north": [-0.03, -0.04, -0.02], "south": [0.1, 0.0, 0.2], "all": [0.0, -0.02, 0.09]},
+        "surplus": {"north": [-0.03, -0.04, -0.02], "south": [0.1, 0.0, 0.2]},
     },
 }
 
@@ -42,7 +42,7 @@ def test_what_depends_is_shown_with_its_band(dependent):
     assert table.title == "If the anchor's reward is off by up to 0.50 reward units"
     assert table.header == ("segment", "none, %", "surplus, reward units per period")
     assert table.rows[0] == ("north", "+2.0 [−1.0, +5.0]", "−0.030 [−0.040, −0.020]")
-    assert table.rows[-1] == ("all", "+1.0 [−0.5, +2.5]", "0.000 [−0.020, +0.090]")
+    assert table.rows[-1] == ("all", "+1.0 [−0.5, +2.5]", "–")
     shown = page(dependent, "")
     assert "Choices and surplus depend on the anchor&#x27;s reward: some are scaled." in shown
     assert "If the anchor&#x27;s reward is off by up to 0.50 reward units" in shown

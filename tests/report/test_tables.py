@@ -95,7 +95,7 @@ def test_shares_are_shown_beside_each_other_at_the_last_period(run, scenario, ad
     assert "switch plan, % of members" not in movement.header  # nobody has it, so it is left out
     assert movement.header[-1] == "still a member 2 periods after joining, %"
     assert movement.rows[0][-1] == "81.0 → 64.0 (−17.0)"
-    assert welfare_table(record, answered).rows[0] == ("north", "−0.028", "0.6")
+    assert welfare_table(record, answered).rows[0] == ("north", "−0.028", "0.6", "40.0")
 
 
 def test_the_twelfth_choice_is_shown_besides_the_last(run, scenario, add_scenario):
