@@ -62,7 +62,7 @@ def test_a_contract_that_cannot_be_left():
     solution = membership.solve(small_market(commitment=True))
     panel = membership.simulate(solution, members=300, periods=24, seed=0)
     inside = panel["status"] == "annual"
-    assert inside.sum() > 500 and (panel.loc[inside, "plan"] == "annual").all()
+    assert inside.sum() > 300 and (panel.loc[inside, "plan"] == "annual").all()
     free = membership.simulate(membership.solve(small_market()), members=300, periods=24, seed=0)
     assert (free.loc[free["status"] == "annual", "plan"] == "none").any()
 
