@@ -33,7 +33,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from irl import tabular
+from irl import bellman, tabular
 from irl.bellman import Nests
 from irl.config import InputError
 from irl.membership_tastes import LEVELS, YEAR, Segment, invented_seasons, invented_segments
@@ -75,6 +75,16 @@ class Market:
     list_annual: float = 84.0
     price_factors: tuple[float, ...] = (0.8, 1.0, 1.2)
     contract_months: int = 12
+    commitment: bool = False
+    """Whether an annual contract cannot be left: inside it there is nothing to choose."""
+    attention: float = 1.0
+    """The probability that a member decides in a month; otherwise the plan renews itself (out: stays out)."""
+    reminded: float = 0.0
+    """The probability of a reminder in a month, independent of all else (a column ``reminded`` if above 0)."""
+    attention_reminded: float = 1.0
+    """The probability that a member decides who is reminded."""
+    nest: float = 0.0
+    """The part of the taste shocks that the two plans share."""
 
     def __post_init__(self) -> None:
         problems = [f"{name}: no benefit {benefit!r}" for name, segment in self.segments.items()
@@ -84,6 +94,11 @@ class Market:
             problems.append("a market needs a segment, a benefit and a price factor")
         if self.contract_months < 2:
             problems.append(f"contract_months is {self.contract_months}; at least 2")
+        for name in ("attention", "reminded", "attention_reminded"):
+            if not 0 <= getattr(self, name) <= 1:
+                problems.append(f"{name} is {getattr(self, name)}; it is a probability")
+        if not 0 <= self.nest < 1 or not self.mean_attention > 0:
+            problems.append("`nest` is at least 0 and below 1, and somebody has to decide sometimes")
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -100,6 +115,10 @@ class Market:
         return int(LEVELS ** len(self.seasons))
 
     @property
+    def mean_attention(self) -> float:
+        return self.reminded * self.attention_reminded + (1 - self.reminded) * self.attention
+
+    @property
     def axes(self) -> tuple[int, ...]:
         """The shape of a cell's states: contract, then the level of each benefit."""
         return (self.contracts, *[LEVELS] * len(self.seasons))
@@ -110,7 +129,8 @@ class Market:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return ("segment", "status", "months_left", "price_monthly", "price_annual", *self.benefits, "month")
+        told = ("reminded",) if self.reminded > 0 else ()
+        return ("segment", "status", "months_left", "price_monthly", "price_annual", *self.benefits, "month", *told)
 
     def cells(self) -> list[Cell]:
         """Every segment at every pair of prices of the price test."""
@@ -125,6 +145,7 @@ class Market:
         columns["months_left"] = np.tile(np.maximum(contract - 1, 0), YEAR)
         columns |= {name: np.tile(level, YEAR) for name, level in zip(self.benefits, levels, strict=True)}
         columns["month"] = np.repeat(np.arange(YEAR), self.states)
+        columns["reminded"] = 0
         return pd.DataFrame(columns)[list(self.columns)]
 
     def flow(self, segment: str) -> Tensor:
@@ -149,9 +170,10 @@ class Market:
         return reward.reshape(YEAR, self.states, len(ACTIONS)).masked_fill(~self.available(), torch.nan)
 
     def available(self) -> Tensor:
-        """Menu[states, actions]: all but ``monthly`` inside a contract."""
+        """Menu[states, actions]: all but ``monthly`` inside a contract, and ``annual`` alone if it cannot be left."""
         menu = torch.ones(self.contracts, self.levels, len(ACTIONS), dtype=torch.bool)
         menu[2:, :, MONTHLY] = False
+        menu[2:, :, NONE] = not self.commitment
         return menu.reshape(self.states, len(ACTIONS))
 
     def next_contract(self, action: int) -> np.ndarray:
@@ -159,6 +181,10 @@ class Market:
         now = np.arange(self.contracts)
         after_annual = np.where(now < 2, self.contracts - 1, now - 1)
         return [np.zeros_like(now), np.ones_like(now), after_annual][action]
+
+    def renewed(self) -> Tensor:
+        """What happens [states] where nobody decides: the plan renews itself, the contract runs on."""
+        return torch.arange(self.contracts).clamp_max(ANNUAL).repeat_interleave(self.levels)
 
     def kernels(self, segment: str) -> Tensor:
         """How the levels move out and as a member: [2, benefits, LEVELS, LEVELS], rows from, columns to."""
@@ -171,7 +197,11 @@ class Market:
         moves = [*(self.next_contract(a) for a in range(len(ACTIONS))), *rules.moves]
         axes = [[contract[to], *rules.kernels[int(a != NONE)]] for a, to in enumerate(moves)]
         move = tabular.factored_expectation(axes)
-        return tabular.FiniteMDP(rules.reward, rules.available, move, self.discount, self.temperature, rules.nests)
+        nests = rules.nests or (Nests((0, 1, 1), (1.0, 1 - self.nest)) if self.nest else None)
+        attention = torch.full((self.states,), self.mean_attention, dtype=torch.float64)
+        inertia = tabular.Inertia(attention, self.renewed()) if self.mean_attention < 1 else None
+        about = (self.discount, self.temperature, nests, inertia)
+        return tabular.FiniteMDP(rules.reward, rules.available, move, *about)
 
     def rules(self, cell: Cell, edit: Edit | None = None) -> Rules:
         """What the members of a cell face, after ``edit`` if there is one."""
@@ -181,7 +211,10 @@ class Market:
 
 @dataclass(frozen=True)
 class MarketSolution:
-    """A solved market: reward, policy [cells, YEAR, states, actions] and value [cells, YEAR, states]."""
+    """A solved market: reward, policy [cells, YEAR, states, actions] and value [cells, YEAR, states].
+
+    The policy is what happens; of members who decide only with some probability, ``decided`` is what they decide.
+    """
 
     market: Market
     cells: tuple[Cell, ...]
@@ -191,6 +224,7 @@ class MarketSolution:
     available: Tensor  # [cells, states, actions]
     kernels: Tensor  # [cells, 2, benefits, LEVELS, LEVELS]
     error: float  # bound on the error of the values
+    decided: Tensor | None = None
 
     def locate(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(cell, month, state) numbers of the rows of ``frame``; InputError for rows the solution does not cover."""
@@ -258,9 +292,12 @@ def solve(
             solved = tabular.solve(market.problem(rules), tolerance=tolerance)
         assert solved.converged, f"{cell}: error {solved.error} after {solved.iterations} sweeps"
         error = max(error, solved.error)
-        parts.append((rules.reward, solved.policy, solved.value, rules.available, rules.kernels))
-    reward, policy, value, available, kernels = (torch.stack(part) for part in zip(*parts, strict=True))
-    return MarketSolution(market, cells, reward, policy, value, available, kernels, error)
+        problem = market.problem(rules)
+        decided = bellman.log_policy(solved.q, rules.available, market.temperature, problem.nests).exp()
+        parts.append((rules.reward, solved.policy, solved.value, rules.available, rules.kernels, decided))
+    reward, policy, value, available, kernels, chosen = (torch.stack(part) for part in zip(*parts, strict=True))
+    decides = None if market.mean_attention == 1 else chosen
+    return MarketSolution(market, cells, reward, policy, value, available, kernels, error, decides)
 
 
 def simulate(
@@ -275,7 +312,8 @@ def simulate(
     market, generator = solution.market, np.random.default_rng(seed)
     share = np.array([market.segments[cell.segment].share for cell in solution.cells])
     cell = generator.choice(len(share), size=members, p=share / share.sum())
-    cumulative = solution.policy.cumsum(-1).numpy()
+    cumulative = (solution.policy if solution.decided is None else solution.decided).cumsum(-1).numpy()
+    renewed = market.renewed().numpy()
     kernels = solution.kernels.numpy().cumsum(-1)[..., :-1]  # cumulated, for drawing the next level
     following = np.stack([market.next_contract(action) for action in range(len(ACTIONS))])
     contract, level = np.zeros(members, dtype=int), np.zeros((members, len(market.benefits)), dtype=int)
@@ -283,10 +321,16 @@ def simulate(
     for period in range(-YEAR * burn_in_years, periods):
         state = np.ravel_multi_index((contract, *level.T), market.axes)
         draw = generator.random((members, 1 + len(market.benefits)))
+        told = (
+            generator.random(members) < market.reminded if market.mean_attention < 1 else np.zeros(members, dtype=bool)
+        )
         # the last action is what is left, so that rounding of the cumulated probabilities cannot pick a fourth
         action = (draw[:, :1] >= cumulative[cell, period % YEAR, state, :-1]).sum(1)
+        if market.mean_attention < 1:
+            awake = generator.random(members) < np.where(told, market.attention_reminded, market.attention)
+            action = np.where(awake | (market.commitment & (contract > 1)), action, renewed[state])
         if period >= 0:
-            recorded.append((contract, level, action))
+            recorded.append((contract, level, action, told))
         contract = following[action, contract]
         limits = kernels[cell[:, None], (action != NONE).astype(int)[:, None], np.arange(level.shape[1]), level]
         level = (draw[:, 1:, None] >= limits).sum(-1)
@@ -295,7 +339,7 @@ def simulate(
 
 def _panel(solution: MarketSolution, cell: np.ndarray, recorded: Sequence[tuple[np.ndarray, ...]]) -> pd.DataFrame:
     periods, members = len(recorded), len(cell)
-    contract, level, action = (np.stack(part, axis=1) for part in zip(*recorded, strict=True))  # [members, periods]
+    contract, level, action, told = (np.stack(p, axis=1) for p in zip(*recorded, strict=True))  # [members, periods]
     width = len(str(members - 1))
     period = np.tile(np.arange(periods), members)
     columns: dict[str, object] = {
@@ -308,8 +352,26 @@ def _panel(solution: MarketSolution, cell: np.ndarray, recorded: Sequence[tuple[
         "price_annual": np.repeat(np.array([c.price_annual for c in solution.cells])[cell], periods),
     }
     columns |= {name: level[..., b].ravel() for b, name in enumerate(solution.market.benefits)}
-    columns |= {"month": period % YEAR, "plan": np.array(ACTIONS)[action.ravel()]}
-    return pd.DataFrame(columns)
+    columns["month"] = period % YEAR
+    columns |= {"reminded": told.ravel().astype(int)} if solution.market.reminded > 0 else {}
+    return pd.DataFrame(columns | {"plan": np.array(ACTIONS)[action.ravel()]})
+
+
+def simulate_mixture(
+    solutions: Sequence[MarketSolution], *, members: int, periods: int, seed: int
+) -> tuple[pd.DataFrame, pd.Series]:
+    """A panel of members of several types, equally many of each, as of :func:`simulate`, which no column tells apart;
+    and the type of every member. Who is of which type is independent of all that was there before the first choice."""
+    shuffled = np.random.default_rng([seed, 1]).permutation(members)
+    parts, kinds = [], np.empty(members, dtype=int)
+    for k, (solution, who) in enumerate(zip(solutions, np.array_split(shuffled, len(solutions)), strict=True)):
+        own = simulate(solution, members=len(who), periods=periods, seed=seed * len(solutions) + k)
+        width = len(str(members - 1))
+        own["member_id"] = np.repeat([f"m{i:0{width}d}" for i in who], periods)
+        parts.append(own)
+        kinds[who] = k
+    panel = pd.concat(parts, ignore_index=True).sort_values(["member_id", "period"], ignore_index=True)
+    return panel, pd.Series(kinds, index=panel["member_id"].unique(), name="type")
 
 
 def true_reward(solution: MarketSolution, frame: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ Invented, every number; the segments' names are labels, not findings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,6 +46,14 @@ class Segment:
     perk: float  # added to the flow on the annual plan
     saturation: float  # the most that benefits can add, approached with diminishing returns
     benefits: Mapping[str, Benefit]
+
+    def of_type(self, taste: float, use: float = 1.0) -> Segment:
+        """Members who value every benefit ``taste`` times as much, and whose use rises ``use`` times as fast."""
+        scaled = {
+            name: replace(b, taste=taste * b.taste, rise=use * b.rise, rise_out=use * b.rise_out)
+            for name, b in self.benefits.items()
+        }
+        return replace(self, benefits=scaled)
 
 
 def invented_segments() -> dict[str, Segment]:

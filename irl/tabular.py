@@ -42,6 +42,20 @@ WORTH_SHARING = 1_000_000
 
 
 @dataclass(frozen=True)
+class Inertia:
+    """Periods that pass without a decision: with probability 1 - attention[S] the action default[S] happens, whatever
+    the taste shocks. Members know it of their future. Where the default is not on the menu all is decided."""
+
+    attention: Tensor
+    default: Tensor
+
+    def within(self, menu: Tensor) -> Tensor:
+        """attention[S], 1 where the default is not on menu[S, A]."""
+        there = menu.gather(1, self.default.unsqueeze(1)).squeeze(1)
+        return torch.where(there, self.attention, torch.ones_like(self.attention))
+
+
+@dataclass(frozen=True)
 class FiniteMDP:
     """A soft MDP with S states, A actions and, if ``reward`` has three axes, P phases of a cyclic clock.
 
@@ -56,6 +70,7 @@ class FiniteMDP:
     temperature: float = 1.0
     nests: bellman.Nests | None = None
     """Which actions share part of their shocks; none: logit."""
+    inertia: Inertia | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -86,6 +101,24 @@ class FiniteMDP:
     @property
     def phases(self) -> int:
         return int(self.reward.shape[0]) if self.reward.dim() == 3 else 1
+
+    def value(self, q: Tensor) -> Tensor:
+        """V of q[..., S, A]: soft where members decide, Q of the default where they do not."""
+        decided = bellman.soft_value(q, self.available, self.temperature, self.nests)
+        if self.inertia is None:
+            return decided
+        attention = self.inertia.within(self.available)
+        passed = bellman.masked(q, self.available).gather(-1, self.inertia.default.expand(q.shape[:-1]).unsqueeze(-1))
+        return torch.where(attention < 1, attention * decided + (1 - attention) * passed.squeeze(-1), decided)
+
+    def log_policy(self, q: Tensor) -> Tensor:
+        """log pi of q[..., S, A], what happens without a decision included; -inf where not available."""
+        decided = bellman.log_policy(q, self.available, self.temperature, self.nests)
+        if self.inertia is None:
+            return decided
+        attention = self.inertia.within(self.available).unsqueeze(-1)
+        passed = torch.nn.functional.one_hot(self.inertia.default, q.shape[-1]).to(q.dtype)
+        return (attention * decided.exp() + (1 - attention) * passed * self.available).log()
 
     def phased(self, tensor: Tensor) -> Tensor:
         """``tensor`` with its phase axis, which a problem without a clock leaves out."""
@@ -158,12 +191,11 @@ def solve(mdp: FiniteMDP, *, tolerance: float = 1e-10, max_sweeps: int = 100_000
     """The soft-optimal values and policy of ``mdp``, to within ``tolerance`` (sup norm) where ``converged``."""
 
     def backup(q: Tensor, phase: int) -> Tensor:
-        return bellman.soft_value(q, mdp.available, mdp.temperature, mdp.nests)
+        return mdp.value(q)
 
     with one_thread(when=mdp.available.numel() < WORTH_SHARING):
         value, q, report = _fixed_point(mdp, backup, tolerance, max_sweeps)
-    log_policy = bellman.log_policy(q, mdp.available, mdp.temperature, mdp.nests)
-    return Solution(mdp.unphased(value), mdp.unphased(q), mdp.unphased(log_policy), *report)
+    return Solution(mdp.unphased(value), mdp.unphased(q), mdp.unphased(mdp.log_policy(q)), *report)
 
 
 def backwards(mdp: FiniteMDP, value: Tensor, *, periods: int) -> list[tuple[Tensor, Tensor]]:
@@ -176,9 +208,8 @@ def backwards(mdp: FiniteMDP, value: Tensor, *, periods: int) -> list[tuple[Tens
             later = mdp.phased(value).roll(-1, 0)  # phase p is followed by p + 1
             expected = torch.stack([mdp.expectation(torch.where(terminal, 0.0, v)) for v in later])
             q = bellman.q_from_reward(reward, expected, mdp.discount)
-            value = mdp.unphased(bellman.soft_value(q, mdp.available, mdp.temperature, mdp.nests))
-            policy = bellman.log_policy(q, mdp.available, mdp.temperature, mdp.nests).exp()
-            found.append((value, mdp.unphased(policy)))
+            value = mdp.unphased(mdp.value(q))
+            found.append((value, mdp.unphased(mdp.log_policy(q).exp())))
     return found[::-1]
 
 
@@ -191,8 +222,8 @@ def policy_iteration(mdp: FiniteMDP, *, max_rounds: int = 100) -> tuple[Tensor, 
     ValueError
         If the problem has a clock, or the values do not settle.
     """
-    if mdp.reward.dim() != 2:
-        raise ValueError("policy iteration is for problems without a clock: use `solve`")
+    if mdp.reward.dim() != 2 or mdp.inertia is not None:
+        raise ValueError("policy iteration is for problems without a clock or inertia: use `solve`")
     menu, one = mdp.available, torch.eye(mdp.states, dtype=torch.float64)
     transition = torch.stack([mdp.expectation(column) for column in one], dim=-1)  # [S, A, S']
     transition = transition * menu.any(-1)  # terminal states are worth 0
@@ -214,7 +245,15 @@ def evaluate(
     mdp: FiniteMDP, policy: Tensor, *, entropy: bool = True, tolerance: float = 1e-10, max_sweeps: int = 100_000
 ) -> Solution:
     """The values of following policy[(P,) S, A] for ever: discounted rewards plus, unless declined, the taste shocks
-    of the options chosen (alpha times the policy's entropy)."""
+    of the options chosen (alpha times the policy's entropy).
+
+    Raises
+    ------
+    ValueError
+        If shocks are wanted of a problem with inertia, whose policy does not say what was decided.
+    """
+    if entropy and mdp.inertia is not None:
+        raise ValueError("with inertia a policy does not say which shocks were received: `entropy=False`")
     probability = mdp.phased(policy)
     shocks = mdp.temperature * bellman.entropy(probability.log(), mdp.nests)
 

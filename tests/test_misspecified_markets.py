@@ -1,0 +1,119 @@
+"""Members whom the plain model does not describe: contracts, inattention, shared shocks, hidden types."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from irl import bellman, membership, tabular
+from irl.membership import ANNUAL, MONTHLY, NONE, Market
+
+
+def small_market(**options) -> Market:
+    full = Market(price_factors=(1.0,), contract_months=4, list_annual=30.0, **options)
+    return replace(
+        full,
+        segments={"gen_z": full.segments["gen_z"]},
+        seasons={name: full.seasons[name] for name in ("video", "gaming")},
+    )
+
+
+def problem(inertia=None):
+    generator = torch.Generator().manual_seed(0)
+    transition = torch.rand(4, 3, 4, generator=generator, dtype=torch.float64)
+    transition /= transition.sum(-1, keepdim=True)
+    menu = torch.ones(4, 3, dtype=torch.bool)
+    menu[1, 2] = False
+    reward = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    return tabular.FiniteMDP(reward, menu, tabular.dense_expectation(transition), 0.9, 0.7, inertia=inertia)
+
+
+def test_inertia_by_iterating_its_equation():
+    default, attention = torch.tensor([0, 2, 1, 2]), torch.tensor([0.4, 0.4, 1.0, 0.0], dtype=torch.float64)
+    mdp = problem(tabular.Inertia(attention, default))
+    value = torch.zeros(4, dtype=torch.float64)
+    for _ in range(2000):
+        q = mdp.reward + 0.9 * mdp.expectation(value)
+        soft = bellman.soft_value(q, mdp.available, 0.7)
+        passed = q[torch.arange(4), default]
+        own = torch.where(torch.arange(4) == 1, 1.0, attention)  # in state 1 the default is not on the menu
+        value = own * soft + (1 - own) * torch.where(own < 1, passed, 0.0)
+    found = tabular.solve(mdp)
+    torch.testing.assert_close(found.value, value, rtol=0, atol=1e-9)
+    pi = bellman.log_policy(q, mdp.available, 0.7).exp()
+    torch.testing.assert_close(found.policy[0], 0.4 * pi[0] + 0.6 * torch.tensor([1.0, 0.0, 0.0]).double())
+    torch.testing.assert_close(found.policy[1], pi[1])
+    torch.testing.assert_close(found.policy[3], torch.tensor([0.0, 0.0, 1.0]).double())
+    last = tabular.backwards(mdp, value, periods=3)[0]
+    torch.testing.assert_close(last[0], value, rtol=0, atol=1e-9)
+    torch.testing.assert_close(last[1], found.policy)
+
+
+def test_a_policy_with_inertia_has_no_shocks_of_its_own():
+    mdp = problem(tabular.Inertia(torch.full((4,), 0.5, dtype=torch.float64), torch.zeros(4, dtype=torch.long)))
+    with pytest.raises(ValueError, match="which shocks were received"):
+        tabular.evaluate(mdp, tabular.solve(mdp).policy)
+
+
+def test_a_contract_that_cannot_be_left():
+    solution = membership.solve(small_market(commitment=True))
+    panel = membership.simulate(solution, members=300, periods=24, seed=0)
+    inside = panel["status"] == "annual"
+    assert inside.sum() > 300 and (panel.loc[inside, "plan"] == "annual").all()
+    free = membership.simulate(membership.solve(small_market()), members=300, periods=24, seed=0)
+    assert (free.loc[free["status"] == "annual", "plan"] == "none").any()
+
+
+def test_who_does_not_decide_renews():
+    market = small_market(attention=0.3, reminded=0.2, attention_reminded=0.9)
+    solution = membership.solve(market)
+    assert market.mean_attention == pytest.approx(0.42) and market.columns[-1] == "reminded"
+    panel = membership.simulate(solution, members=4000, periods=24, seed=0)
+    assert panel["reminded"].mean() == pytest.approx(0.2, abs=0.01)
+    monthly = panel[panel["status"] == "monthly"]
+    cell, month, state = solution.locate(monthly)
+    decided = solution.decided[cell, month, state].numpy()
+    for told, attention in ((0, 0.3), (1, 0.9)):
+        here = (monthly["reminded"] == told).to_numpy()
+        expected = attention * decided[here].mean(0) + (1 - attention) * np.eye(3)[MONTHLY]
+        seen = np.array([(monthly["plan"][here] == plan).mean() for plan in membership.ACTIONS])
+        np.testing.assert_allclose(seen, expected, atol=0.02)
+    happens = solution.policy[cell, month, state].numpy()
+    np.testing.assert_allclose(happens, 0.42 * decided + 0.58 * np.eye(3)[MONTHLY])
+    renewed = market.renewed().reshape(market.contracts, -1)
+    assert renewed[:, 0].tolist() == [NONE, MONTHLY, *[ANNUAL] * (market.contracts - 2)]
+
+
+def test_plans_that_share_their_shocks():
+    plain, shared = (membership.solve(small_market(nest=nest)) for nest in (0.0, 0.7))
+    torch.testing.assert_close(plain.reward, shared.reward, equal_nan=True)
+    both = [
+        s.policy[..., MONTHLY][s.available[:, None, :, MONTHLY].expand_as(s.policy[..., 0])] for s in (plain, shared)
+    ]
+    assert (both[0] - both[1]).abs().max() > 0.05  # shares go to the extremes within the nest
+
+
+def test_hidden_types_are_in_no_column():
+    market = small_market()
+    kinds = [replace(market, segments={"gen_z": market.segments["gen_z"].of_type(t)}) for t in (0.3, 1.7)]
+    solutions = [membership.solve(kind) for kind in kinds]
+    panel, kind = membership.simulate_mixture(solutions, members=2001, periods=12, seed=3)
+    assert list(panel.columns) == list(membership.simulate(solutions[0], members=2, periods=2, seed=0).columns)
+    assert kind.value_counts().to_dict() == {0: 1001, 1: 1000} and panel["member_id"].nunique() == 2001
+    share = (panel["plan"] != "none").groupby(panel["member_id"].map(kind)).mean()
+    assert share[1] > share[0] + 0.1
+    assert (panel.groupby("member_id")["period"].agg(list).map(lambda p: p == list(range(12)))).all()
+
+
+def test_a_type_s_use_may_depend_on_its_taste():
+    video = small_market().segments["gen_z"].of_type(1.3, use=0.5).benefits["video"]
+    assert (video.taste, video.rise, video.drop) == pytest.approx((1.3 * 0.8, 0.09, 0.12))
+
+
+@pytest.mark.parametrize("wrong", [{"attention": 1.5}, {"nest": 1.0}, {"attention": 0.0}])
+def test_impossible_members_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"probability|nest"):
+        small_market(**wrong)
