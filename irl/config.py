@@ -313,10 +313,20 @@ class Estimation(Section):
 
 
 class Market(Section):
-    """The simulated market (`scripts/simulate.py`): how many members, how long."""
+    """The simulated market (`scripts/simulate.py`): how many members, how long, and how unlike the model they are."""
 
     members: int = Field(4000, gt=0)
     periods: int = Field(36, gt=1)
+    types: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="hidden types, equally many: each values every benefit this many times as much",
+    )
+    commitment: bool = Field(False, description="an annual contract cannot be left")
+    attention: float = Field(1.0, gt=0, le=1, description="probability that a member decides in a month; else renewal")
+    reminded: float = Field(0.0, ge=0, le=1, description="probability of a reminder (column `reminded`)")
+    attention_reminded: float = Field(1.0, gt=0, le=1, description="probability that a reminded member decides")
+    nest: float = Field(0.0, ge=0, lt=1, description="part of the taste shocks that the two plans share")
 
 
 class Config(Section):

@@ -357,23 +357,6 @@ def _panel(solution: MarketSolution, cell: np.ndarray, recorded: Sequence[tuple[
     return pd.DataFrame(columns | {"plan": np.array(ACTIONS)[action.ravel()]})
 
 
-def simulate_mixture(
-    solutions: Sequence[MarketSolution], *, members: int, periods: int, seed: int
-) -> tuple[pd.DataFrame, pd.Series]:
-    """A panel of members of several types, equally many of each, as of :func:`simulate`, which no column tells apart;
-    and the type of every member. Who is of which type is independent of all that was there before the first choice."""
-    shuffled = np.random.default_rng([seed, 1]).permutation(members)
-    parts, kinds = [], np.empty(members, dtype=int)
-    for k, (solution, who) in enumerate(zip(solutions, np.array_split(shuffled, len(solutions)), strict=True)):
-        own = simulate(solution, members=len(who), periods=periods, seed=seed * len(solutions) + k)
-        width = len(str(members - 1))
-        own["member_id"] = np.repeat([f"m{i:0{width}d}" for i in who], periods)
-        parts.append(own)
-        kinds[who] = k
-    panel = pd.concat(parts, ignore_index=True).sort_values(["member_id", "period"], ignore_index=True)
-    return panel, pd.Series(kinds, index=panel["member_id"].unique(), name="type")
-
-
 def true_reward(solution: MarketSolution, frame: pd.DataFrame) -> pd.DataFrame:
     """The rewards of the rows of ``frame``, one column per action; NaN where unavailable."""
     cell, _, state = located = solution.locate(frame)

@@ -6,6 +6,7 @@ python scripts/simulate.py --config configs/membership.yaml --out data/ [key.pat
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from irl import membership
+from irl import membership, membership_types
 from irl.config import InputError, load_config
 from irl.runs import atomic_write, user_errors
 
@@ -33,22 +34,14 @@ def main() -> None:
         raise InputError(f"--out {arguments.out}: cannot be used as a folder ({error.strerror})") from None
 
     console = Console(stderr=True)
-    market = membership.Market(discount=config.discount, temperature=config.temperature)
-    solution = membership.solve(
-        market, track=lambda cells: track(cells, "solving the market", total=len(market.cells()), console=console)
+    about = config.market.model_dump(exclude={"members", "periods", "types"})
+    market = membership.Market(discount=config.discount, temperature=config.temperature, **about)
+    cells = partial(track, description="solving the market", total=len(market.cells()), console=console)
+    solutions = membership_types.solve_types(market, config.market.types, track=cells)
+    panel, kind = membership_types.simulate_types(
+        solutions, members=config.market.members, periods=config.market.periods, seed=config.seed
     )
-    panel = membership.simulate(
-        solution, members=config.market.members, periods=config.market.periods, seed=config.seed
-    )
-    truth = pd.concat(
-        [
-            panel[["member_id", "period"]],
-            membership.true_reward(solution, panel).add_prefix("reward_"),
-            membership.true_policy(solution, panel).add_prefix("policy_"),
-            membership.true_value(solution, panel),
-        ],
-        axis=1,
-    )
+    truth = membership_types.truth(solutions, panel, kind)
     path = arguments.out / Path(config.data.path).with_suffix(".parquet").name
     for frame, file in ((panel, path), (truth, path.with_stem(f"{path.stem}_truth"))):
         atomic_write(file, frame.to_parquet(index=False))

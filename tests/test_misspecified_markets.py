@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from irl import bellman, membership, tabular
+from irl import bellman, membership, membership_types, tabular
 from irl.membership import ANNUAL, MONTHLY, NONE, Market
 
 
@@ -98,14 +99,21 @@ def test_plans_that_share_their_shocks():
 
 def test_hidden_types_are_in_no_column():
     market = small_market()
-    kinds = [replace(market, segments={"gen_z": market.segments["gen_z"].of_type(t)}) for t in (0.3, 1.7)]
-    solutions = [membership.solve(kind) for kind in kinds]
-    panel, kind = membership.simulate_mixture(solutions, members=2001, periods=12, seed=3)
+    solutions = membership_types.solve_types(market, (0.3, 1.7))
+    panel, kind = membership_types.simulate_types(solutions, members=2001, periods=12, seed=3)
     assert list(panel.columns) == list(membership.simulate(solutions[0], members=2, periods=2, seed=0).columns)
-    assert kind.value_counts().to_dict() == {0: 1001, 1: 1000} and panel["member_id"].nunique() == 2001
-    share = (panel["plan"] != "none").groupby(panel["member_id"].map(kind)).mean()
+    assert kind[::12].value_counts().to_dict() == {0: 1001, 1: 1000} and panel["member_id"].nunique() == 2001
+    assert (kind.groupby(panel["member_id"]).nunique() == 1).all()
+    share = (panel["plan"] != "none").groupby(kind).mean()
     assert share[1] > share[0] + 0.1
     assert (panel.groupby("member_id")["period"].agg(list).map(lambda p: p == list(range(12)))).all()
+    found = membership_types.truth(solutions, panel, kind)
+    assert found.index.equals(panel.index) and found["type"].equals(kind.rename("type"))
+    at = kind == 1
+    expected = membership.true_reward(solutions[1], panel[at])["annual"]
+    np.testing.assert_allclose(found.loc[at, "reward_annual"], expected)
+    alone = membership_types.simulate_types(solutions[:1], members=20, periods=3, seed=3)[0]
+    pd.testing.assert_frame_equal(alone, membership.simulate(solutions[0], members=20, periods=3, seed=3))
 
 
 def test_a_type_s_use_may_depend_on_its_taste():

@@ -1,0 +1,66 @@
+"""Hidden types in the simulated market: members who differ in tastes that no column of the panel shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from irl.membership import (
+    Cell,
+    Market,
+    MarketSolution,
+    simulate,
+    solve,
+    true_policy,
+    true_reward,
+    true_value,
+)
+
+
+def solve_types(
+    market: Market, tastes: Sequence[float], *, track: Callable[[Iterable[Cell]], Iterable[Cell]] = iter
+) -> list[MarketSolution]:
+    """The market of each type of members, who value every benefit so many times as much."""
+    solutions = []
+    for taste in tastes:
+        segments = {name: segment.of_type(taste) for name, segment in market.segments.items()}
+        solutions.append(solve(replace(market, segments=segments), track=track))
+    return solutions
+
+
+def simulate_types(
+    solutions: Sequence[MarketSolution], *, members: int, periods: int, seed: int
+) -> tuple[pd.DataFrame, pd.Series]:
+    """A panel of members of several types, equally many of each, as of :func:`irl.membership.simulate`, which no column
+    tells apart; and the type of every row. Of what type a member is is independent of segment and prices."""
+    if len(solutions) == 1:
+        panel = simulate(solutions[0], members=members, periods=periods, seed=seed)
+        return panel, pd.Series(0, index=panel.index, name="type")
+    shuffled = np.random.default_rng([seed, 1]).permutation(members)
+    parts, width = [], len(str(members - 1))
+    for k, (solution, who) in enumerate(zip(solutions, np.array_split(shuffled, len(solutions)), strict=True)):
+        own = simulate(solution, members=len(who), periods=periods, seed=seed * len(solutions) + k)
+        own["member_id"] = np.repeat([f"m{i:0{width}d}" for i in who], periods)
+        parts.append(own.assign(type=k))
+    panel = pd.concat(parts).sort_values(["member_id", "period"], ignore_index=True)
+    return panel.drop(columns="type"), panel["type"]
+
+
+def truth(solutions: Sequence[MarketSolution], panel: pd.DataFrame, kind: pd.Series) -> pd.DataFrame:
+    """The true rewards, choice probabilities and values of the rows of a panel, given the type of each (a column of its
+    own if there are several)."""
+    parts = []
+    for k, solution in enumerate(solutions):
+        rows = panel[kind == k]
+        own = [
+            rows[["member_id", "period"]],
+            true_reward(solution, rows).add_prefix("reward_"),
+            true_policy(solution, rows).add_prefix("policy_"),
+            true_value(solution, rows),
+        ]
+        parts.append(pd.concat(own, axis=1))
+    whole = pd.concat(parts).sort_index()
+    return whole.assign(type=kind) if len(solutions) > 1 else whole
