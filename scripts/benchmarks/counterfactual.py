@@ -49,7 +49,7 @@ from irl.estimation.pipeline import train
 from irl.fitted import FittedModel, Z
 from irl.membership import MarketSolution
 from irl.membership_attribution import exact_contributions, exact_removals
-from irl.membership_scenarios import exact_outcomes, scenario_edit
+from irl.membership_scenarios import exact_answer
 from irl.runs import LAST, atomic_write
 from irl.scenario import Scenario, cases, load_scenario
 
@@ -190,7 +190,7 @@ def answers(model: FittedModel, frame: pd.DataFrame, path: Path, simulated: int,
     scenario = load_scenario(path).model_copy(update={"members": simulated})
     question, taken = ask(model, scenario, frame), {"start": time.perf_counter()}
     start = model.schema.decode(question.starts.state)
-    truth = {label: exact_answer(model.config.discount, case, start) for label, case in cases(scenario).items()}
+    exact = {label: truth(model.config.discount, case, start) for label, case in cases(scenario).items()}
 
     def tick(stage: str, done: int, of: int) -> None:
         tell(f"{stage} {done}/{of}")
@@ -209,7 +209,7 @@ def answers(model: FittedModel, frame: pd.DataFrame, path: Path, simulated: int,
     )  # fmt: skip
     keys = ["case", "segment", "outcome", "period"]
     both = outcomes[[*keys, "found_before", "found_after", "se"]].merge(
-        pd.concat(truth, names=["case"]).reset_index("case"), on=keys, validate="one_to_one"
+        pd.concat(exact, names=["case"]).reset_index("case"), on=keys, validate="one_to_one"
     )
     stages = list(itertools.pairwise(taken.items()))
     spent = [
@@ -219,25 +219,16 @@ def answers(model: FittedModel, frame: pd.DataFrame, path: Path, simulated: int,
     return pd.concat([both, pd.DataFrame(spent)], ignore_index=True)
 
 
-def exact_answer(discount: float, scenario: Scenario, start: pd.DataFrame) -> pd.DataFrame:
+def truth(discount: float, scenario: Scenario, start: pd.DataFrame) -> pd.DataFrame:
     """Columns segment, outcome, period, exact_before, exact_after of members who start in the rows of ``start``."""
-    before = oracle(discount)
-    after = membership.solve(
-        before.market, cells=membership.cells_of(start), edit=scenario_edit(before.market, scenario)
-    )
+    exact, keys = exact_answer(membership.Market(discount=discount), scenario, start), ["segment", "outcome", "period"]
     columns = {}
-    for name, solution in (("exact_before", before), ("exact_after", after)):
-        table = exact_outcomes(solution, start, periods=scenario.periods)
+    for name, table in (("exact_before", exact.baseline), ("exact_after", exact.scenario)):
         shares = [column for column in table if column.startswith("share_")]
-        columns[name] = table.melt(["segment", "period"], shares, "outcome").set_index(
-            ["segment", "outcome", "period"]
-        )["value"]
-    gain = after.value[after.locate(start)] - before.value[before.locate(start)]
-    surplus = pd.Series(gain.numpy()).groupby(start["segment"].astype(str).to_numpy()).mean()
-    worth = pd.DataFrame({"segment": surplus.index, "exact_before": 0.0, "exact_after": surplus.to_numpy()})
-    return pd.concat(
-        [pd.DataFrame(columns).reset_index(), worth.assign(outcome="surplus", period=NEVER)], ignore_index=True
-    )
+        columns[name] = table.melt(["segment", "period"], shares, "outcome").set_index(keys)["value"]
+    worth = (exact.surplus / (1 - discount)).rename("exact_after").rename_axis("segment").reset_index()
+    worth = worth.assign(exact_before=0.0, outcome="surplus", period=NEVER)
+    return pd.concat([pd.DataFrame(columns).reset_index(), worth], ignore_index=True)
 
 
 def attributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:

@@ -56,8 +56,10 @@ def test_the_programme_as_it_is_is_the_empty_intervention(world):
 
 
 def test_numbers_are_stratified_row_by_row_and_coordinate_by_coordinate():
-    uniform = stratified(50, 8, 3, torch.Generator().manual_seed(0))
+    within = torch.rand(50, 3, generator=torch.Generator().manual_seed(1))
+    uniform = stratified(within, 8, torch.Generator().manual_seed(0))
     parts = (uniform * 8).long().sort(1).values
+    torch.testing.assert_close(uniform * 8 % 1, within.unsqueeze(1).expand(-1, 8, -1), rtol=0, atol=1e-4)
     assert torch.equal(parts, torch.arange(8).view(1, 8, 1).expand(50, 8, 3))
     assert len({tuple(row) for row in (uniform[:, :, 0] * 8).long().tolist()}) > 40  # the order is drawn afresh
 
@@ -72,6 +74,18 @@ def test_more_draws_leave_less_noise_in_means(world):
         reached = (found.next_state[mine][:, :, 0] == 0).double().mean(1)
         variance[draws] = float(reached.var())
     assert 0 < variance[8] < variance[1] / 20
+
+
+def test_frequencies_are_met_over_the_rows_of_a_level(world):
+    """Up to a few of their 8,000 draws: by luck they would miss by four or more."""
+    found = follow(world, world.everywhere(500), draws=8)
+    misses = []
+    for place in (0, 1, 2):
+        mine = (found.state[:, 0] == place) & (found.action == 0)
+        at_once = found.next_state[mine][:, :, 0][found.steps[mine] == 1]  # others run on from locked
+        share = torch.bincount(at_once.long(), minlength=5) / (8 * int(mine.sum()))
+        misses += [8000 * abs(share - world.transition[place, 0, 0])[q] for q in (0, 1, 2, 4)]
+    assert torch.stack(misses).square().mean().sqrt() < 1.5
 
 
 def test_a_contract_without_end_is_refused(world):
