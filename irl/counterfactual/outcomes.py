@@ -52,7 +52,8 @@ import torch
 from torch import Tensor
 
 from irl.config import InputError, Money
-from irl.counterfactual.anchor_errors import TOLERANCE, dependence
+from irl.counterfactual.anchor_errors import MOST_ROWS, TOLERANCE, Dependence, dependence
+from irl.counterfactual.identification import classify
 from irl.counterfactual.intervals import Comparison, compared, t_quantile
 from irl.counterfactual.intervention import Intervention, added_actions, cautions, compile_scenario
 from irl.counterfactual.money import check_money, paid, price_coefficients
@@ -113,8 +114,9 @@ class Question:
     rows: States
     starts: Starts
 
-    def answer(self, *, tick: Tick = lambda stage, done, of: None) -> Answer:
-        """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress."""
+    def answer(self, *, tick: Tick = lambda stage, done, of: None, bands: bool = True) -> Answer:
+        """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress. Without ``bands``, answers
+        that depend on the anchor's reward come without how far."""
         model, scenario = self.model, self.scenario
         parameters, width = None, math.nan
         if model.has_standard_errors:
@@ -157,23 +159,25 @@ class Question:
         solved = {}
         for i, (label, policy) in enumerate(policies.items()):
             tick("anchor", i, len(policies))
-            again = partial(
-                solve_path,
-                intervention=policy.intervention,
-                timing=scenario.timing,
-                rows=remembered(self._follow),
-                tolerance=TOLERANCE,
-            )
-            rests = dependence(
-                baseline,
-                policy,
-                scenario.timing,
-                unchanged,
-                again,
-                self.starts,
-                periods=scenario.periods,
-                seed=scenario.seed,
-            )
+            rests = Dependence(classify(policy.intervention.changes, model.schema, scenario.timing))
+            if bands:
+                again = partial(
+                    solve_path,
+                    intervention=policy.intervention,
+                    timing=scenario.timing,
+                    rows=remembered(partial(self._follow, most=MOST_ROWS)),
+                    tolerance=TOLERANCE,
+                )
+                rests = dependence(
+                    baseline,
+                    policy,
+                    scenario.timing,
+                    unchanged,
+                    again,
+                    self.starts,
+                    periods=scenario.periods,
+                    seed=scenario.seed,
+                )
             said = cautions(policy.intervention, self.rows.state, self.rows.segment)
             said += rests.warnings(label) + seen.warnings(label, BASELINE)
             solved[label] = _record(policy, said) | rests.plain() | {"outside": seen.plain(label)}
@@ -183,9 +187,11 @@ class Question:
             about = {"currency": money.currency, "price_coefficients": worth.estimates, "notes": list(worth.notes)}
         return Answer(pd.concat(parts, ignore_index=True), solved, len(self.starts.state), about)
 
-    def _follow(self, intervention: Intervention) -> Callable[[int], Transitions]:
-        """What follows the rows under an intervention, as a function of the segment that they are taken to be of."""
-        seed, rows = self.scenario.seed, self.rows.at_most(MOST_DRAWN, seed=self.scenario.seed)
+    def _follow(self, intervention: Intervention, *, most: int | None = None) -> Callable[[int], Transitions]:
+        """What follows (so many of) the rows under an intervention, as a function of the segment they are taken to be
+        of."""
+        most = MOST_DRAWN if most is None else min(most, MOST_DRAWN)
+        seed, rows = self.scenario.seed, self.rows.at_most(most, seed=self.scenario.seed)
         return lambda segment: drawn(self.model.dynamics, intervention, rows.of_segment(segment), seed=seed)
 
 

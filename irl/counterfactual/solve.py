@@ -21,7 +21,7 @@ projected on the basis, so a scenario far from the panel's states is extrapolate
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -37,6 +37,11 @@ from irl.transitions import RIDGE_ROWS, Transitions, by_course
 
 CHUNK = 16384
 """States whose features are held at once."""
+TOLERANCE = 1e-4
+"""Mean change of choice probabilities at which the iteration stops: it is Newton's, so what is left is of the order of
+the square."""
+KEPT = 500_000_000
+"""Numbers (of four bytes) of the features of all states up to which they are kept from round to round."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def solve(
     rows: Callable[[int], Transitions],
     *,
     ridge_rows: float = RIDGE_ROWS,
-    tolerance: float = 1e-5,
+    tolerance: float = TOLERANCE,
     max_rounds: int = 30,
     draws: Tensor | None = None,
 ) -> ScenarioPolicy:
@@ -210,6 +215,28 @@ class _End:
     weight_draws: Tensor | None
 
 
+@dataclass(frozen=True)
+class _Faced:
+    """States that members face and what no policy changes there: menu, reward (0 where not available) [N, A], and the
+    basis phi[N, D]."""
+
+    state: Tensor
+    segment: Tensor
+    menu: Tensor
+    reward: Tensor
+    phi: Tensor
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some rows of the transitions, phi[n, D] and the weight[n] (0 off the menu) of their states, and what follows."""
+
+    rows: Transitions
+    phi: Tensor
+    weight: Tensor
+    following: _Faced
+
+
 def _iterated(
     model: FittedModel,
     intervention: Intervention,
@@ -222,75 +249,100 @@ def _iterated(
     courses = max(intervention.courses) + 1
     weights: Tensor | None = None
     rounds, change = 0, math.inf
+    chunks = _remembered(model, intervention, rows)
+    sample = slice(None, None, max(len(rows.state) // CHUNK, 1))
+    probe = _faced(model, intervention, rows.next_state[sample, 0], rows.segment[sample])
+    before = _log_policy(model, intervention, probe, None).exp()
     while change > tolerance and rounds < max_rounds:
         rounds += 1
-        sums = evaluation.accumulate(_chunks(model, intervention, rows, weights), actions=courses)
+        kernel = (_kernel_rows(model, intervention, chunk, weights) for chunk in chunks())
+        sums = evaluation.accumulate(kernel, actions=courses)
         solution = evaluation.solve(sums, ridge=ridge_rows / len(rows.state))
-        new = solution.weights[:, :, 0]
-        if not bool(new.isfinite().all()):
+        weights = solution.weights[:, :, 0]
+        if not bool(weights.isfinite().all()):
             raise InputError("the values under the changes are not finite: are the amounts in the right units?")
-        change = _policy_change(model, intervention, rows, weights, new)
-        weights = new
+        after = _log_policy(model, intervention, probe, weights).exp()
+        change, before = float((before - after).abs().mean()), after
     assert weights is not None, "max_rounds is at least 1"
     shifts = None
     if draws is not None:
-        sums = evaluation.accumulate(_chunks(model, intervention, rows, weights, draws), actions=courses)
+        kernel = (_kernel_rows(model, intervention, chunk, weights, draws) for chunk in chunks())
+        sums = evaluation.accumulate(kernel, actions=courses)
         shifts = evaluation.solve(sums, ridge=ridge_rows / len(rows.state)).weights.permute(2, 0, 1)
     return _End(weights, rounds, change, solution.condition, shifts)
 
 
-def _chunks(
-    model: FittedModel,
-    intervention: Intervention,
-    rows: Transitions,
-    weights: Tensor | None,
-    parameters: Tensor | None = None,
-) -> Iterator[evaluation.Rows]:
-    """The kernel's rows under the policy of ``weights`` (None: the estimated policy). The target is the reward with the
-    taste shocks; or what each draw of the parameters [B, A, Dx] adds to it."""
-    alpha, gamma, courses = model.config.temperature, model.config.discount, intervention.courses
+def _remembered(model: FittedModel, intervention: Intervention, rows: Transitions) -> Callable[[], Iterable[_Chunk]]:
+    """The chunks of all rows, as often as wanted; kept in memory if they are few enough."""
+    width = model.basis(rows.state[:1]).shape[1]
+    if width * len(rows.state) * (1 + rows.steps.shape[1]) > KEPT:
+        return lambda: _chunks(model, intervention, rows)
+    kept = list(_chunks(model, intervention, rows))
+    return lambda: kept
+
+
+def _chunks(model: FittedModel, intervention: Intervention, rows: Transitions) -> Iterator[_Chunk]:
     size = max(1, CHUNK // rows.steps.shape[1])
     for first in range(0, len(rows.state), size):
         part = rows.only(slice(first, first + size))
-        n, draws = part.steps.shape
-        segment = part.segment.repeat_interleave(draws)
+        segment = part.segment.repeat_interleave(part.steps.shape[1])
         state = intervention.state(part.state, part.segment)
-        following = intervention.state(part.next_state.flatten(0, 1), segment)
-        phi = model.basis(following).double()
-        log_pi, reward = _choice(model, intervention, following, segment, phi, weights)
-        if parameters is None:
-            shocks = alpha * bellman.entropy(log_pi, intervention.nests)
-            value = ((log_pi.exp() * reward).sum(1) + shocks).unsqueeze(1)
-        else:
-            added = _reward_draws(model, intervention, following, segment, partial(_added, model, parameters))
-            value = torch.einsum("na,nab->nb", log_pi.exp(), added)
-        discount = (gamma**part.steps * ~part.ends).double()
-        on_menu = by_course(courses, intervention.menu(state, part.segment))
-        yield evaluation.Rows(
-            phi=model.basis(state).double(),
-            phi_next=phi.view(n, draws, -1),
-            discount=discount,
-            target=(discount.unsqueeze(2) * value.view(n, draws, -1)).mean(1),
-            weight=part.weight.double() * on_menu.gather(1, part.action.unsqueeze(1)).squeeze(1),
-            action=part.action,
-            next_policy=by_course(courses, log_pi.exp()).view(n, draws, -1),
-        )
+        on_menu = by_course(intervention.courses, intervention.menu(state, part.segment))
+        weight = part.weight.double() * on_menu.gather(1, part.action.unsqueeze(1)).squeeze(1)
+        following = _faced(model, intervention, part.next_state.flatten(0, 1), segment)
+        yield _Chunk(part, model.basis(state), weight, following)
 
 
-def _choice(
-    model: FittedModel, intervention: Intervention, faced: Tensor, segment: Tensor, phi: Tensor, weights: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """log pi[N, A] under ``weights`` (None: as estimated), and the reward[N, A], 0 where not available."""
+def _faced(model: FittedModel, intervention: Intervention, state: Tensor, segment: Tensor) -> _Faced:
+    """Of state[N, F] before the changes."""
+    faced = intervention.state(state, segment)
     menu = intervention.menu(faced, segment)
     reward = _reward(model, intervention, faced, segment).double().masked_fill(~menu, 0.0)
+    return _Faced(faced, segment, menu, reward, model.basis(faced))
+
+
+def _kernel_rows(
+    model: FittedModel,
+    intervention: Intervention,
+    chunk: _Chunk,
+    weights: Tensor | None,
+    parameters: Tensor | None = None,
+) -> evaluation.Rows:
+    """The kernel's rows under the policy of ``weights`` (None: the estimated policy). The target is the reward with the
+    taste shocks; or what each draw of the parameters [B, A, Dx] adds to it."""
+    following, part = chunk.following, chunk.rows
+    n, draws = part.steps.shape
+    log_pi = _log_policy(model, intervention, following, weights)
+    if parameters is None:
+        shocks = model.config.temperature * bellman.entropy(log_pi, intervention.nests)
+        value = ((log_pi.exp() * following.reward).sum(1) + shocks).unsqueeze(1)
+    else:
+        added = _reward_draws(
+            model, intervention, following.state, following.segment, partial(_added, model, parameters)
+        )
+        value = torch.einsum("na,nab->nb", log_pi.exp(), added)
+    discount = (model.config.discount**part.steps * ~part.ends).double()
+    return evaluation.Rows(
+        phi=chunk.phi.double(),
+        phi_next=following.phi.double().view(n, draws, -1),
+        discount=discount,
+        target=(discount.unsqueeze(2) * value.view(n, draws, -1)).mean(1),
+        weight=chunk.weight,
+        action=part.action,
+        next_policy=by_course(intervention.courses, log_pi.exp()).view(n, draws, -1),
+    )
+
+
+def _log_policy(model: FittedModel, intervention: Intervention, at: _Faced, weights: Tensor | None) -> Tensor:
+    """log pi[N, A] under ``weights`` (None: as estimated)."""
     if weights is None:
-        known = menu[:, : len(model.schema.actions)]
+        known = at.menu[:, : len(model.schema.actions)]
         # added actions are chosen at first only where there is nothing else
-        log_pi = bellman.log_policy(torch.zeros_like(reward), menu & ~known.any(1, keepdim=True), 1.0)
-        log_pi[:, : known.shape[1]] = model.log_policy_of(faced, known).double()
-        return log_pi, reward
-    q = reward + (phi @ weights.T)[:, list(intervention.courses)]
-    return bellman.log_policy(q, menu, model.config.temperature, intervention.nests), reward
+        log_pi = bellman.log_policy(torch.zeros_like(at.reward), at.menu & ~known.any(1, keepdim=True), 1.0)
+        log_pi[:, : known.shape[1]] = model.log_policy_of(at.state, known).double()
+        return log_pi
+    q = at.reward + (at.phi.double() @ weights.T)[:, list(intervention.courses)]
+    return bellman.log_policy(q, at.menu, model.config.temperature, intervention.nests)
 
 
 def _reward(model: FittedModel, intervention: Intervention, faced: Tensor, segment: Tensor) -> Tensor:
@@ -324,15 +376,3 @@ def _per_action(phi: Tensor, weights: Tensor) -> Tensor:
     """phi[N, D] times weights[B, A, D]: [N, A, B]."""
     number, actions, width = weights.shape
     return (phi @ weights.reshape(-1, width).T).view(len(phi), number, actions).transpose(1, 2)
-
-
-def _policy_change(
-    model: FittedModel, intervention: Intervention, rows: Transitions, old: Tensor | None, new: Tensor
-) -> float:
-    """Mean absolute change of the choice probabilities between two rounds, over (a sample of) the rows."""
-    sample = slice(None, None, max(len(rows.state) // CHUNK, 1))
-    state, segment = rows.next_state[sample, 0], rows.segment[sample]
-    faced = intervention.state(state, segment)
-    phi = model.basis(faced).double()
-    before, after = (_choice(model, intervention, faced, segment, phi, w)[0].exp() for w in (old, new))
-    return float((before - after).abs().mean())

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from irl import evaluation
 from irl.counterfactual.intervention import Intervention
-from irl.counterfactual.solve import CHUNK, ScenarioPolicy, solve
+from irl.counterfactual.solve import CHUNK, TOLERANCE, ScenarioPolicy, solve
 from irl.fitted import FittedModel
 from irl.scenario import Timing
 from irl.transitions import RIDGE_ROWS, Transitions, by_course
@@ -81,7 +81,7 @@ def solve_path(
     rows: RowsOf,
     *,
     ridge_rows: float = RIDGE_ROWS,
-    tolerance: float = 1e-5,
+    tolerance: float = TOLERANCE,
     tick: Callable[[int, int], None] = lambda done, of: None,
 ) -> Policy:
     """The policies under changes that hold as ``timing`` says, and otherwise the baseline's, solved before.

@@ -12,23 +12,26 @@ share in one period has a Monte Carlo sd of up to .5 / sqrt(members simulated in
               standard errors; of a study trained with `reward: {structure: additive}`. With interactions, as the other
               studies have, what is compared are removal effects
 
+Answers are points unless `--complete` asks for what users get, with intervals and bands for the anchor's reward.
 Studies are kept in the folder and reused; answers too, under the version of the code, so that a run that is stopped
 goes on where it was.
 
 python scripts/benchmark.py counterfactual [--members 20000] [--periods 36] [--discounts .95 .99] [--seeds 0]
     [--simulated 60000] [--only scenarios | attribution] [--scenarios NAME ...] [--structure full | additive]
-    [--device cpu] [--out FOLDER]
+    [--complete] [--device cpu] [--out FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import itertools
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -80,6 +83,7 @@ def main() -> None:
         "--scenarios", nargs="+", metavar="NAME", help="files of the gallery without .yaml; default: all"
     )
     parser.add_argument("--structure", choices=("full", "additive"), default="full", help="of the studies' reward")
+    parser.add_argument("--complete", action="store_true", help="answers with intervals and bands, which take longer")
     parser.add_argument("--device", default="cpu", help="where the estimation runs")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/counterfactual"), help="folder of all results")
     arguments = parser.parse_args()
@@ -110,28 +114,22 @@ def results(arguments: argparse.Namespace, tell: Tell) -> Iterator[tuple[str, st
         name = f"{arguments.members}x{arguments.periods}-{discount}-{seed}-{arguments.structure}"
         model, frame = study(arguments, discount, seed, arguments.out / name, lambda text, n=name: tell(f"{n}: {text}"))
         folder = arguments.out / name / version(arguments.out / name)
+        kind = f"{arguments.simulated}{'-complete' if arguments.complete else ''}"
         about = {"members": arguments.members, "discount": discount, "seed": seed}
         for stem in chosen if arguments.only != "attribution" else ():
             label = f"{name}: {stem}"
-            work = partial(
-                answers, model, frame, gallery[stem], arguments.simulated, lambda text, n=label: tell(f"{n}: {text}")
-            )
+            say = partial(lambda text, label: tell(f"{label}: {text}"), label=label)
+            work = partial(answers, model, frame, gallery[stem], arguments.simulated, arguments.complete, say)
             try:
-                yield (
-                    "scenarios",
-                    label,
-                    kept(folder / f"{stem}-{arguments.simulated}.csv", work).assign(**about, scenario=stem),
-                )
+                made = kept(folder / f"{stem}-{kind}.csv", work)
+                yield "scenarios", label, made.assign(**about, scenario=stem)
             except InputError as error:
                 yield "scenarios", f"{label}: left out: {' '.join(str(error).split())}", pd.DataFrame()
         if arguments.only != "scenarios":
             label = f"{name}: attribution"
             tell(label)
-            yield (
-                "attribution",
-                label,
-                kept(folder / "attribution.csv", partial(attributions, model, frame)).assign(**about),
-            )
+            made = kept(folder / "attribution.csv", partial(attributions, model, frame))
+            yield "attribution", label, made.assign(**about)
 
 
 def study(
@@ -182,11 +180,16 @@ def kept(file: Path, work: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     return pd.read_csv(file)
 
 
-def answers(model: FittedModel, frame: pd.DataFrame, path: Path, simulated: int, tell: Tell) -> pd.DataFrame:
-    """Columns case, segment, outcome, period; exact and found, before and after the changes; se of these.
+def answers(
+    model: FittedModel, frame: pd.DataFrame, path: Path, simulated: int, complete: bool, tell: Tell
+) -> pd.DataFrame:
+    """Columns case, segment, outcome, period; exact and found, before and after the changes; se of these, if complete.
 
     Outcomes: shares, ``surplus`` (lifetime, reward units), and ``seconds`` by stage (in place of the segment).
     """
+    if not complete and model.refit is not None:
+        model = replace(model, refit=copy.deepcopy(model.refit))
+        model.refit.covariance.zero_()  # no intervals are made
     scenario = load_scenario(path).model_copy(update={"members": simulated})
     question, taken = ask(model, scenario, frame), {"start": time.perf_counter()}
     start = model.schema.decode(question.starts.state)
@@ -197,9 +200,7 @@ def answers(model: FittedModel, frame: pd.DataFrame, path: Path, simulated: int,
         taken[stage] = time.perf_counter()
 
     taken["start"] = time.perf_counter()
-    answer = question.answer(tick=tick)
-    for text in answer.warnings():
-        tell(text)
+    answer = question.answer(tick=tick, bands=complete)
     outcomes = answer.outcomes[answer.outcomes["segment"] != ALL].copy()
     lifetime = np.where(outcomes["outcome"] == "surplus", 1 / (1 - model.config.discount), 1.0)
     outcomes["period"] = outcomes["period"].fillna(NEVER).astype(int)
@@ -264,6 +265,7 @@ def print_scenarios(console: Console, found: pd.DataFrame, factor: float | None)
     shares = found[found["outcome"].str.startswith("share_")].set_index(CELL)
     errors = pd.DataFrame({"level": shares["found_after"] - shares["exact_after"]})
     errors["change"] = errors["level"] - (shares["found_before"] - shares["exact_before"])
+    errors = errors[(shares["exact_after"] > 0) | (shares["found_after"] > 0)]  # who is not offered a plan has no error
     errors *= 100
     bar = "" if factor is None else f", bars {factor * MEAN:g} and {factor * WORST:g}"
     table = Table("discount", "scenario", "case", title=f"Plan shares: mean absolute and largest error, points{bar}")
@@ -307,7 +309,7 @@ def print_scenarios(console: Console, found: pd.DataFrame, factor: float | None)
             f"{exact:.3f}",
             f"{row['found_after']:.3f}",
             f"{error:+.3f}",
-            f"{row['se']:.3f}",
+            f"{row['se']:.3f}" if row["se"] > 0 else "",
             share,
             f"{(1 - row['discount']) * error:+.4f}",
         )
