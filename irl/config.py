@@ -294,7 +294,7 @@ class Refit(Section):
     """The likelihood refit of the reward: rounds of evaluating its features under the policy, then maximising."""
 
     rounds: int = Field(2, ge=0, description="policy evaluations; 0: no refit, the reward is the R step's")
-    rows: int = Field(20_000, gt=0, description="states from which what follows is drawn, at most")
+    rows: int = Field(10_000, gt=0, description="states from which what follows is drawn, at most")
     standard_errors: bool = Field(True, description="whether the covariance of the reward is estimated")
 
 

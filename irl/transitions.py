@@ -3,11 +3,11 @@
 One row for every state and available action, and S draws of what follows it under the fitted dynamics. The uniform
 numbers behind them are spread evenly twice. Within a row, each coordinate falls once in each of S equal parts, in an
 order drawn for itself (a Latin hypercube), and at the same place of each. Between rows, that place advances by the
-golden section from row to row, in the order of the column that the coordinate moves (within each label of what never
-changes about a member), so that frequencies are met up to a few draws over *all* rows of a level, and not only on
-average. Values built on single logged transitions carry their noise in full; it acts like an error of the reward, the
-same for everybody, and patient members answer to small ones. Where the state reached leaves no choice, the path runs on
-to the next choice, or end, with places drawn at random.
+golden section from row to row, in the order of what never changes about a member (segment, a tested price) and then of
+the column that the coordinate moves, so that frequencies are met up to a few draws over *all* such rows. Noise in what
+follows acts like an error of the reward, the same for everybody or sloping with a price, and patient members answer to
+small ones; values built on single logged transitions carry it in full. Where the state reached leaves no choice, the
+path runs on to the next choice, or end, with places drawn at random.
 
 Sources: McKay, Beckman, Conover (1979); Niederreiter (1992) for the golden section's sequence. On the simulated market
 (gamma .99, true values, 15,000 states) the mean error of E[V(s')] by action fell from .0017 to .0001 against Latin
@@ -31,9 +31,11 @@ from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel
 from irl.fitted import FittedModel, free_rows
 
-DRAWS = 8
-"""Draws of what follows each action. On the simulated market 8 stratified ones left KL .0001 to the exact policy where
-one left .001 (at equal rows, true rewards and dynamics)."""
+DRAWS = 24
+"""Draws of what follows each action. At equal cost many draws of few rows leave less noise than few of many: that of a
+row's mean falls with their square, as long as probabilities are not smaller than their parts. On the simulated market
+(20,000 x 36) 8 of 15,000 states and 24 of 6,000 left the same noise of price slopes, the latter in two thirds of the
+time."""
 GOLDEN = (5**0.5 - 1) / 2
 CHUNK = 16384
 """Draws made at once."""
@@ -286,7 +288,7 @@ def stratified(within: Tensor, draws: int, generator: torch.Generator) -> Tensor
 def _places(dynamics: TransitionModel, state: Tensor, courses: int, generator: torch.Generator) -> Tensor:
     """within[N, courses, n_random] in [0, 1) at state[N, F], spread evenly over the rows that are alike."""
     columns = dynamics.schema.columns
-    alike = [f for f, c in enumerate(columns) if c.dynamics == "static" and c.kind == "category"]
+    alike = [f for f, c in enumerate(columns) if c.dynamics == "static"]
     rank = torch.zeros(len(state), max(dynamics.n_random, 1), dtype=torch.float64)
     for j, f in enumerate([*dynamics.table, *dynamics.learned]):
         order = torch.randperm(len(state), generator=generator)  # of rows that are alike: anew for every coordinate

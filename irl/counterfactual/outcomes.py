@@ -74,7 +74,7 @@ ALL = "all"
 PARAMETER_DRAWS = 16
 """Draws of the reward's parameters behind the intervals; with no more parameters than that, as many as parameters,
 whose second moments are the covariance exactly."""
-MOST_DRAWN = 15_000
+MOST_DRAWN = 8_000
 """Rows from which transitions are drawn at most; of a larger panel so many are taken at random."""
 Tick = Callable[[str, int, int], None]
 

@@ -14,7 +14,7 @@ Solving is done in float64; a solved policy is evaluated in float32, in one pass
 
 Departure from the design: draws also where the dynamics are unchanged. Measured on the simulated market with the true
 rewards, values on the panel's single logged transitions missed plan shares by 1 to 2 points through their noise alone,
-those on 8 stratified draws by less than .5. Limits: what follows is what the dynamics model says; the continuation is
+those on stratified draws by less than .5. Limits: what follows is what the dynamics model says; the continuation is
 projected on the basis, so a scenario far from the panel's states is extrapolated.
 """
 
