@@ -98,7 +98,8 @@ def test_one_of_everybody_is_the_fit(fitted):
     _, model, _, equations = fitted
     found = solved(equations, torch.ones(1, MEMBERS))
     assert found.rounds == 1
-    torch.testing.assert_close(found.theta[0], model.refit.theta)
+    # both stop within a Newton step of the same fixed point, standard errors being some .1
+    torch.testing.assert_close(found.theta[0], model.refit.theta, rtol=1e-5, atol=1e-5)
 
 
 def test_the_spread_is_the_analytic_standard_error(fitted):
