@@ -1,0 +1,178 @@
+"""Falsification: how often each test rejects, on correct panels (size) and on panels with one thing wrong (power).
+
+A small market solved exactly (one segment, one pair of prices, two benefits, contracts of four months, no seasons; two
+segments where there are environments), whose rewards are linear in the columns that the study's reward has. One thing is
+wrong at a time:
+
+    correct       nothing
+    types         half of the members value all benefits .3 times as much, half 1.7 times
+    types_mild    .7 and 1.3
+    attention     members decide in seven months of ten; else their plan renews itself
+    nest          half of the taste shocks is common to the two plans
+    drift         half-way, all benefits are worth 1.3 times as much
+    discount      the study has .8 a month, members .95
+    anchor        two environments in which use rises at different speed; the study's anchor is wrong by a benefit's level
+    environments  the same two environments, and nothing wrong
+
+Panels are independent; every panel's results are kept in the folder, under the version of the code, so that a run that
+is stopped goes on where it was.
+
+python scripts/benchmark.py falsification [--panels 100] [--power 25] [--members 1000] [--cases types nest ...]
+[--workers 2] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import time
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from irl import membership
+from irl.config import Config, validated
+from irl.data import panel_from_frame
+from irl.estimation.falsification import battery
+from irl.estimation.pipeline import estimate
+from irl.estimation.training import Workbench
+from irl.membership import Market
+from irl.membership_continued import continued
+from irl.runs import fingerprint
+
+PERIODS, LEVEL = 24, 0.05
+BENEFITS = ("video", "gaming")
+QUICK = {"hidden": [8], "max_epochs": 5, "batch_size": 1024}
+TYPES = {"types": (0.3, 1.7), "types_mild": (0.7, 1.3)}
+CASES = ("correct", "types", "types_mild", "attention", "nest", "drift", "discount", "environments", "anchor")
+CORRECT = ("correct", "environments")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--panels", type=int, default=100, help="of every correct case")
+    parser.add_argument("--power", type=int, default=25, help="panels of every other case")
+    parser.add_argument("--members", type=int, default=1000, help=f"of every panel, {PERIODS} periods each")
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=CASES)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark/falsification"), help="folder of the results")
+    arguments = parser.parse_args()
+    folder = arguments.out / version()
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        (case, seed)
+        for case in arguments.cases
+        for seed in range(arguments.panels if case in CORRECT else arguments.power)
+    ]
+    files = {job: folder / f"{arguments.members}-{job[0]}-{job[1]}.csv" for job in jobs}
+    todo = [job for job, file in files.items() if not file.is_file()]
+    work = partial(kept, folder=folder, members=arguments.members)
+    started = time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+        done = pool.imap_unordered(work, todo)
+        for _ in track(done, "panels", total=len(todo), console=Console(stderr=True), transient=True):
+            pass
+    seconds = time.perf_counter() - started
+    console = Console(width=None if Console().is_terminal else 140)
+    print_table(console, pd.concat({job: pd.read_csv(file) for job, file in files.items()}, names=["case", "seed"]))
+    took = f", {seconds * arguments.workers / len(todo):.1f} s a panel" if todo else ""
+    console.print(f"{arguments.members} members x {PERIODS}{took}; CSV files in {folder}")
+
+
+def version() -> str:
+    """A fingerprint of the package's source and of this program."""
+    sources = [*sorted(Path(membership.__file__).parent.rglob("*.py")), Path(__file__)]
+    return fingerprint(*(path.read_text(encoding="utf-8") for path in sources))[:8]
+
+
+def kept(job: tuple[str, int], *, folder: Path, members: int) -> None:
+    """One panel's results, written to its file at once when they are there."""
+    torch.set_num_threads(1)
+    case, seed = job
+    part = folder / f".{members}-{case}-{seed}.csv"
+    results(case, seed, members).to_csv(part, index=False)
+    part.rename(folder / f"{members}-{case}-{seed}.csv")
+
+
+def market(*, taste: float = 1.0, environments: bool = False, **options: float) -> Market:
+    """Flat seasons and no diminishing returns, so that the reward is linear in the columns."""
+    full = Market(price_factors=(1.0,), contract_months=4, list_annual=30.0, **options)
+    own = replace(full.segments["gen_z"], saturation=1e4).of_type(taste)
+    segments = {"slow": own, "fast": own.of_type(1.0, use=3.0)} if environments else {"gen_z": own}
+    return replace(full, segments=segments, seasons=dict.fromkeys(BENEFITS, (0.0,) * 12))
+
+
+def simulated(case: str, seed: int, members: int) -> pd.DataFrame:
+    about = {"members": members, "periods": PERIODS, "seed": seed}
+    if case in TYPES:
+        return membership.simulate_mixture([membership.solve(market(taste=t)) for t in TYPES[case]], **about)[0]
+    if case == "drift":
+        first = membership.simulate(membership.solve(market()), **(about | {"periods": PERIODS // 2}))
+        later = membership.solve(market(taste=1.3))
+        return pd.concat([first, continued(later, first, periods=PERIODS // 2, seed=seed + 1)])
+    options = {"attention": {"attention": 0.7}, "nest": {"nest": 0.5}}.get(case, {})
+    return membership.simulate(
+        membership.solve(market(environments=case in ("environments", "anchor"), **options)), **about
+    )
+
+
+def study(case: str, seed: int) -> Config:
+    environments = case in ("environments", "anchor")
+    state = {
+        "status": {"kind": "category", "dynamics": "table", "parents": ["status", "months_left"]},
+        "months_left": {"kind": "ordinal", "levels": 4, "dynamics": "table", "parents": ["status", "months_left"]},
+    }
+    static = ["segment"] if environments else []
+    state |= {b: {"kind": "ordinal", "levels": 3, "dynamics": "table", "parents": [b, *static]} for b in BENEFITS}
+    state |= {name: {"kind": "category", "dynamics": "static"} for name in static}
+    about = {
+        "data": {
+            "path": "(simulated)", "member": "member_id", "period": "period", "action": "plan",
+            "actions": list(membership.ACTIONS), "available": {"monthly": {"status": ["out", "monthly"]}},
+            "state": state,
+        },
+        "anchor": {"action": "none", "reward": "video" if case == "anchor" else 0.0},
+        "reward": {"structure": "linear", "columns": ["status", *BENEFITS]},
+        "discount": 0.8 if case == "discount" else 0.95,
+        "seed": seed,
+        "estimation": {
+            "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
+            "refit": {"rows": 2000, "rounds": 3, "standard_errors": False},
+        },
+    }  # fmt: skip
+    return validated(Config, about, "the benchmark")
+
+
+def results(case: str, seed: int, members: int) -> pd.DataFrame:
+    """name, statistic, df, p of every test on the panel of this seed."""
+    config = study(case, seed)
+    panel = panel_from_frame(simulated(case, seed, members), config)
+    model, metrics = estimate(config, panel, bench=Workbench(device=torch.device("cpu"), seed=seed))
+    checks = battery(model, panel, metrics["refit"]["precisions"])
+    return pd.DataFrame([asdict(check) for check in checks])[["name", "statistic", "df", "p", "why"]]
+
+
+def print_table(console: Console, found: pd.DataFrame) -> None:
+    """Shares of panels in which each test has p below the level, of those in which it was done."""
+    done = found[found["p"].notna()].reset_index()
+    tests = list(dict.fromkeys(done["name"]))
+    table = Table("case", "panels", *(f"{t}, %" for t in tests), title=f"p below {LEVEL} (+/- its standard error)")
+    for case, rows in done.groupby("case", sort=False):
+        cells = []
+        for test in tests:
+            p = rows.loc[rows["name"] == test, "p"]
+            share = (p < LEVEL).mean()
+            cells.append(f"{100 * share:.1f} ± {100 * (share * (1 - share) / len(p)) ** 0.5:.1f}" if len(p) else "–")
+        table.add_row(str(case), str(rows["seed"].nunique()), *cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
