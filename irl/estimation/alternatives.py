@@ -7,13 +7,17 @@ it, whatever is known before the choice goes into it (:mod:`irl.estimation.falsi
     hidden types  d(a) E, E the sum of the same member's other residuals along d; d = 1{a is not the base}, and r(s,a):
                   the score of the variance of a random coefficient of d
     attention     1{a = default} / pi(a|s), the default being the action before: the score of the share that renews
-                  without deciding
+                  without deciding; and its products with columns that move and are kept out of the reward
     iia           -log pi(a | one of the plans) of the plans: the score of their dissimilarity
-    discount      a column that moves and is kept out of the reward: it may count for what follows only
-    anchor        the same of a column that never changes, by which the dynamics differ: an environment
+                  where a column is the price of one plan alone: what it adds to other plans' rewards, as estimated
+    discount      columns that move and are kept out of the reward, and what follows, c(s,a): a discount factor too high
+                  or low gives c a coefficient of its own
+    anchor        an environment (a column that never changes, by which the dynamics differ) kept out of the reward, and
+                  its products with the columns that the reward has and that move
 
 The base is the anchor action (else the first). Sources: Chesher (1984) for the variance; McFadden (1987) for the nest;
-Magnac & Thesmar (2002) for exclusions; the share of the inattentive as in Abaluck & Adams-Prassl (2021), but at 0.
+McFadden, Tye & Train (1977) for other plans' prices; Magnac & Thesmar (2002) for exclusions; the share of the
+inattentive as in Abaluck & Adams-Prassl (2021), but at 0.
 """
 
 from __future__ import annotations
@@ -23,8 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from irl.data.panel import Panel
 from irl.data.column import Column
+from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.dynamics import start_parents
 from irl.fitted import FittedModel
@@ -35,13 +39,15 @@ LEAST_PROBABILITY = 0.05
 
 @dataclass(frozen=True)
 class Residuals:
-    """Of the n decisions: rows [n] of the panel; pi, reward (reward units), error = 1{a} - pi, each [n, A], float64."""
+    """Of the n decisions: rows [n] of the panel; and, each [n, A], float64, pi, reward and follows = c(s,a) (in reward
+    units), error = 1{a} - pi."""
 
     model: FittedModel
     panel: Panel
     rows: Tensor
     pi: Tensor
     reward: Tensor
+    follows: Tensor
     error: Tensor
 
     @property
@@ -56,7 +62,10 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A direction: z [n, A, K], or why there is none. ``twice``: every product of two residuals is in it twice."""
+    """A direction: z [n, A, K], or why there is none. ``twice``: every product of two residuals is in it twice.
+
+    ``zeros`` (instead of the direction): weights of the refit, numbered as its covariance, that are 0 under the null.
+    """
 
     name: str
     null: str
@@ -64,6 +73,7 @@ class Alternative:
     cannot_see: str
     z: Tensor | str
     twice: bool = False
+    zeros: Tensor | None = None
 
 
 def alternatives(found: Residuals) -> list[Alternative]:
@@ -88,24 +98,26 @@ def alternatives(found: Residuals) -> list[Alternative]:
         Alternative(
             name="attention",
             null="members decide every period; nobody renews because they did not look",
-            sees="more repeating of the last action, where the model finds it unlikely, than its logit can bend to",
-            cannot_see="inattention that is the same in all states that look alike: it is taken for a cost of "
-            "switching; who the inattentive are",
+            sees="repeating of the last action that moves with a column kept out of the reward, such as a reminder; "
+            "without one, only repeating that no cost of switching explains",
+            cannot_see="without such a column, most inattention: it is taken for a cost of switching",
             z=_default(found),
         ),
         Alternative(
             name="iia",
             null="plans share no part of their taste shocks (independence of irrelevant alternatives)",
             sees="plans that are closer substitutes for each other than for leaving",
-            cannot_see="nests that split the plans; little, where menus and plans' values hardly vary",
+            cannot_see="nests that split the plans; hardly anything, where no plan has a price of its own "
+            "(`money.price`) that varies by itself",
             z=_within_nest(found),
+            zeros=_other_prices(found.model),
         ),
         Alternative(
             name="discount",
             null="what `reward.columns` leaves out and that moves counts only through what follows",
             sees="a wrong discount factor, and a wrong exclusion: not which",
             cannot_see="anything, if the columns left out do not move what follows",
-            z=_excluded(found, static=False),
+            z=_discount(found),
         ),
         Alternative(
             name="anchor",
@@ -114,7 +126,7 @@ def alternatives(found: Residuals) -> list[Alternative]:
             sees="a wrong reward of the anchor, a wrong discount factor, tastes that differ: not which",
             cannot_see="a constant error of the anchor's reward, where no state is terminal; anything, if dynamics "
             "hardly differ",
-            z=_excluded(found, static=True),
+            z=_anchor(found),
         ),
     ]
 
@@ -158,7 +170,9 @@ def _default(found: Residuals) -> Tensor | str:
     if not known.any():
         return "nobody's last action is on the menu again"
     likely = found.pi.gather(1, at).squeeze(1).clamp_min(LEAST_PROBABILITY)
-    return torch.zeros_like(found.pi).scatter_(1, at, (known / likely).unsqueeze(1)).unsqueeze(2)
+    z = torch.zeros_like(found.pi).scatter_(1, at, (known / likely).unsqueeze(1)).unsqueeze(2)
+    x = _excluded(found, static=False)
+    return z if isinstance(x, str) else torch.cat([z, z * x.unsqueeze(1)], 2)
 
 
 def _within_nest(found: Residuals) -> Tensor | str:
@@ -173,7 +187,49 @@ def _within_nest(found: Residuals) -> Tensor | str:
     return z.unsqueeze(2)
 
 
+def _other_prices(model: FittedModel) -> Tensor | None:
+    """Weights of the refit by which a plan's own price would count for another plan; None where there are none."""
+    assert model.refit is not None
+    prices = {} if model.config.money is None else model.config.money.price
+    charged = [(f, a) for a, flow in prices.items() for f in model.schema.names if f == flow.amount or f in flow.per]
+    width, at = model.terms.width, []
+    for f, action in charged:
+        if sum(f == g for g, _ in charged) > 1:
+            continue
+        for b, a in enumerate(model.refit.paid):
+            if model.schema.actions[a] != action:
+                own = model.schema.index(f)
+                at += [b * width + j for j, columns in enumerate(model.terms.columns_of) if own in columns]
+    return torch.tensor(at, device=model.device) if at else None
+
+
+def _discount(found: Residuals) -> Tensor | str:
+    x = _excluded(found, static=False)
+    if isinstance(x, str):
+        return x
+    follows = found.follows / found.follows.std().clamp_min(1e-12)
+    return torch.cat([_for_every_plan(found, x), follows.unsqueeze(2)], 2)
+
+
+def _anchor(found: Residuals) -> Tensor | str:
+    environment = _excluded(found, static=True)
+    if isinstance(environment, str):
+        return environment
+    schema, columns = found.model.schema, found.model.config.reward.columns
+    state = found.panel.state[found.rows].double()
+    moving = [f for f, c in enumerate(schema.columns) if c.name in columns and c.dynamics != "static"]
+    moving = [f for f in moving if schema.columns[f].kind != "category"]
+    x = [torch.ones_like(state[:, :1]), *(_values(schema.columns[f], state[:, f])[:, :1] for f in moving)]
+    return _for_every_plan(found, (environment.unsqueeze(2) * torch.cat(x, 1).unsqueeze(1)).flatten(1))
+
+
+def _for_every_plan(found: Residuals, x: Tensor) -> Tensor:
+    """x [n, K] as a direction of its own for every action but the base, [n, A, K (A - 1)]."""
+    return (found.dummies().unsqueeze(3) * x[:, None, None]).flatten(2)
+
+
 def _excluded(found: Residuals, *, static: bool) -> Tensor | str:
+    """Values [n, K] of the columns that are kept out of the reward, or why there are none."""
     schema, columns = found.model.schema, found.model.config.reward.columns
     if not columns:
         return "`reward.columns` leaves no column out of the reward"
@@ -183,8 +239,7 @@ def _excluded(found: Residuals, *, static: bool) -> Tensor | str:
         kind = "never changes and moves the dynamics" if static else "moves"
         return f"`reward.columns` leaves out no column that {kind}"
     state = found.panel.state[found.rows]
-    x = torch.cat([_values(c, state[:, f].double()) for f, c in out], 1)
-    return (found.dummies().unsqueeze(3) * x[:, None, None]).flatten(2)
+    return torch.cat([_values(c, state[:, f].double()) for f, c in out], 1)
 
 
 def _moves(schema: StateSchema, static: int) -> bool:

@@ -9,7 +9,8 @@ whether its coefficient is 0, without estimating it (Rao 1948; Neyman 1959):
 
 with u_i the member's score of :mod:`irl.estimation.inference`: S and U are both moved by errors of what follows, and by
 kernel_scores of both s_i allows for them. Clustered by member, or as declared. Shrinkage is allowed for on average over
-the prior (as in standard errors). A direction that the reward's features span has nothing left and is dropped.
+the prior (as in standard errors). A direction that the reward's features span has nothing left and is dropped. Where
+the null is that weights of the refit are 0, T = theta' cov^-1 theta of these (Wald), with the same scores behind cov.
 
 Every test may be moved by another's violation: a small p says that something is wrong, not which. Six tests at 5 % find
 something in a correct panel more often than one in twenty: compare with 0.05 / 6. Conditional on: what standard errors
@@ -89,14 +90,16 @@ def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> li
 def residuals(model: FittedModel, panel: Panel) -> Residuals:
     """Of all decisions."""
     rows = panel.free.nonzero().squeeze(1)
-    pi, reward = [], []
+    pi, reward, follows = [], [], []
+    assert model.refit is not None
     for i in rows.split(CHUNK):
         pi.append(model.log_policy_of(panel.state[i], panel.menu[i]).double().exp())
         reward.append(model.reward_of(panel.state[i], panel.anchor_reward[i]).double())
+        follows.append(model.refit.continuation(model.basis(panel.state[i])))
     probability = torch.cat(pi)
     at = torch.arange(panel.n_actions, device=rows.device)
     chosen = (panel.action[rows].unsqueeze(1) == at).double()
-    return Residuals(model, panel, rows, probability, torch.cat(reward), chosen - probability)
+    return Residuals(model, panel, rows, probability, torch.cat(reward), torch.cat(follows), chosen - probability)
 
 
 def _tests(
@@ -114,7 +117,8 @@ def _tests(
     curvature = more * logit.curvature(theta, choices) @ flat
     moved, raw = _moved(found, some, z)
     moved, raw = more * moved / logit.temperature, more * raw
-    bread = torch.linalg.inv(flat.T @ curvature + torch.diag(penalty))
+    information = flat.T @ curvature
+    known, bread = information.diagonal(), torch.linalg.inv(information + torch.diag(penalty))
     shared = flat.T @ moved  # [P, K]
     slope = bread @ shared
     errors = kernel_scores(model, panel, rows, torch.cat([curvature, moved], 1))
@@ -122,17 +126,23 @@ def _tests(
     by_cluster = _direction_scores(
         found, z, torch.cat([torch.full((a.shape[2],), b.twice) for a, b in zip(directions, asked, strict=True)])
     )
+    refitted = scores - errors[:, :own]
     total = by_cluster.sum(0) - (scores.sum(0) - penalty * theta) @ slope
-    each = by_cluster - errors[:, own:] - (scores - errors[:, :own]) @ slope
+    each = by_cluster - errors[:, own:] - refitted @ slope
     clusters = len(panel.cluster.unique())
     each = each - each.sum(0) / clusters
     variance = each.T @ each * (clusters / max(clusters - 1, 1)) + slope.T @ (penalty.unsqueeze(1) * slope)
     left = (raw - (shared * slope).sum(0)) > LEFT * raw
+    covariance = bread @ (refitted.T @ refitted + torch.diag(penalty)) @ bread
     checks, first = [], 0
     for alternative, direction in zip(asked, directions, strict=True):
         at = torch.arange(first, first + direction.shape[2], device=z.device)
         at, first = at[left[at]], first + direction.shape[2]
-        checks.append(_tested(alternative, total[at], variance[at][:, at], clusters))
+        score, spread = total[at], variance[at][:, at]
+        if alternative.zeros is not None:
+            at = alternative.zeros[known[alternative.zeros] > 0]
+            score, spread = theta[at], covariance[at][:, at]
+        checks.append(_tested(alternative, score, spread, clusters))
     return checks
 
 

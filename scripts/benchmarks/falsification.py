@@ -1,18 +1,19 @@
 """Falsification: how often each test rejects, on correct panels (size) and on panels with one thing wrong (power).
 
-A small market solved exactly (one segment, one pair of prices, two benefits, contracts of four months, no seasons; two
-segments where there are environments), whose rewards are linear in the columns that the study's reward has. One thing is
-wrong at a time:
+A small market solved exactly (one segment, two benefits, three prices of the monthly plan, contracts of a year, no
+seasons; two segments where there are environments), whose rewards are linear in the columns that the study's reward
+has. One thing is wrong at a time:
 
     correct       nothing
     types         half of the members value all benefits .3 times as much, half 1.7 times
     types_mild    .7 and 1.3
-    attention     members decide in seven months of ten; else their plan renews itself
-    nest          half of the taste shocks is common to the two plans
+    attention     members decide in every other month; else their plan renews itself
+    reminded      in three of ten, and in nine of ten where a reminder came (a column that the reward leaves out)
+    nest          seven tenths of the taste shocks are common to the two plans
     drift         half-way, all benefits are worth 1.3 times as much
     discount      the study has .8 a month, members .95
-    anchor        two environments in which use rises at different speed; the study's anchor is wrong by a benefit's level
-    environments  the same two environments, and nothing wrong
+    environments  two environments in which use moves at different speed, and nothing wrong
+    anchor        the same, and the study's anchor is wrong by a benefit's level (0, 1, 2)
 
 Panels are independent; every panel's results are kept in the folder, under the version of the code, so that a run that
 is stopped goes on where it was.
@@ -28,8 +29,9 @@ import multiprocessing
 import os
 import time
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -43,7 +45,7 @@ from irl.data import panel_from_frame
 from irl.estimation.falsification import battery
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
-from irl.membership import Market
+from irl.membership import Cell, Market
 from irl.membership_continued import continued
 from irl.runs import fingerprint
 
@@ -51,8 +53,20 @@ PERIODS, LEVEL = 24, 0.05
 BENEFITS = ("video", "gaming")
 QUICK = {"hidden": [8], "max_epochs": 5, "batch_size": 1024}
 TYPES = {"types": (0.3, 1.7), "types_mild": (0.7, 1.3)}
-CASES = ("correct", "types", "types_mild", "attention", "nest", "drift", "discount", "environments", "anchor")
-CORRECT = ("correct", "environments")
+CASES = (
+    "correct",
+    "types",
+    "types_mild",
+    "attention",
+    "reminded",
+    "nest",
+    "drift",
+    "discount",
+    "environments",
+    "anchor",
+)
+CORRECT, ENVIRONMENTS = ("correct", "environments"), ("environments", "anchor")
+PRICES, ANNUAL = (4.0, 10.0, 16.0), 42.0
 
 
 def main() -> None:
@@ -66,11 +80,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.out / version()
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        (case, seed)
-        for case in arguments.cases
-        for seed in range(arguments.panels if case in CORRECT else arguments.power)
-    ]
+    number = {case: arguments.panels if case in CORRECT else arguments.power for case in arguments.cases}
+    jobs = [(case, seed) for seed in range(max(number.values())) for case in number if seed < number[case]]
     files = {job: folder / f"{arguments.members}-{job[0]}-{job[1]}.csv" for job in jobs}
     todo = [job for job, file in files.items() if not file.is_file()]
     work = partial(kept, folder=folder, members=arguments.members)
@@ -102,33 +113,50 @@ def kept(job: tuple[str, int], *, folder: Path, members: int) -> None:
 
 
 def market(*, taste: float = 1.0, environments: bool = False, **options: float) -> Market:
-    """Flat seasons and no diminishing returns, so that the reward is linear in the columns."""
-    full = Market(price_factors=(1.0,), contract_months=4, list_annual=30.0, **options)
-    own = replace(full.segments["gen_z"], saturation=1e4).of_type(taste)
-    segments = {"slow": own, "fast": own.of_type(1.0, use=3.0)} if environments else {"gen_z": own}
+    """Flat seasons and no diminishing returns, so that the reward is linear in the columns; members count dollars
+    twice as much as in the full market, whose prices are twice as high."""
+    full = Market(**options)
+    own = full.segments["gen_z"].of_type(taste)
+    own = replace(own, saturation=1e4, price=2 * own.price, base=own.base + own.price * PRICES[1])
+    keeping = {b: replace(own.benefits[b], drop_out=0.6, rise_out=0.01) for b in BENEFITS}
+    segments = {"slow": own, "fast": replace(own, benefits=own.benefits | keeping)} if environments else {"gen_z": own}
     return replace(full, segments=segments, seasons=dict.fromkeys(BENEFITS, (0.0,) * 12))
+
+
+@cache
+def solved(**options: Any) -> membership.MarketSolution:
+    """The market at every price of the monthly plan."""
+    found = market(**options)
+    return membership.solve(found, cells=[Cell(s, m, ANNUAL) for s in found.segments for m in PRICES])
 
 
 def simulated(case: str, seed: int, members: int) -> pd.DataFrame:
     about = {"members": members, "periods": PERIODS, "seed": seed}
     if case in TYPES:
-        return membership.simulate_mixture([membership.solve(market(taste=t)) for t in TYPES[case]], **about)[0]
+        return membership.simulate_mixture([solved(taste=t) for t in TYPES[case]], **about)[0]
     if case == "drift":
-        first = membership.simulate(membership.solve(market()), **(about | {"periods": PERIODS // 2}))
-        later = membership.solve(market(taste=1.3))
+        first = membership.simulate(solved(), **(about | {"periods": PERIODS // 2}))
+        later = solved(taste=1.3)
         return pd.concat([first, continued(later, first, periods=PERIODS // 2, seed=seed + 1)])
-    options = {"attention": {"attention": 0.7}, "nest": {"nest": 0.5}}.get(case, {})
+    options = {
+        "attention": {"attention": 0.5},
+        "reminded": {"attention": 0.3, "reminded": 0.2, "attention_reminded": 0.9},
+        "nest": {"nest": 0.7},
+    }.get(case, {})
     return membership.simulate(
         membership.solve(market(environments=case in ("environments", "anchor"), **options)), **about
     )
 
 
 def study(case: str, seed: int) -> Config:
-    environments = case in ("environments", "anchor")
+    environments = case in ENVIRONMENTS
     state = {
         "status": {"kind": "category", "dynamics": "table", "parents": ["status", "months_left"]},
-        "months_left": {"kind": "ordinal", "levels": 4, "dynamics": "table", "parents": ["status", "months_left"]},
+        "months_left": {"kind": "ordinal", "levels": 12, "dynamics": "table", "parents": ["status", "months_left"]},
+        "price_monthly": {"kind": "numeric", "dynamics": "static", "assigned": "randomised"},
     }
+    if case == "reminded":
+        state["reminded"] = {"kind": "ordinal", "levels": 2, "dynamics": "table"}
     static = ["segment"] if environments else []
     state |= {b: {"kind": "ordinal", "levels": 3, "dynamics": "table", "parents": [b, *static]} for b in BENEFITS}
     state |= {name: {"kind": "category", "dynamics": "static"} for name in static}
@@ -139,12 +167,13 @@ def study(case: str, seed: int) -> Config:
             "state": state,
         },
         "anchor": {"action": "none", "reward": "video" if case == "anchor" else 0.0},
-        "reward": {"structure": "linear", "columns": ["status", *BENEFITS]},
+        "reward": {"structure": "linear", "columns": ["status", "price_monthly", *BENEFITS]},
+        "money": {"currency": "USD", "price": {"monthly": "price_monthly"}},
         "discount": 0.8 if case == "discount" else 0.95,
         "seed": seed,
         "estimation": {
             "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
-            "refit": {"rows": 2000, "rounds": 3, "standard_errors": False},
+            "refit": {"rows": 2000, "rounds": 2, "standard_errors": False},
         },
     }  # fmt: skip
     return validated(Config, about, "the benchmark")
