@@ -19,12 +19,15 @@ are conditional on; the reward's features hold the truth (else every direction m
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from irl import runs
 from irl.config import InputError
 from irl.data.panel import Panel
 from irl.estimation.alternatives import Alternative, Residuals, alternatives
@@ -35,6 +38,7 @@ from irl.evaluation import solve
 from irl.fitted import FittedModel
 from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn
 
+RESULT = "falsification.json"
 LEFT = 1e-6
 """Share of a direction's information that the reward's features must leave to it."""
 FEWEST = 20
@@ -85,6 +89,25 @@ def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> li
     theta = _theta(model, mean, scale)
     tested = dict(zip((a.name for a in done), _tests(found, rows, logit, theta, penalty, done), strict=True))
     return [tested.get(a.name) or _check(a, why=str(a.z)) for a in asked]
+
+
+def falsify(run: str | Path, model: FittedModel, panel: Panel) -> float:
+    """The battery of a finished run into its ``falsification.json``; how many seconds it took.
+
+    Raises
+    ------
+    InputError
+        If the panel is not the one that the run was trained on, or as :func:`battery`.
+    """
+    started, folder = time.perf_counter(), runs.complete_run(run)
+    about = runs.fingerprint(panel.state, panel.action, panel.member, panel.period)
+    if about != runs.read_json(folder / runs.PROVENANCE).get("about", {}).get("data"):
+        raise InputError(f"{model.config.data.path}: not the panel that the run was trained on; train it again")
+    precisions = runs.read_json(folder / runs.LAST).get("refit", {}).get("precisions", [])
+    checks = battery(model, panel, precisions)
+    seconds = time.perf_counter() - started
+    runs.write_json(folder / RESULT, {"panel": about, "seconds": seconds, "checks": [asdict(c) for c in checks]})
+    return seconds
 
 
 def residuals(model: FittedModel, panel: Panel) -> Residuals:
