@@ -148,15 +148,30 @@ def _beyond_base(found: Residuals) -> Tensor:
 def _other_residuals(found: Residuals) -> Tensor | str:
     if found.panel.n_members == len(found.rows):
         return "no member decided twice"
-    member = found.panel.member[found.rows]
-    member_like = torch.zeros(found.panel.n_members, 1, dtype=found.pi.dtype, device=found.pi.device)
-    is_paid = found.dummies().sum(2)
-    parts = []
-    for d in (is_paid, _beyond_base(found)):
-        own = (found.error * d).sum(1, keepdim=True)
-        total = member_like.clone().index_add_(0, member, own)[member]
-        parts.append(d * (total - own))
-    return torch.stack(parts, 2)
+    member, d = found.panel.member[found.rows], _tastes(found)
+    own = torch.einsum("na,nak->nk", found.error, d)
+    total = own.new_zeros(found.panel.n_members, own.shape[1]).index_add_(0, member, own)[member]
+    return d * (total - own).unsqueeze(1)
+
+
+def _tastes(found: Residuals) -> Tensor:
+    """d [n, A, 2] of the coefficients that may differ between members."""
+    return torch.stack([found.dummies().sum(2), _beyond_base(found)], 2)
+
+
+def products_variance(found: Residuals) -> Tensor:
+    """Variance [2, 2] that the model gives to the sum over members of products of residuals, sum_t cov_pi(d) E_t E_t',
+    E_t the sum of the residuals before t. Squares of members' sums, in its stead, are large with the sum itself (both
+    are skewed), and a correct panel was rejected in 18 % instead of 5 % (40 panels of 250 x 12)."""
+    member, d = found.panel.member[found.rows], _tastes(found)
+    own = torch.einsum("na,nak->nk", found.error, d)
+    before = own.cumsum(0) - own
+    first = torch.ones_like(member, dtype=torch.bool)
+    first[1:] = member[1:] != member[:-1]
+    before = before - before[first][first.long().cumsum(0) - 1]
+    centred = d - torch.einsum("na,nak->nk", found.pi, d).unsqueeze(1)
+    before = before * found.panel.weight[found.rows].double().unsqueeze(1)
+    return torch.einsum("na,nak,nal,nk,nl->kl", found.pi, centred, centred, before, before)
 
 
 def _default(found: Residuals) -> Tensor | str:

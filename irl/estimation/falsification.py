@@ -11,6 +11,7 @@ with u_i the member's score of :mod:`irl.estimation.inference`: S and U are both
 kernel_scores of both s_i allows for them. Clustered by member, or as declared. Shrinkage is allowed for on average over
 the prior (as in standard errors). A direction that the reward's features span has nothing left and is dropped. Where
 the null is that weights of the refit are 0, T = theta' cov^-1 theta of these (Wald), with the same scores behind cov.
+Products of residuals have the variance that the model gives them (``products_variance``).
 
 Every test may be moved by another's violation: a small p says that something is wrong, not which. Six tests at 5 % find
 something in a correct panel more often than one in twenty: compare with 0.05 / 6. Conditional on: what standard errors
@@ -30,7 +31,7 @@ from torch import Tensor
 from irl import runs
 from irl.config import InputError
 from irl.data.panel import Panel
-from irl.estimation.alternatives import Alternative, Residuals, alternatives
+from irl.estimation.alternatives import Alternative, Residuals, alternatives, products_variance
 from irl.estimation.inference import choice_scores, kernel_scores
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.estimation.refit import feature_sums, logit_of, standardised
@@ -146,15 +147,17 @@ def _tests(
     slope = bread @ shared
     errors = kernel_scores(model, panel, rows, torch.cat([curvature, moved], 1))
     scores = choice_scores(model, panel, flat / logit.temperature)
-    by_cluster = _direction_scores(
-        found, z, torch.cat([torch.full((a.shape[2],), b.twice) for a, b in zip(directions, asked, strict=True)])
-    )
+    twice = torch.cat([torch.full((d.shape[2],), a.twice) for a, d in zip(asked, directions, strict=True)]).to(z.device)
+    by_cluster = _direction_scores(found, z, twice)
     refitted = scores - errors[:, :own]
     total = by_cluster.sum(0) - (scores.sum(0) - penalty * theta) @ slope
     each = by_cluster - errors[:, own:] - refitted @ slope
     clusters = len(panel.cluster.unique())
     each = each - each.sum(0) / clusters
     variance = each.T @ each * (clusters / max(clusters - 1, 1)) + slope.T @ (penalty.unsqueeze(1) * slope)
+    if clusters == panel.n_members and bool(twice.any()):  # else products of different members may go together too
+        at = twice.nonzero()
+        variance[at, at.T] += products_variance(found) - by_cluster[:, twice].T @ by_cluster[:, twice]
     left = (raw - (shared * slope).sum(0)) > LEFT * raw
     covariance = bread @ (refitted.T @ refitted + torch.diag(penalty)) @ bread
     checks, first = [], 0
@@ -215,6 +218,6 @@ def _direction_scores(found: Residuals, z: Tensor, twice: Tensor) -> Tensor:
     """sum_t sum_a (1{a} - pi) z of every cluster [G, K]."""
     panel = found.panel
     by_row = torch.einsum("na,nak->nk", found.error, z) * panel.weight[found.rows].double().unsqueeze(1)
-    by_row = by_row * torch.where(twice.to(z.device), 0.5, 1.0)
+    by_row = by_row * torch.where(twice, 0.5, 1.0)
     clusters = int(panel.cluster.max()) + 1
     return by_row.new_zeros(clusters, z.shape[2]).index_add_(0, panel.cluster[found.rows], by_row)

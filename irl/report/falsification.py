@@ -32,8 +32,8 @@ def falsification_table(record: Record) -> Table | None:
         rows=tuple(rows),
         labels=2,
         flagged=frozenset(i for i, c in enumerate(checks) if c["name"] in rejected),
-        note=f"Score tests, clustered by member, or as declared. Marked: p below {LEVEL} divided by the number of tests. A "
-        "test may be moved by what another one is for; not to be rejected is not to be right.",
+        note=f"Score tests, clustered by member, or as declared. Marked: p below {LEVEL} divided by the number of "
+        "tests. A test may be moved by what another one is for; not to be rejected is not to be right.",
     )
 
 
