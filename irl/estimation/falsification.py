@@ -157,7 +157,9 @@ def _tests(
     variance = each.T @ each * (clusters / max(clusters - 1, 1)) + slope.T @ (penalty.unsqueeze(1) * slope)
     if clusters == panel.n_members and bool(twice.any()):  # else products of different members may go together too
         at = twice.nonzero()
-        variance[at, at.T] += products_variance(found) - by_cluster[:, twice].T @ by_cluster[:, twice]
+        spread = variance[at, at.T] + products_variance(found) - by_cluster[:, twice].T @ by_cluster[:, twice]
+        if bool((torch.linalg.eigvalsh(spread) > 0).all()):  # a difference of estimates need not be a variance
+            variance[at, at.T] = spread
     left = (raw - (shared * slope).sum(0)) > LEFT * raw
     covariance = bread @ (refitted.T @ refitted + torch.diag(penalty)) @ bread
     checks, first = [], 0

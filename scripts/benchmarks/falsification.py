@@ -66,7 +66,8 @@ CASES = (
     "anchor",
 )
 CORRECT, ENVIRONMENTS = ("correct", "environments"), ("environments", "anchor")
-PRICES, ANNUAL = (4.0, 10.0, 16.0), 42.0
+PRICES, STEP, ANNUAL = (4.0, 10.0, 16.0), 6.0, 42.0
+"""Of the monthly plan (a column with a level for each, so that values may bend in it), and of the annual one."""
 
 
 def main() -> None:
@@ -143,9 +144,7 @@ def simulated(case: str, seed: int, members: int) -> pd.DataFrame:
         "reminded": {"attention": 0.3, "reminded": 0.2, "attention_reminded": 0.9},
         "nest": {"nest": 0.7},
     }.get(case, {})
-    return membership.simulate(
-        membership.solve(market(environments=case in ("environments", "anchor"), **options)), **about
-    )
+    return membership.simulate(solved(environments=case in ENVIRONMENTS, **options), **about)
 
 
 def study(case: str, seed: int) -> Config:
@@ -153,7 +152,7 @@ def study(case: str, seed: int) -> Config:
     state = {
         "status": {"kind": "category", "dynamics": "table", "parents": ["status", "months_left"]},
         "months_left": {"kind": "ordinal", "levels": 12, "dynamics": "table", "parents": ["status", "months_left"]},
-        "price_monthly": {"kind": "numeric", "dynamics": "static", "assigned": "randomised"},
+        "price": {"kind": "ordinal", "levels": len(PRICES), "dynamics": "static", "assigned": "randomised"},
     }
     if case == "reminded":
         state["reminded"] = {"kind": "ordinal", "levels": 2, "dynamics": "table"}
@@ -167,8 +166,8 @@ def study(case: str, seed: int) -> Config:
             "state": state,
         },
         "anchor": {"action": "none", "reward": "video" if case == "anchor" else 0.0},
-        "reward": {"structure": "linear", "columns": ["status", "price_monthly", *BENEFITS]},
-        "money": {"currency": "USD", "price": {"monthly": "price_monthly"}},
+        "reward": {"structure": "linear", "columns": ["status", "price", *BENEFITS]},
+        "money": {"currency": "USD", "price": {"monthly": {"amount": PRICES[0], "per": {"price": STEP}}}},
         "discount": 0.8 if case == "discount" else 0.95,
         "seed": seed,
         "estimation": {
@@ -182,7 +181,9 @@ def study(case: str, seed: int) -> Config:
 def results(case: str, seed: int, members: int) -> pd.DataFrame:
     """name, statistic, df, p of every test on the panel of this seed."""
     config = study(case, seed)
-    panel = panel_from_frame(simulated(case, seed, members), config)
+    frame = simulated(case, seed, members)
+    frame = frame.assign(price=((frame["price_monthly"] - PRICES[0]) / STEP).round().astype(int))
+    panel = panel_from_frame(frame, config)
     model, metrics = estimate(config, panel, bench=Workbench(device=torch.device("cpu"), seed=seed))
     checks = battery(model, panel, metrics["refit"]["precisions"])
     return pd.DataFrame([asdict(check) for check in checks])[["name", "statistic", "df", "p", "why"]]
