@@ -275,6 +275,21 @@ def test_sensitivity_is_added_to_the_run_and_reported(copied, capsys):
     assert script(*ask, "0.9", "--periods-per-year", "4", "--overwrite") == 0
 
 
+def test_what_the_estimate_assumes_is_tested_and_reported(copied, capsys):
+    run = copied / "run"
+    ask = ("falsify", "--run", run, "--device", "cpu")
+    assert script(*ask) == 0
+    said = capsys.readouterr().out
+    assert "What would show the model to be wrong" in said and str(run / "falsification.json") in said
+    found = json.loads((run / "falsification.json").read_text(encoding="utf-8"))
+    assert [c["name"] for c in found["checks"]][:2] == ["stationarity", "hidden types"]
+    before = listing(run)
+    assert script(*ask) == 2 and "give --overwrite to replace it" in capsys.readouterr().err
+    assert listing(run) == before
+    assert script(*ask, "--overwrite") == 0 and script("report", "--run", run) == 0
+    assert "Tests of the assumptions" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_benefits_are_attributed_and_reported(copied, capsys):
     run = copied / "priced"
     train = ("train", "--config", copied / "study.yaml", "--run", run, "--device", "cpu")
@@ -443,6 +458,10 @@ ATTRIBUTION = {
     "no benefits": (lambda f: ["--run", f / "run"], "no benefits are declared"),
     "a run without a refit": (lambda f: ["--run", without_refit(f, "reward.benefits=[video]")], "run has no refit"),
 }
+FALSIFY = {
+    "an unfinished run": (lambda f: [(f / "run" / "metrics.json").unlink(), "--run", f / "run"][1:], "not finished"),
+    "a run without a refit": (lambda f: ["--run", without_refit(f)], "run has no refit"),
+}
 BACKTEST = {
     "an unfinished run": (lambda f: [(f / "run" / "metrics.json").unlink(), "--run", f / "run"][1:], "not finished"),
     "a run fitted on all rows": (lambda f: ["--run", f / "run"], "fitted on all rows"),
@@ -463,6 +482,7 @@ BY_SCRIPT = {
     "predict": PREDICT,
     "sensitivity": SENSITIVITY,
     "attribution": ATTRIBUTION,
+    "falsify": FALSIFY,
     "backtest": BACKTEST,
 }
 BAD = [(name, *case) for name, cases in BY_SCRIPT.items() for case in cases.items()]

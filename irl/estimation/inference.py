@@ -66,18 +66,23 @@ def covariance(
     some = choices.some(HESSIAN_ROWS, seed=0)
     flat = logit.map.flatten(0, 1)  # [A D, P]
     curvature = choices.mass / some.mass * logit.curvature(theta, some) @ flat
-    scores = _choice_scores(model, panel, flat / logit.temperature)
-    if counted(model, rows, len(theta)):
-        through = _through(model, rows, curvature)
-        scores -= _cell_scores(model, panel, rows, through)
-    else:
-        through = _through(model, observed(panel), curvature)
-        scores -= _transition_scores(model, panel, through)
+    scores = choice_scores(model, panel, flat / logit.temperature) - kernel_scores(model, panel, rows, curvature)
     bread = torch.linalg.inv(flat.T @ curvature + torch.diag(penalty))
     clusters = len(panel.cluster.unique())
     meat = scores.T @ scores * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
     found: Tensor = bread @ meat @ bread
     return found
+
+
+@torch.no_grad()
+def kernel_scores(model: FittedModel, panel: Panel, rows: Transitions, moved: Tensor) -> Tensor:
+    """J A^-1 sum_t psi_t delta_t of every cluster [G, K]: what errors of what follows do to K sums over the choices.
+
+    ``moved`` [A D, K], J: by how much such an error, in the features of every action, moves them.
+    """
+    if counted(model, rows, moved.shape[1]):
+        return _cell_scores(model, panel, rows, _through(model, rows, moved))
+    return _transition_scores(model, panel, _through(model, observed(panel), moved))
 
 
 def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor:
@@ -90,7 +95,8 @@ def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor
     return evaluation.adjoint(sums, curvature, ridge=RIDGE_ROWS / sums.rows)
 
 
-def _choice_scores(model: FittedModel, panel: Panel, own: Tensor) -> Tensor:
+@torch.no_grad()
+def choice_scores(model: FittedModel, panel: Panel, own: Tensor) -> Tensor:
     """sum_t (1{a} - pi) own[A D, P] of every cluster [G, P]."""
     scores = own.new_zeros(int(panel.cluster.max()) + 1, own.shape[1])
     at = torch.arange(len(panel.schema.actions), device=own.device)

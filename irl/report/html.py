@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from irl import runs
-from irl.report import answers, attribution, backtest, estimates, plots, sensitivity, tables, words
+from irl.report import answers, attribution, backtest, estimates, falsification, plots, sensitivity, tables, words
 from irl.report.plots import Panel
 from irl.report.record import Record, ScenarioRecord, at
 from irl.report.style import STYLE
@@ -50,6 +50,7 @@ def page(record: Record, truth: Truth | str) -> str:
         *_scenarios(record),
         _anchor(record),
         _assumptions(record),
+        _falsification(record),
         _steps(record),
         _section("limits", "Limits", _bullets(words.limits(record))),
         _footer(record),
@@ -73,7 +74,13 @@ def _header(record: Record, name: str) -> str:
         links.append(("attribution", "Over a lifetime"))
     links += [(part, backtest.TITLES[part]) for part in backtest.parts(record)]
     links += [(f"scenario-{i}", s.name) for i, s in enumerate(record.scenarios, start=1)]
-    links += [("anchor", "The anchor"), ("assumptions", "Assumptions"), ("steps", "Estimation"), ("limits", "Limits")]
+    links += [
+        ("anchor", "The anchor"),
+        ("assumptions", "Assumptions"),
+        ("tests", "Tests"),
+        ("steps", "Estimation"),
+        ("limits", "Limits"),
+    ]
     items = "".join(f'<li><a href="#{target}">{escape(text)}</a></li>' for target, text in links)
     return (
         f'<header>\n<p class="eyebrow">Run {escape(name)}</p>\n'
@@ -262,6 +269,14 @@ def _assumptions(record: Record) -> str:
     shown = [*sensitivity.tables_by_discount(record).items(), *sensitivity.tables_by_shift(record).items()]
     parts += [_table(t) if name.startswith("rewards") else _folded(t) for name, t in shown]
     return _section("assumptions", title, "".join(parts))
+
+
+def _falsification(record: Record) -> str:
+    table = falsification.falsification_table(record)
+    shown = _absent(falsification.HOW_TO)
+    if table is not None:
+        shown = _bullets(falsification.sentences(record)) + _table(table)
+    return _section("tests", "Tests of the assumptions", shown)
 
 
 def _steps(record: Record) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from irl import runs
-from irl.report import attribution, backtest, estimates, sensitivity
+from irl.report import attribution, backtest, estimates, falsification, sensitivity
 from irl.report.record import Record
 from irl.report.tables import Table
 
@@ -30,6 +30,7 @@ def write_latex(record: Record) -> list[Path]:
         **sensitivity.tables_by_discount(record),
         **sensitivity.tables_by_shift(record),
         "bootstrap": estimates.bootstrap_table(record),
+        "falsification": falsification.falsification_table(record),
         "attribution": attribution.attribution_table(record),
         "attribution_shares": attribution.share_table(record),
         **{f"{part}_errors": backtest.error_table(part, answer) for part, answer in backtest.parts(record).items()},

@@ -99,6 +99,13 @@ class Record:
         return found
 
     @cached_property
+    def falsification(self) -> Mapping[str, Any]:
+        """What scripts/falsify.py found; empty if it was not asked."""
+        path = self.folder / "falsification.json"
+        found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
+        return found
+
+    @cached_property
     def attribution(self) -> Mapping[str, Any]:
         """What scripts/attribution.py found; empty if it was not asked."""
         path = self.folder / "attribution.json"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from irl.report import answers, attribution, backtest, estimates, sensitivity, words
+from irl.report import answers, attribution, backtest, estimates, falsification, sensitivity, words
 from irl.report.record import Record
 from irl.report.tables import Table
 from irl.report.truth import Truth, truth_table
@@ -44,6 +44,7 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
     yield "", sensitivity.profile_table(record)
     for sentence in sensitivity.sentences(record):
         yield f"  {sentence}", None
+    yield "", falsification.falsification_table(record)
     for part in backtest.parts(record):
         yield backtest.TITLES[part], None
         for sentence in backtest.sentences(record, part):

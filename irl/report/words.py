@@ -9,6 +9,7 @@ from typing import Any
 from irl.config import Between, Condition
 from irl.report.answers import currency
 from irl.report.estimates import anchor_shares, trained
+from irl.report.falsification import cautions as falsification_cautions
 from irl.report.record import ALL, Record, ScenarioRecord, at
 from irl.report.sensitivity import cautions as sensitivity_cautions
 from irl.report.tables import number, percent, signed
@@ -185,6 +186,7 @@ def cautions(record: Record) -> list[str]:
         if any(not math.isfinite(x) for x in losses):
             found.append(f"The {label} step's held-out loss was not finite in some epoch.")
     found += sensitivity_cautions(record)
+    found += falsification_cautions(record)
     for scenario in record.scenarios:
         found += [f"Scenario “{scenario.name}”: {text}" for text in scenario_cautions(scenario)]
     return found

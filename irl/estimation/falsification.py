@@ -1,0 +1,225 @@
+"""Falsification: what the data say against the assumptions of the refit, one score test for each.
+
+Each test adds a direction z(s,a) to the logits of the observed choices (:mod:`irl.estimation.alternatives`) and asks
+whether its coefficient is 0, without estimating it (Rao 1948; Neyman 1959):
+
+    S = sum_t sum_a (1{a} - pi) z ,   S - B'(U - L theta)   in the refit's own scores U and prior L ,
+    B = (H + L)^-1 sum cov_pi(d logit/d theta, z)
+    V = sum_i s_i s_i' + B' L B ,     s_i = member's share of S, less B' u_i ,   T = S' V^-1 S ~ chi2(rank of V)
+
+with u_i the member's score of :mod:`irl.estimation.inference`: S and U are both moved by errors of what follows, and by
+kernel_scores of both s_i allows for them. Clustered by member, or as declared. Shrinkage is allowed for on average over
+the prior (as in standard errors). A direction that the reward's features span has nothing left and is dropped. Where
+the null is that weights of the refit are 0, T = theta' cov^-1 theta of these (Wald), with the same scores behind cov.
+Products of residuals have the variance that the model gives them (``products_variance``).
+
+Every test may be moved by another's violation: a small p says that something is wrong, not which. Six tests at 5 % find
+something in a correct panel more often than one in twenty: compare with 0.05 / 6. Conditional on: what standard errors
+are conditional on; the reward's features hold the truth (else every direction may pick up what they miss).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from irl import runs
+from irl.config import InputError
+from irl.data.panel import Panel
+from irl.estimation.alternatives import Alternative, Residuals, alternatives, products_variance
+from irl.estimation.inference import choice_scores, kernel_scores
+from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
+from irl.estimation.refit import feature_sums, logit_of, standardised
+from irl.evaluation import solve
+from irl.fitted import FittedModel
+from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn
+
+RESULT = "falsification.json"
+LEFT = 1e-6
+"""Share of a direction's information that the reward's features must leave to it."""
+FEWEST = 20
+"""Clusters per degree of freedom below which no statistic is given: its distribution is one of many clusters."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test: ``statistic`` is chi2 with ``df`` degrees of freedom under ``null``; None, and ``why``, if not done."""
+
+    name: str
+    null: str
+    statistic: float | None
+    df: int
+    p: float | None
+    sees: str
+    cannot_see: str
+    why: str = ""
+
+
+@torch.no_grad()
+def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> list[Check]:
+    """Every test on the panel that ``model`` was fitted on; ``precisions`` are those of the refit's report.
+
+    Raises
+    ------
+    InputError
+        If the model has no refit, or the precisions are another's.
+    """
+    if model.refit is None:
+        raise InputError(
+            "this run has no refit, and falsification is that of the refit: train with `estimation.refit.rounds` of at "
+            "least 1 (and an anchor reward that is a number or a state column, and no `data.duration`)"
+        )
+    panel, seed = panel.to(model.device), model.config.seed
+    found = residuals(model, panel)
+    asked = alternatives(found)
+    states = States(panel.state, panel.segment, panel.weight).only(panel.free)
+    states = states.at_most(model.config.estimation.refit.rows, seed=seed)
+    rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=seed)
+    mean, scale, groups = standardised(model, states)
+    if len(precisions) != int(groups.max()) + 1:
+        raise InputError("the refit's precisions are of another reward: train the study again")
+    penalty = torch.tensor(precisions, dtype=torch.float64, device=model.device)[groups]
+    sums = feature_sums(model, rows, mean, scale, refitted=True)
+    logit = logit_of(model, solve(sums, ridge=RIDGE_ROWS / sums.rows).weights, mean, scale)
+    done = [a for a in asked if isinstance(a.z, Tensor)]
+    theta = _theta(model, mean, scale)
+    tested = dict(zip((a.name for a in done), _tests(found, rows, logit, theta, penalty, done), strict=True))
+    return [tested.get(a.name) or _check(a, why=str(a.z)) for a in asked]
+
+
+def falsify(run: str | Path, model: FittedModel, panel: Panel) -> float:
+    """The battery of a finished run into its ``falsification.json``; how many seconds it took.
+
+    Raises
+    ------
+    InputError
+        If the panel is not the one that the run was trained on, or as :func:`battery`.
+    """
+    started, folder = time.perf_counter(), runs.complete_run(run)
+    about = runs.fingerprint(panel.state, panel.action, panel.member, panel.period)
+    if about != runs.read_json(folder / runs.PROVENANCE).get("about", {}).get("data"):
+        raise InputError(f"{model.config.data.path}: not the panel that the run was trained on; train it again")
+    precisions = runs.read_json(folder / runs.LAST).get("refit", {}).get("precisions", [])
+    checks = battery(model, panel, precisions)
+    seconds = time.perf_counter() - started
+    runs.write_json(folder / RESULT, {"panel": about, "seconds": seconds, "checks": [asdict(c) for c in checks]})
+    return seconds
+
+
+def residuals(model: FittedModel, panel: Panel) -> Residuals:
+    """Of all decisions."""
+    rows = panel.free.nonzero().squeeze(1)
+    pi, reward, follows = [], [], []
+    assert model.refit is not None
+    for i in rows.split(CHUNK):
+        pi.append(model.log_policy_of(panel.state[i], panel.menu[i]).double().exp())
+        reward.append(model.reward_of(panel.state[i], panel.anchor_reward[i]).double())
+        follows.append(model.refit.continuation(model.basis(panel.state[i])))
+    probability = torch.cat(pi)
+    at = torch.arange(panel.n_actions, device=rows.device)
+    chosen = (panel.action[rows].unsqueeze(1) == at).double()
+    return Residuals(model, panel, rows, probability, torch.cat(reward), torch.cat(follows), chosen - probability)
+
+
+def _tests(
+    found: Residuals, rows: Transitions, logit: Logit, theta: Tensor, penalty: Tensor, asked: Sequence[Alternative]
+) -> list[Check]:
+    """The tests that can be done; ``rows`` are the drawn transitions on which what follows was evaluated."""
+    if not asked:
+        return []
+    model, panel, flat, own = found.model, found.panel, logit.map.flatten(0, 1), len(theta)
+    directions = [a.z for a in asked if isinstance(a.z, Tensor)]
+    z = torch.cat(directions, 2)
+    some = torch.randperm(len(found.rows), generator=torch.Generator().manual_seed(0))[:HESSIAN_ROWS].to(z.device)
+    choices = Choices(model, panel, found.rows[some], {})
+    more = float(panel.weight[found.rows].double().sum()) / choices.mass
+    curvature = more * logit.curvature(theta, choices) @ flat
+    moved, raw = _moved(found, some, z)
+    moved, raw = more * moved / logit.temperature, more * raw
+    information = flat.T @ curvature
+    known, bread = information.diagonal(), torch.linalg.inv(information + torch.diag(penalty))
+    shared = flat.T @ moved  # [P, K]
+    slope = bread @ shared
+    errors = kernel_scores(model, panel, rows, torch.cat([curvature, moved], 1))
+    scores = choice_scores(model, panel, flat / logit.temperature)
+    twice = torch.cat([torch.full((d.shape[2],), a.twice) for a, d in zip(asked, directions, strict=True)]).to(z.device)
+    by_cluster = _direction_scores(found, z, twice)
+    refitted = scores - errors[:, :own]
+    total = by_cluster.sum(0) - (scores.sum(0) - penalty * theta) @ slope
+    each = by_cluster - errors[:, own:] - refitted @ slope
+    clusters = len(panel.cluster.unique())
+    each = each - each.sum(0) / clusters
+    variance = each.T @ each * (clusters / max(clusters - 1, 1)) + slope.T @ (penalty.unsqueeze(1) * slope)
+    if clusters == panel.n_members and bool(twice.any()):  # else products of different members may go together too
+        at = twice.nonzero()
+        spread = variance[at, at.T] + products_variance(found) - by_cluster[:, twice].T @ by_cluster[:, twice]
+        if bool((torch.linalg.eigvalsh(spread) > 0).all()):  # a difference of estimates need not be a variance
+            variance[at, at.T] = spread
+    left = (raw - (shared * slope).sum(0)) > LEFT * raw
+    covariance = bread @ (refitted.T @ refitted + torch.diag(penalty)) @ bread
+    checks, first = [], 0
+    for alternative, direction in zip(asked, directions, strict=True):
+        at = torch.arange(first, first + direction.shape[2], device=z.device)
+        at, first = at[left[at]], first + direction.shape[2]
+        score, spread = total[at], variance[at][:, at]
+        if alternative.zeros is not None:
+            at = alternative.zeros[known[alternative.zeros] > 0]
+            score, spread = theta[at], covariance[at][:, at]
+        checks.append(_tested(alternative, score, spread, clusters))
+    return checks
+
+
+def _tested(alternative: Alternative, score: Tensor, variance: Tensor, clusters: int) -> Check:
+    scale = variance.diagonal().clamp_min(1e-300).sqrt()
+    correlation = variance / scale / scale.unsqueeze(1)
+    rank = int(torch.linalg.matrix_rank(correlation, hermitian=True, rtol=LEFT)) if len(score) else 0
+    if not rank:
+        return _check(alternative, why="the reward's features span it: the data cannot tell it from the reward")
+    if clusters < FEWEST * rank:
+        return _check(alternative, why=f"{clusters} members (clusters) are too few: at least {FEWEST * rank}")
+    standard = score / scale
+    statistic = float(standard @ torch.linalg.pinv(correlation, hermitian=True, rtol=LEFT) @ standard)
+    half = torch.tensor([rank / 2, statistic / 2], dtype=torch.float64)
+    p = float(torch.special.gammaincc(half[0], half[1]))
+    return replace(_check(alternative), statistic=statistic, df=rank, p=p)
+
+
+def _check(alternative: Alternative, *, why: str = "") -> Check:
+    about = {name: getattr(alternative, name) for name in ("name", "null", "sees", "cannot_see")}
+    return Check(statistic=None, df=0, p=None, why=why, **about)
+
+
+def _theta(model: FittedModel, mean: Tensor, scale: Tensor) -> Tensor:
+    """theta [P] of the standardised features."""
+    assert model.refit is not None
+    raw = model.refit.theta[model.refit.paid]
+    theta = torch.where(scale.isfinite(), raw * scale, 0.0)
+    theta[:, 0] += (raw * mean).sum(1)
+    return theta.flatten()
+
+
+def _moved(found: Residuals, some: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Over some decisions: sum w cov_pi(e_a (x) phi, z) [A D, K], and sum w var_pi(z) [K]."""
+    moved, information = [], []
+    for i in some.split(CHUNK // 2):
+        rows, pi = found.rows[i], found.pi[i].unsqueeze(2)
+        centred = z[i] - (pi * z[i]).sum(1, keepdim=True)
+        weighted = found.panel.weight[rows].double()[:, None, None] * pi * centred
+        phi = found.model.basis(found.panel.state[rows]).double()
+        moved.append(torch.einsum("nak,nd->adk", weighted, phi).flatten(0, 1))
+        information.append((weighted * centred).sum((0, 1)))
+    return torch.stack(moved).sum(0), torch.stack(information).sum(0)
+
+
+def _direction_scores(found: Residuals, z: Tensor, twice: Tensor) -> Tensor:
+    """sum_t sum_a (1{a} - pi) z of every cluster [G, K]."""
+    panel = found.panel
+    by_row = torch.einsum("na,nak->nk", found.error, z) * panel.weight[found.rows].double().unsqueeze(1)
+    by_row = by_row * torch.where(twice, 0.5, 1.0)
+    clusters = int(panel.cluster.max()) + 1
+    return by_row.new_zeros(clusters, z.shape[2]).index_add_(0, panel.cluster[found.rows], by_row)

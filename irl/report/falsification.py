@@ -1,0 +1,65 @@
+"""What ``RUN/falsification.json`` says: each assumption's test, its p-value, and what it cannot see."""
+
+from __future__ import annotations
+
+from irl.report.record import Record, at
+from irl.report.tables import DASH, Table, number, probability
+
+LEVEL = 0.05
+HOW_TO = "Not asked yet: scripts/falsify.py --run RUN tests what the estimate assumes."
+
+
+def falsification_table(record: Record) -> Table | None:
+    """Every test; those that reject at the level, divided by how many were done (Bonferroni), are flagged."""
+    checks = at(record.falsification, "checks", default=[])
+    if not checks:
+        return None
+    rejected = _rejected(record)
+    rows = [
+        (
+            c["name"],
+            c["null"],
+            number(c["statistic"], 1),
+            DASH if c["p"] is None else str(c["df"]),
+            probability(c["p"]),
+            f"not tested: {c['why']}" if c["why"] else c["cannot_see"],
+        )
+        for c in checks
+    ]
+    return Table(
+        title="What would show the model to be wrong",
+        header=("test", "null hypothesis", "χ²", "df", "p", "cannot see"),
+        rows=tuple(rows),
+        labels=2,
+        flagged=frozenset(i for i, c in enumerate(checks) if c["name"] in rejected),
+        note=f"Score tests, clustered by member, or as declared. Marked: p below {LEVEL} divided by the number of "
+        "tests. A test may be moved by what another one is for; not to be rejected is not to be right.",
+    )
+
+
+def sentences(record: Record) -> list[str]:
+    """One for each test that rejects, else one for all; none if it was not asked."""
+    done = [c for c in at(record.falsification, "checks", default=[]) if c["p"] is not None]
+    if not done or cautions(record):
+        return cautions(record)
+    return [f"None of {len(done)} tests rejects what the estimate assumes, which does not say that it holds."]
+
+
+def cautions(record: Record) -> list[str]:
+    """One sentence for each test that rejects."""
+    rejected = _rejected(record)
+    return [
+        f"The panel contradicts that {c['null']} (p {_p(c['p'])}). The test sees {c['sees']}."
+        for c in at(record.falsification, "checks", default=[])
+        if c["name"] in rejected
+    ]
+
+
+def _p(p: float) -> str:
+    said = probability(p)
+    return said if said.startswith("<") else f"= {said}"
+
+
+def _rejected(record: Record) -> set[str]:
+    done = [c for c in at(record.falsification, "checks", default=[]) if c["p"] is not None]
+    return {c["name"] for c in done if c["p"] < LEVEL / len(done)}

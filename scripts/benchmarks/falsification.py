@@ -1,0 +1,208 @@
+"""Falsification: how often each test rejects, on correct panels (size) and on panels with one thing wrong (power).
+
+A small market solved exactly (one segment, two benefits, three prices of the monthly plan, contracts of a year, no
+seasons; two segments where there are environments), whose rewards are linear in the columns that the study's reward
+has. One thing is wrong at a time:
+
+    correct       nothing
+    types         half of the members value all benefits .3 times as much, half 1.7 times
+    types_mild    .7 and 1.3
+    attention     members decide in every other month; else their plan renews itself
+    reminded      in three of ten, and in nine of ten where a reminder came (a column that the reward leaves out)
+    nest          seven tenths of the taste shocks are common to the two plans
+    drift         half-way, all benefits are worth 1.3 times as much
+    discount      the study has .8 a month, members .95
+    environments  two environments in which use moves at different speed, and nothing wrong
+    anchor        the same, and the study's anchor is wrong by a benefit's level (0, 1, 2)
+
+Panels are independent; every panel's results are kept in the folder, under the version of the code, so that a run that
+is stopped goes on where it was.
+
+python scripts/benchmark.py falsification [--panels 100] [--power 25] [--members 1000] [--cases types nest ...]
+[--workers 2] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import time
+from dataclasses import asdict, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from irl import membership
+from irl.config import Config, validated
+from irl.data import panel_from_frame
+from irl.estimation.falsification import battery
+from irl.estimation.pipeline import estimate
+from irl.estimation.training import Workbench
+from irl.membership import Cell, Market
+from irl.membership_continued import continued
+from irl.runs import fingerprint
+
+PERIODS, LEVEL = 24, 0.05
+BENEFITS = ("video", "gaming")
+QUICK = {"hidden": [8], "max_epochs": 5, "batch_size": 1024}
+TYPES = {"types": (0.3, 1.7), "types_mild": (0.7, 1.3)}
+CASES = (
+    "correct",
+    "types",
+    "types_mild",
+    "attention",
+    "reminded",
+    "nest",
+    "drift",
+    "discount",
+    "environments",
+    "anchor",
+)
+CORRECT, ENVIRONMENTS = ("correct", "environments"), ("environments", "anchor")
+PRICES, STEP, ANNUAL = (4.0, 10.0, 16.0), 6.0, 42.0
+"""Of the monthly plan (a column with a level for each, so that values may bend in it), and of the annual one."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--panels", type=int, default=100, help="of every correct case")
+    parser.add_argument("--power", type=int, default=25, help="panels of every other case")
+    parser.add_argument("--members", type=int, default=1000, help=f"of every panel, {PERIODS} periods each")
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=CASES)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark/falsification"), help="folder of the results")
+    arguments = parser.parse_args()
+    folder = arguments.out / version()
+    folder.mkdir(parents=True, exist_ok=True)
+    number = {case: arguments.panels if case in CORRECT else arguments.power for case in arguments.cases}
+    jobs = [(case, seed) for seed in range(max(number.values())) for case in number if seed < number[case]]
+    files = {job: folder / f"{arguments.members}-{job[0]}-{job[1]}.csv" for job in jobs}
+    todo = [job for job, file in files.items() if not file.is_file()]
+    work = partial(kept, folder=folder, members=arguments.members)
+    started = time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+        done = pool.imap_unordered(work, todo)
+        for _ in track(done, "panels", total=len(todo), console=Console(stderr=True), transient=True):
+            pass
+    seconds = time.perf_counter() - started
+    console = Console(width=None if Console().is_terminal else 140)
+    print_table(console, pd.concat({job: pd.read_csv(file) for job, file in files.items()}, names=["case", "seed"]))
+    took = f", {seconds * arguments.workers / len(todo):.1f} s a panel" if todo else ""
+    console.print(f"{arguments.members} members x {PERIODS}{took}; CSV files in {folder}")
+
+
+def version() -> str:
+    """A fingerprint of the package's source and of this program."""
+    sources = [*sorted(Path(membership.__file__).parent.rglob("*.py")), Path(__file__)]
+    return fingerprint(*(path.read_text(encoding="utf-8") for path in sources))[:8]
+
+
+def kept(job: tuple[str, int], *, folder: Path, members: int) -> None:
+    """One panel's results, written to its file at once when they are there."""
+    torch.set_num_threads(1)
+    case, seed = job
+    part = folder / f".{members}-{case}-{seed}.csv"
+    results(case, seed, members).to_csv(part, index=False)
+    part.rename(folder / f"{members}-{case}-{seed}.csv")
+
+
+def market(*, taste: float = 1.0, environments: bool = False, **options: float) -> Market:
+    """Flat seasons and no diminishing returns, so that the reward is linear in the columns; members count dollars
+    twice as much as in the full market, whose prices are twice as high."""
+    full = Market(**options)
+    own = full.segments["gen_z"].of_type(taste)
+    own = replace(own, saturation=1e4, price=2 * own.price, base=own.base + own.price * PRICES[1])
+    keeping = {b: replace(own.benefits[b], drop_out=0.6, rise_out=0.01) for b in BENEFITS}
+    segments = {"slow": own, "fast": replace(own, benefits=own.benefits | keeping)} if environments else {"gen_z": own}
+    return replace(full, segments=segments, seasons=dict.fromkeys(BENEFITS, (0.0,) * 12))
+
+
+@cache
+def solved(**options: Any) -> membership.MarketSolution:
+    """The market at every price of the monthly plan."""
+    found = market(**options)
+    return membership.solve(found, cells=[Cell(s, m, ANNUAL) for s in found.segments for m in PRICES])
+
+
+def simulated(case: str, seed: int, members: int) -> pd.DataFrame:
+    about = {"members": members, "periods": PERIODS, "seed": seed}
+    if case in TYPES:
+        return membership.simulate_mixture([solved(taste=t) for t in TYPES[case]], **about)[0]
+    if case == "drift":
+        first = membership.simulate(solved(), **(about | {"periods": PERIODS // 2}))
+        later = solved(taste=1.3)
+        return pd.concat([first, continued(later, first, periods=PERIODS // 2, seed=seed + 1)])
+    options = {
+        "attention": {"attention": 0.5},
+        "reminded": {"attention": 0.3, "reminded": 0.2, "attention_reminded": 0.9},
+        "nest": {"nest": 0.7},
+    }.get(case, {})
+    return membership.simulate(solved(environments=case in ENVIRONMENTS, **options), **about)
+
+
+def study(case: str, seed: int) -> Config:
+    environments = case in ENVIRONMENTS
+    state = {
+        "status": {"kind": "category", "dynamics": "table", "parents": ["status", "months_left"]},
+        "months_left": {"kind": "ordinal", "levels": 12, "dynamics": "table", "parents": ["status", "months_left"]},
+        "price": {"kind": "ordinal", "levels": len(PRICES), "dynamics": "static", "assigned": "randomised"},
+    }
+    if case == "reminded":
+        state["reminded"] = {"kind": "ordinal", "levels": 2, "dynamics": "table"}
+    static = ["segment"] if environments else []
+    state |= {b: {"kind": "ordinal", "levels": 3, "dynamics": "table", "parents": [b, *static]} for b in BENEFITS}
+    state |= {name: {"kind": "category", "dynamics": "static"} for name in static}
+    about = {
+        "data": {
+            "path": "(simulated)", "member": "member_id", "period": "period", "action": "plan",
+            "actions": list(membership.ACTIONS), "available": {"monthly": {"status": ["out", "monthly"]}},
+            "state": state,
+        },
+        "anchor": {"action": "none", "reward": "video" if case == "anchor" else 0.0},
+        "reward": {"structure": "linear", "columns": ["status", "price", *BENEFITS]},
+        "money": {"currency": "USD", "price": {"monthly": {"amount": PRICES[0], "per": {"price": STEP}}}},
+        "discount": 0.8 if case == "discount" else 0.95,
+        "seed": seed,
+        "estimation": {
+            "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
+            "refit": {"rows": 2000, "rounds": 2, "standard_errors": False},
+        },
+    }  # fmt: skip
+    return validated(Config, about, "the benchmark")
+
+
+def results(case: str, seed: int, members: int) -> pd.DataFrame:
+    """name, statistic, df, p of every test on the panel of this seed."""
+    config = study(case, seed)
+    frame = simulated(case, seed, members)
+    frame = frame.assign(price=((frame["price_monthly"] - PRICES[0]) / STEP).round().astype(int))
+    panel = panel_from_frame(frame, config)
+    model, metrics = estimate(config, panel, bench=Workbench(device=torch.device("cpu"), seed=seed))
+    checks = battery(model, panel, metrics["refit"]["precisions"])
+    return pd.DataFrame([asdict(check) for check in checks])[["name", "statistic", "df", "p", "why"]]
+
+
+def print_table(console: Console, found: pd.DataFrame) -> None:
+    """Shares of panels in which each test has p below the level, of those in which it was done."""
+    done = found[found["p"].notna()].reset_index()
+    tests = list(dict.fromkeys(done["name"]))
+    table = Table("case", "panels", *(f"{t}, %" for t in tests), title=f"p below {LEVEL} (+/- its standard error)")
+    for case, rows in done.groupby("case", sort=False):
+        cells = []
+        for test in tests:
+            p = rows.loc[rows["name"] == test, "p"]
+            share = (p < LEVEL).mean()
+            cells.append(f"{100 * share:.1f} ± {100 * (share * (1 - share) / len(p)) ** 0.5:.1f}" if len(p) else "–")
+        table.add_row(str(case), str(rows["seed"].nunique()), *cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
