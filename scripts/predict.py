@@ -64,7 +64,7 @@ def check_out(out: Path, data: Path, *, overwrite: bool) -> None:
 
 def unseen(model: irl.fitted.FittedModel, frame: pd.DataFrame) -> dict[str, int]:
     """Category column -> rows with a label that training did not see."""
-    state = model.schema.encode(frame)
+    state = model.schema.encode(model.with_types(frame, seed=0))
     columns = [(f, c) for f, c in enumerate(model.schema.columns) if c.kind == "category"]
     counts = {c.name: int((state[:, f] == c.levels).sum()) for f, c in columns}
     return {name: rows for name, rows in counts.items() if rows}
