@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from irl import bellman, runs
 from irl.config import Config, InputError, Reward, nearest, validated
 from irl.data.encode import factorized
-from irl.data.panel import Panel, panel_from_frame
+from irl.data.panel import Panel, first_rows, of_type, panel_from_frame
 from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel
 from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork, TypeShares
@@ -323,18 +323,6 @@ def free_rows(schema: StateSchema, state: Tensor) -> Tensor:
 
 def _with(frame: pd.DataFrame, column: str, values: Any) -> pd.DataFrame:
     return frame.assign(**{column: values})
-
-
-def first_rows(member: Tensor) -> Tensor:
-    """bool[N]: the first row of every member, of rows sorted by member."""
-    return torch.cat([member.new_ones(1), member.diff()]) > 0
-
-
-def of_type(state: Tensor, k: int) -> Tensor:
-    """The same states, all of hidden type ``k`` (a copy)."""
-    state = state.clone()
-    state[:, -1] = k
-    return state
 
 
 def new_networks(config: Config, schema: StateSchema) -> FittedModel:

@@ -182,10 +182,11 @@ def estimate(
     )
     dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
     model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)
-    diagnosed = {"panel": panel_metrics(members, config), "support": support(panel, log_pi)}
+    diagnosed = {"panel": panel_metrics(members, config)}
     if mixture is not None:
         model, found = _with_types(model, mixture, panel, held_out, bench, step)
         return model, {**diagnosed, **metrics, **found}
+    diagnosed |= {"support": support(panel, log_pi)}
     if model.refit is not None:
         step("refit", model.refit, lambda: fit_refit(model, panel, held_out, e.refit, bench=bench))
     return model, {**diagnosed, **metrics, **findings(model, panel)}
@@ -227,7 +228,8 @@ def _with_types(
     step("refit", both, fit)
     mixture.posterior = model.posterior(mixture.drawn(model, seed=seed))
     drawn = mixture.drawn(model, seed=seed)
-    return model, {**findings(model, drawn), "types": by_type(model, drawn, mixture.posterior)}
+    known = support(drawn, _forward(model.policy_network, drawn.state, drawn.menu))
+    return model, {"support": known, **findings(model, drawn), "types": by_type(model, drawn, mixture.posterior)}
 
 
 def _cross_fitted(

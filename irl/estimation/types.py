@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 
 from irl.config import InputError
-from irl.data.panel import Panel, tensors_of
+from irl.data.panel import Panel, first_rows, tensors_of
 from irl.estimation.logit import Choices, Logit, maximised
-from irl.fitted import FittedModel, first_rows
+from irl.fitted import FittedModel
 from irl.networks import TypeShares
 
 STARTS = 6
