@@ -124,7 +124,7 @@ class FittedModel:
         Levels of values depend on the anchor's reward and are never identified from behaviour.
         """
         if self._typeless(frame):
-            return self._mean_over_types(self.value, frame)
+            return self._mean_over_types(self.value, frame).rename("value")
         state, menu = self._state_menu(frame)
         with torch.no_grad():
             if self.refit:

@@ -139,6 +139,7 @@ def test_without_a_type_answers_are_means_over_types(study):
         parts = [getattr(model, name)(some.assign(type=k)).mul(weight[str(k)], axis=0) for k in (1, 2)]
         pd.testing.assert_frame_equal(getattr(model, name)(some), parts[0] + parts[1])
     values = [model.value(some.assign(type=k)) * weight[str(k)] for k in (1, 2)]
+    assert model.value(some).name == "value"
     pd.testing.assert_series_equal(model.value(some), values[0] + values[1], check_names=False)
     shuffled = some.sample(frac=1, random_state=0)
     pd.testing.assert_frame_equal(model.policy(shuffled), model.policy(some).loc[shuffled.index])
