@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from irl.sections import InputError, Section, nearest, unknown, validated
+from irl.sections import InputError, Section, Types, nearest, unknown, validated
 
 __all__ = ["Config", "InputError", "Section", "load_config", "nearest", "read_yaml", "unknown", "validated"]
 
@@ -338,6 +338,7 @@ class Config(Section):
     money: Money | None = Field(None, description="prices and costs, for revenue, margin and surplus in money")
     discount: float = Field(gt=0, lt=1, description="per period")
     temperature: float = Field(1.0, gt=0, description="scale of the logit shocks, in reward units")
+    types: Annotated[Types, BeforeValidator(lambda n: {"number": n} if isinstance(n, int) else n)] = Types()
     seed: int = Field(0, ge=0)
     estimation: Estimation = Estimation()
     market: Market | None = Field(None, description="only for studies on the simulated market")
@@ -349,6 +350,10 @@ class Config(Section):
             problems += [p for name in names for p in unknown(name, self.data.state, place, "state column")]
         if self.reward != Reward(benefits=self.reward.benefits) and not self.estimation.refit.rounds:
             problems.append("reward: its form is the refit's: `estimation.refit.rounds` must be at least 1")
+        rounds, structure = self.estimation.refit.rounds, self.reward.structure
+        problems += self.types.problems(
+            state=self.data.state, refitted=rounds > 0, structure=structure, duration=self.data.duration
+        )
         if problems:
             raise ValueError("; ".join(problems))
         return self

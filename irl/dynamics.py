@@ -121,7 +121,8 @@ class TransitionModel(nn.Module):
 
     def _build_heads(self, hidden: tuple[int, ...]) -> None:
         columns = self.schema.columns
-        self.encoder = Encoder(self.schema)
+        blind = tuple(c.name for c in columns if c.hidden == "tastes")
+        self.encoder = Encoder(self.schema, without=blind)
         widths = (self.encoder.width + len(self.schema.actions), *hidden)
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
@@ -265,7 +266,7 @@ def start_parents(schema: StateSchema, f: int) -> tuple[int, ...]:
     categories as long as the counts stay small."""
     parents: tuple[int, ...] = (f,)
     for p, column in enumerate(schema.columns):
-        if column.kind == "category" and column.dynamics == "static":
+        if column.kind == "category" and column.dynamics == "static" and column.hidden != "tastes":
             size = n_cells(schema, (*parents, p)) * len(schema.actions) * len(schema.columns[f].labels)
             parents = (*parents, p) if size <= LARGEST_START else parents
     return parents

@@ -8,8 +8,10 @@ that has the state columns, in any row order, in the units of the panel. ``save`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,10 +23,13 @@ from torch import Tensor, nn
 
 from irl import bellman, runs
 from irl.config import Config, InputError, Reward, nearest, validated
+from irl.data.encode import factorized
+from irl.data.panel import Panel, first_rows, of_type, panel_from_frame
 from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel
-from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork
+from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork, TypeShares
 from irl.refitted import Refitted
+from irl.sections import TYPE
 
 FORMAT = 2
 """Version of the model folder; a folder of another version is refused."""
@@ -32,6 +37,9 @@ FORMAT = 2
 
 Z = 1.959964
 """Standard errors on either side of a 95 % interval: the 97.5 % quantile of the normal distribution."""
+CHUNK = 16384
+"""Rows whose features are held at once."""
+Answer = TypeVar("Answer", pd.DataFrame, pd.Series)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,9 @@ class FittedModel:
 
     Rewards and values are in units of the logit shocks times the temperature. The anchor's reward (the mean under the
     reference policy) is the known g(s), which scenarios do not change: it is that of the menu as it is.
+
+    With hidden types (``types``), a frame may say by a column ``type`` (1, 2, ...) of which type each row is. Without
+    it, reward, policy and value are means over the types, weighted by :meth:`type_probabilities`.
     """
 
     config: Config
@@ -51,6 +62,7 @@ class FittedModel:
     terms: Crossings | LinearTerms
     crossings: Crossings | None
     refit: Refitted | None = None
+    shares: TypeShares | None = None
 
     def reward(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Reward of every action: index and row order of ``frame``, columns in the order of ``actions``.
@@ -62,6 +74,8 @@ class FittedModel:
         InputError
             If a state column (or the anchor's reward column) is missing or cannot be read.
         """
+        if self._typeless(frame):
+            return self._mean_over_types(self.reward, frame)
         state, menu = self._state_menu(frame)
         free = free_rows(self.schema, state)
         reward = self.reward_of(state, self.anchor_reward(frame))
@@ -75,7 +89,8 @@ class FittedModel:
         Raises
         ------
         InputError
-            If the model has none (``estimation.refit``), or as :meth:`reward`.
+            If the model has none (``estimation.refit``), or as :meth:`reward`; with hidden types, if the frame does not
+            say which.
         """
         state, menu = self._state_menu(frame)
         reference = self.schema.reference(state, menu)
@@ -95,6 +110,8 @@ class FittedModel:
 
         In a terminal state nothing is chosen: all are 0.
         """
+        if self._typeless(frame):
+            return self._mean_over_types(self.policy, frame)
         state, menu = self._state_menu(frame)
         menu = menu & ~self.schema.is_terminal(state).unsqueeze(1)
         return self._frame(self.log_policy_of(state, menu).exp(), frame)
@@ -106,6 +123,8 @@ class FittedModel:
 
         Levels of values depend on the anchor's reward and are never identified from behaviour.
         """
+        if self._typeless(frame):
+            return self._mean_over_types(self.value, frame).rename("value")
         state, menu = self._state_menu(frame)
         with torch.no_grad():
             if self.refit:
@@ -119,6 +138,82 @@ class FittedModel:
         value = value.masked_fill(~free_rows(self.schema, state), torch.nan)
         value = value.masked_fill(self.schema.is_terminal(state), 0.0)
         return pd.Series(value.double().cpu().numpy(), index=frame.index, name="value")
+
+    def type_probabilities(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Probability of every hidden type: index and row order of ``frame``, columns 1, 2, ...; rows sum to 1.
+
+        Of a panel (with the member, period and action columns): the posterior given all that the row's member chose in
+        it, so that a choice is predicted in hindsight. Of other frames each row counts as a member's first: the share
+        of the types given its state. The errors are those of :meth:`reward`; of a panel, of its checks besides.
+        """
+        data = self.config.data
+        if self.shares is not None and all(name in frame.columns for name in (data.member, data.period, data.action)):
+            codes = factorized(frame[data.member])[0]
+            member = pd.Series(codes, index=frame.index).where(codes >= 0)
+            coded = _with(_with(frame, data.member, member), TYPE, 1)
+            panel = panel_from_frame(coded, self.config, schema=self.schema)
+            probabilities = self.posterior(panel.to(self.device))[torch.from_numpy(codes).to(self.device)]
+        else:
+            state = self.schema.encode(frame if self.shares is None else _with(frame, TYPE, 1))
+            probabilities = self.log_shares(state.to(self.device)).exp()
+        labels = [str(k + 1) for k in range(self.schema.types)]
+        return pd.DataFrame(probabilities.cpu().numpy(), index=frame.index, columns=labels)
+
+    def with_types(self, frame: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+        """``frame`` with a column ``type`` in which each member (of a frame that is no panel, each row) has a type
+        drawn by :meth:`type_probabilities`; the frame itself where there are no hidden types, or it says which."""
+        if not self._typeless(frame):
+            return frame
+        probabilities = self.type_probabilities(frame).to_numpy()
+        member = factorized(frame[self.config.data.member])[0] if self.config.data.member in frame.columns else None
+        uniform = torch.rand(len(frame), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
+        uniform = uniform if member is None else uniform[member]
+        drawn = (uniform[:, None] > probabilities.cumsum(1)[:, :-1]).sum(1)
+        return _with(frame, TYPE, drawn + 1)
+
+    @torch.no_grad()
+    def posterior(self, panel: Panel) -> Tensor:
+        """P(type | all choices)[M, K] of the members of a panel, whatever type it says they are of; float64."""
+        if self.shares is None:
+            return torch.ones(panel.n_members, 1, dtype=torch.float64, device=self.device)
+        joint = self.log_shares(panel.state[first_rows(panel.member)]) + self.log_moves(panel)
+        for k in range(self.schema.types):
+            for i in panel.free.nonzero().squeeze(1).split(CHUNK):
+                log_pi = self.log_policy_of(of_type(panel.state[i], k), panel.menu[i])
+                chosen = log_pi.gather(1, panel.action[i].unsqueeze(1)).squeeze(1)
+                joint[:, k].index_add_(0, panel.member[i], chosen.double())
+        return joint.softmax(1)
+
+    @torch.no_grad()
+    def log_moves(self, panel: Panel) -> Tensor:
+        """log P[M, K] of all that members' states did, given what they chose, by type; 0 where dynamics do not differ
+        by it. float64."""
+        found = torch.zeros(panel.n_members, self.schema.types, dtype=torch.float64, device=self.device)
+        if self.schema.columns[-1].hidden != "all":
+            return found
+        for k in range(self.schema.types):
+            for i in (panel.next_row >= 0).nonzero().squeeze(1).split(CHUNK):
+                pair = of_type(panel.state[i], k), panel.action[i], of_type(panel.state[panel.next_row[i]], k)
+                found[:, k].index_add_(0, panel.member[i], self.dynamics.log_prob(*pair).double())
+        return found
+
+    @torch.no_grad()
+    def log_shares(self, state: Tensor) -> Tensor:
+        """log P(type | first state)[N, K] of state[N, F]; float64."""
+        if self.shares is None:
+            return torch.zeros(len(state), 1, dtype=torch.float64, device=state.device)
+        found: Tensor = self.shares(state)
+        return found
+
+    def _typeless(self, frame: pd.DataFrame) -> bool:
+        return self.shares is not None and TYPE not in frame.columns
+
+    def _mean_over_types(self, answer: Callable[[pd.DataFrame], Answer], frame: pd.DataFrame) -> Answer:
+        weight = self.type_probabilities(frame)
+        total, *others = (answer(_with(frame, TYPE, label)).mul(weight[label], axis=0) for label in weight)
+        for part in others:
+            total = total + part
+        return total
 
     @torch.no_grad()
     def reward_of(self, state: Tensor, anchor_reward: Tensor | None = None) -> Tensor:
@@ -203,12 +298,15 @@ class FittedModel:
             runs.write_json(partial / "model.json", about)
 
     def _networks(self) -> dict[str, nn.Module]:
-        return {
+        networks: dict[str, nn.Module | None] = {
             "policy": self.policy_network,
             "anchor_q": self.anchor_network,
             "reward": self.reward_network,
             "dynamics": self.dynamics,
-        } | ({"refit": self.refit} if self.refit else {})
+            "refit": self.refit,
+            "shares": self.shares,
+        }
+        return {name: network for name, network in networks.items() if network is not None}
 
     def _state_menu(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
         state = self.schema.encode(frame).to(self.device)
@@ -223,14 +321,19 @@ def free_rows(schema: StateSchema, state: Tensor) -> Tensor:
     return (schema.menu(state).sum(1) > 1) & ~schema.is_terminal(state)
 
 
+def _with(frame: pd.DataFrame, column: str, values: Any) -> pd.DataFrame:
+    return frame.assign(**{column: values})
+
+
 def new_networks(config: Config, schema: StateSchema) -> FittedModel:
     """A model with untrained networks of the configured sizes."""
     e, form = config.estimation, config.reward
     terms: Crossings | LinearTerms
+    columns = (*form.columns, *schema.hidden) if form.columns else ()
     if form.structure == "linear":
-        terms = LinearTerms(schema, form.columns)
+        terms = LinearTerms(schema, columns)
     else:
-        terms = Crossings(schema, form.columns, alone=form.benefits if form.structure == "additive" else ())
+        terms = Crossings(schema, columns, alone=form.benefits if form.structure == "additive" else ())
     plain = form.structure == "full" and not form.columns
     crossings = None if plain else Crossings(schema)
     model = FittedModel(
@@ -242,6 +345,7 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
         dynamics=TransitionModel(schema, e.dynamics.hidden),
         terms=terms,
         crossings=crossings,
+        shares=TypeShares(schema) if schema.hidden else None,
     )
     if not e.refit.rounds:
         return model

@@ -9,6 +9,7 @@ takes the same columns. ``features`` of every network has the constant 1 as its 
     PolicyNetwork       log pi(a|s), a masked softmax                        P step
     AnchorValueNetwork  the anchor's value, linear in features               Q step
     RewardNetwork       r(s, a), one head per action, given g(s)             R step
+    TypeShares          P(type | first state)                                hidden types
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Encoder(nn.Module):
 
     A category never seen in training has code ``len(labels)``, which is no slot's code: all its slots are 0.
     Ordinals enter twice, by level and as a scalar, so that a network can use their order without being bound to it.
+    ``without``: categories that are left out.
     """
 
     slot_column: Tensor
@@ -43,9 +45,10 @@ class Encoder(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, schema: StateSchema) -> None:
+    def __init__(self, schema: StateSchema, *, without: tuple[str, ...] = ()) -> None:
         super().__init__()
-        slots = [(f, code) for f, c in enumerate(schema.columns) if c.discrete for code in range(len(c.labels))]
+        used = [(f, c) for f, c in enumerate(schema.columns) if c.discrete and c.name not in without]
+        slots = [(f, code) for f, c in used for code in range(len(c.labels))]
         scalars = [(f, *_standard(c.kind, len(c.labels), c.centre, c.scale)) for f, c in enumerate(schema.columns)]
         scalars = [s for s, c in zip(scalars, schema.columns, strict=True) if c.kind != "category"]
         self.register_buffer("slot_column", torch.tensor([f for f, _ in slots], dtype=torch.long))
@@ -202,6 +205,47 @@ class LinearTerms(nn.Module):
             code = raw.long().clamp(0, self.worth.shape[1] - 1)
             raw = torch.where(self.counted.unsqueeze(1), raw, self.worth.gather(1, code))
         return torch.cat([state.new_ones(1, len(state)), raw]).T
+
+
+class TypeShares(nn.Module):
+    """log P(type | first observed state): a multinomial logit in the columns as they are, standardised.
+
+    The state that a member is first seen in follows from choices made before, and these from his type: this is the
+    correction for initial conditions (Wooldridge 2005, in a discrete form; Arcidiacono & Miller 2011).
+
+    Attributes
+    ----------
+    weight : [K, D], float64, the row of the first type 0.
+    """
+
+    weight: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, schema: StateSchema) -> None:
+        super().__init__()
+        self.terms = LinearTerms(schema, tuple(c.name for c in schema.columns if not c.hidden))
+        width = self.terms.width
+        self.register_buffer("weight", torch.zeros(schema.types, width, dtype=torch.float64))
+        self.register_buffer("centre", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(width, dtype=torch.float64))
+
+    def standardise(self, state: Tensor) -> None:
+        """Take centre and scale from state[M, F]."""
+        x = self.terms(state).double()
+        sd = x.std(0, correction=0)
+        self.centre.copy_(x.mean(0))
+        self.scale.copy_(torch.where(sd > 1e-4 * x.abs().amax(0).clamp_min(1e-12), sd, torch.inf))
+        self.centre[0], self.scale[0] = 0.0, 1.0
+
+    def features(self, state: Tensor) -> Tensor:
+        """x[N, D] of state[N, F], float64, first column 1."""
+        x: Tensor = self.terms(state)
+        return (x.double() - self.centre) / self.scale
+
+    def forward(self, state: Tensor) -> Tensor:
+        """log share[N, K] of state[N, F]."""
+        return (self.features(state) @ self.weight.T).log_softmax(1)
 
 
 def _label_values(labels: tuple[str, ...]) -> list[float]:

@@ -2,7 +2,8 @@
 
 Only the state columns are needed. The output has the rows of --data in their order: member and period where they are
 there, then reward_<action> and value (in reward units; empty where there is nothing to choose or the action is not
-available) and policy_<action> (choice probabilities).
+available) and policy_<action> (choice probabilities); with hidden types also type_<k>, the probability of each, which
+reward, policy and value are averaged by: the posterior where --data has member, period and action.
 
 python scripts/predict.py --run runs/membership --data new.parquet --out predictions.parquet
 """
@@ -40,7 +41,8 @@ def main() -> None:
     with console.status(f"predicting {len(frame):,} rows"):
         keys = [name for name in (model.config.data.member, model.config.data.period) if name in frame.columns]
         reward, policy = model.reward(frame).add_prefix("reward_"), model.policy(frame).add_prefix("policy_")
-        table = pd.concat([frame[keys], reward, policy, model.value(frame)], axis=1)
+        kinds = [model.type_probabilities(frame).add_prefix("type_")] if model.shares is not None else []
+        table = pd.concat([frame[keys], reward, policy, model.value(frame), *kinds], axis=1)
         content = table.to_parquet(index=False) if arguments.out.suffix == ".parquet" else table.to_csv(index=False)
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,7 @@ def check_out(out: Path, data: Path, *, overwrite: bool) -> None:
 
 def unseen(model: irl.fitted.FittedModel, frame: pd.DataFrame) -> dict[str, int]:
     """Category column -> rows with a label that training did not see."""
-    state = model.schema.encode(frame)
+    state = model.schema.encode(model.with_types(frame, seed=0))
     columns = [(f, c) for f, c in enumerate(model.schema.columns) if c.kind == "category"]
     counts = {c.name: int((state[:, f] == c.levels).sum()) for f, c in columns}
     return {name: rows for name, rows in counts.items() if rows}

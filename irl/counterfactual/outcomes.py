@@ -223,7 +223,7 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
     check_population(scenario.population, model.schema)
     check_money(money_of(model, scenario), model.config.data, model.schema)
     interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
-    panel, rows = _rows(model, frame)
+    panel, rows = _rows(model, model.with_types(frame, seed=scenario.seed))
     for each in interventions.values():
         each.menu(each.state(rows.state, rows.segment), rows.segment)  # refuses to leave nothing to choose
     starts = draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario, model.schema)

@@ -34,6 +34,8 @@ class Column:
     assigned : observed or randomised
     centre, scale : mean and standard deviation in declared units (count and numeric; scale 1 if constant)
     minimum, maximum : observed range of the values (of the codes for category and ordinal)
+    hidden : of the column of the hidden types, which no data show: what differs by it, "tastes" or "all" (the dynamics
+        too); else empty
     """
 
     name: str
@@ -46,6 +48,7 @@ class Column:
     scale: float = 1.0
     minimum: float = 0.0
     maximum: float = 0.0
+    hidden: str = ""
 
     @property
     def discrete(self) -> bool:

@@ -108,6 +108,18 @@ def tensors_of(panel: Panel) -> dict[str, Tensor]:
     return {f.name: getattr(panel, f.name) for f in fields(panel) if f.name not in ("schema", "gaps")}
 
 
+def first_rows(member: Tensor) -> Tensor:
+    """bool[N]: the first row of every member, of rows sorted by member."""
+    return torch.cat([member.new_ones(1), member.diff()]) > 0
+
+
+def of_type(state: Tensor, k: int) -> Tensor:
+    """The same states, all of hidden type ``k`` (a copy)."""
+    state = state.clone()
+    state[:, -1] = k
+    return state
+
+
 def panel_from_frame(
     frame: pd.DataFrame, config: Config, *, schema: StateSchema | None = None, source: str = "the panel"
 ) -> Panel:

@@ -30,6 +30,7 @@ from irl.data.encode import (
 )
 from irl.data.periods import period_numbers
 from irl.data.schema import StateSchema, encode_columns, fit_schema
+from irl.sections import TYPE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,12 @@ def checked_rows(
         Naming every problem of the frame.
     """
     findings = missing_columns(study_columns(config), frame)
+    if schema is not None and any(name not in frame.columns for name in schema.hidden):
+        raise InputError(
+            f"{source}: this study has hidden types, and no column {TYPE!r} says who is of which; "
+            "FittedModel.with_types draws them. Bootstrap, sensitivity, attribution and backtest cannot do so yet: "
+            "train with `types: 1` for these"
+        )
     if frame.empty:
         raise _error([*findings, Finding("there are no rows")], frame, config, source)
     frame = frame.loc[:, ~frame.columns.duplicated()].reset_index(drop=True)

@@ -11,7 +11,7 @@ no such label). Limit: numeric values beyond 2^24 lose digits in float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor
 from irl.config import Between, Condition, Config, Feature, InputError, nearest, unknown
 from irl.data.column import TOLERANCE, Column
 from irl.data.encode import Finding, finding, label, labelled, missing_columns, natural_order, numbers, segments_of
+from irl.sections import TYPE
 
 UNSEEN = "(unseen)"
 
@@ -73,6 +74,24 @@ class StateSchema:
             return state[:, f]
         values = [*map(float, self.columns[f].labels), torch.nan]
         return torch.tensor(values, device=state.device)[state[:, f].long()]
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The column of the hidden types, if there are any: it is the last."""
+        return tuple(column.name for column in self.columns if column.hidden)
+
+    @property
+    def types(self) -> int:
+        """Number of hidden types."""
+        return self.columns[-1].levels if self.hidden else 1
+
+    def with_types(self, number: int, *, dynamics: bool) -> StateSchema:
+        """The schema with the column of so many hidden types."""
+        labels, hidden = tuple(str(k + 1) for k in range(number)), "all" if dynamics else "tastes"
+        column = Column(
+            name=TYPE, kind="category", dynamics="static", labels=labels, maximum=float(number - 1), hidden=hidden
+        )
+        return replace(self, columns=(*self.columns, column))
 
     @property
     def base(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,24 @@ def findings(model: FittedModel, panel: Panel) -> dict[str, Any]:
         "contributions": contributions(model, panel),
         "coefficients": coefficients(model),
         "wald": wald_tests(model),
+    }
+
+
+def by_type(model: FittedModel, panel: Panel, posterior: Tensor) -> dict[str, Any]:
+    """What tells hidden types apart, over states visited by members of types drawn by posterior[M, K].
+
+    ``number``; ``share`` of the members, by type; ``certainty``, the mean probability of each member's likeliest type;
+    ``reward`` and ``contributions`` as in :func:`findings`, with types for segments.
+    """
+    labels = panel.schema.columns[-1].labels
+    schema = replace(panel.schema, segments=labels)
+    panel = replace(panel, schema=schema, segment=panel.state[:, -1].long())
+    return {
+        "number": len(labels),
+        "share": dict(zip(labels, posterior.mean(0).tolist(), strict=True)),
+        "certainty": float(posterior.amax(1).mean()),
+        "reward": reward_summary(model, panel),
+        "contributions": contributions(model, panel),
     }
 
 

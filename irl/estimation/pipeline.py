@@ -27,11 +27,12 @@ from irl.data.panel import Panel
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
-from irl.estimation.findings import findings
+from irl.estimation.findings import by_type, findings
 from irl.estimation.policy import fit_policy
-from irl.estimation.refit import fit_refit
+from irl.estimation.refit import RefitReport, fit_refit
 from irl.estimation.reward import fit_reward
 from irl.estimation.training import Workbench
+from irl.estimation.types import Mixture, StartReport, checked, started
 from irl.fitted import FittedModel, new_networks
 from irl.networks import PolicyNetwork
 
@@ -41,6 +42,12 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 LEAST_PER_FOLD = 25
 """Members per fold below which the Q step goes without the orthogonal correction."""
+
+
+class Fitted(Protocol):
+    """Does a step, or takes it from where finished steps are kept."""
+
+    def __call__(self, name: str, network: NetworkT, fit: Callable[[], tuple[NetworkT, Any]]) -> NetworkT: ...
 
 
 class StepStore(Protocol):
@@ -125,9 +132,11 @@ def estimate(
     """The fitted model and the metrics of every step."""
     store = store or NoStore()
     e, gamma, alpha = config.estimation, config.discount, config.temperature
-    panel = panel.to(bench.device)
+    panel = members = panel.to(bench.device)
     held_out = held_out_rows(panel, e.validation, config.seed)
-    model = new_networks(config, panel.schema).to(bench.device)
+    types = config.types
+    schema = panel.schema if types.number == 1 else panel.schema.with_types(types.number, dynamics=types.dynamics)
+    model = new_networks(config, schema).to(bench.device)
     metrics: Metrics = {}
 
     def step(name: str, network: NetworkT, fit: Callable[[], tuple[NetworkT, Any]]) -> NetworkT:
@@ -140,9 +149,14 @@ def estimate(
         metrics[name] = stored
         return network.eval()
 
+    mixture: Mixture | None = None
+    if types.number > 1:
+        mixture, start = _mixture(model, panel, held_out, config, bench, step)
+        metrics["types_start"] = asdict(start)
+        panel, held_out = mixture.expanded(model), held_out.repeat(types.number)
     policy = step("policy", model.policy_network, lambda: fit_policy(panel, held_out, e.policy, bench=bench))
     log_pi = _forward(policy, panel.state, panel.menu)
-    corrected = e.folds > 1 and panel.n_members >= LEAST_PER_FOLD * e.folds
+    corrected = e.folds > 1 and members.n_members >= LEAST_PER_FOLD * e.folds
     crossed = _cross_fitted(panel, held_out, config, bench, step) if corrected else None
     anchor_q = step(
         "anchor_q",
@@ -168,10 +182,54 @@ def estimate(
     )
     dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
     model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)
+    diagnosed = {"panel": panel_metrics(members, config)}
+    if mixture is not None:
+        model, found = _with_types(model, mixture, panel, held_out, bench, step)
+        return model, {**diagnosed, **metrics, **found}
+    diagnosed |= {"support": support(panel, log_pi)}
     if model.refit is not None:
         step("refit", model.refit, lambda: fit_refit(model, panel, held_out, e.refit, bench=bench))
-    diagnosed = {"panel": panel_metrics(panel, config), "support": support(panel, log_pi)}
     return model, {**diagnosed, **metrics, **findings(model, panel)}
+
+
+def _mixture(
+    model: FittedModel, panel: Panel, held_out: Tensor, config: Config, bench: Workbench, step: Fitted
+) -> tuple[Mixture, StartReport]:
+    """Members' types to begin with, from the policy of a single type."""
+    checked(model)
+    assert model.shares is not None
+    options, single = config.estimation.policy, PolicyNetwork(panel.schema, config.estimation.policy.hidden)
+    fit = partial(fit_policy, panel, held_out, options, bench=bench, name="policy_one_type")
+    network = step("policy_one_type", single.to(bench.device), fit)
+    log_pi = _forward(network, panel.state, panel.menu)
+    number, seed = config.types.number, config.seed
+    posterior, report = started(panel, log_pi, held_out, number, shares=model.shares, seed=seed)
+    return Mixture(panel, model.shares, posterior, torch.zeros_like(posterior)), report
+
+
+def _with_types(
+    model: FittedModel,
+    mixture: Mixture,
+    expanded: Panel,
+    held_out: Tensor,
+    bench: Workbench,
+    step: Fitted,
+) -> tuple[FittedModel, Metrics]:
+    """The refit with the members' types, and what was found of them."""
+    assert model.refit is not None and model.shares is not None
+    options, seed = model.config.estimation.refit, model.config.seed
+    mixture.moves = model.log_moves(mixture.drawn(model, seed=seed))
+    both = nn.ModuleDict({"refit": model.refit, "shares": model.shares})
+
+    def fit() -> tuple[nn.ModuleDict, RefitReport]:
+        _, report = fit_refit(model, expanded, held_out, options, bench=bench, mixture=mixture)
+        return both, report
+
+    step("refit", both, fit)
+    mixture.posterior = model.posterior(mixture.drawn(model, seed=seed))
+    drawn = mixture.drawn(model, seed=seed)
+    known = support(drawn, _forward(model.policy_network, drawn.state, drawn.menu))
+    return model, {"support": known, **findings(model, drawn), "types": by_type(model, drawn, mixture.posterior)}
 
 
 def _cross_fitted(
@@ -179,12 +237,13 @@ def _cross_fitted(
     held_out: Tensor,
     config: Config,
     bench: Workbench,
-    step: Callable[[str, PolicyNetwork, Callable[[], tuple[PolicyNetwork, Any]]], PolicyNetwork],
+    step: Fitted,
 ) -> Tensor:
     """log pi[N, A] of every row, by a policy fitted on the members of the other folds."""
     e = config.estimation
-    order = torch.randperm(panel.n_members, generator=torch.Generator().manual_seed(config.seed + 1))
-    fold = (order % e.folds).to(panel.member.device)[panel.member]
+    members = panel.n_members // panel.schema.types  # an expanded panel has each once per type, block by block
+    order = torch.randperm(members, generator=torch.Generator().manual_seed(config.seed + 1))
+    fold = (order % e.folds).to(panel.member.device)[panel.member % members]
     crossed = torch.zeros(panel.n_rows, panel.n_actions, device=panel.state.device)
     for k in range(e.folds):
         mine = fold == k

@@ -30,9 +30,11 @@ Limits: what the features cannot express is not found; conditional on the dynami
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,6 +45,7 @@ from irl.data.panel import Panel
 from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
 from irl.estimation.training import Workbench
+from irl.estimation.types import ROUNDS, Mixture
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
 from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn, kernel_rows
@@ -77,6 +80,17 @@ class RefitReport:
     seconds: float
 
 
+@dataclass(frozen=True)
+class TypesReport(RefitReport):
+    """With hidden types: log-likelihoods have them integrated out, member by member. ``bic`` of the whole, by members;
+    ``climbs`` the penalised log-likelihood after each round of EM, by round of the refit; ``monotone``: within none of
+    these did it fall."""
+
+    bic: float
+    climbs: list[list[float]]
+    monotone: bool
+
+
 def fit_refit(
     model: FittedModel,
     panel: Panel,
@@ -84,10 +98,12 @@ def fit_refit(
     options: Refit,
     *,
     bench: Workbench,
+    mixture: Mixture | None = None,
     inspect: Callable[[Logit, Choices, Tensor, Tensor], None] | None = None,
 ) -> tuple[Refitted, RefitReport]:
     """The refit of ``model`` (whose P, Q, R and dynamics are fitted) on ``panel``; ``held_out`` is bool [N].
 
+    With hidden types ``panel`` is the expanded one of ``mixture``, which is left with the posteriors that were found.
     ``inspect`` is called at the end with the logit, the choices, theta[P] and the prior's precisions [P].
     """
     started = time.perf_counter()
@@ -108,8 +124,9 @@ def fit_refit(
     changes: list[float] = []
     effective, solution, logit = 0.0, None, None
     refitted = False
-    for r in range(options.rounds):
-        bench.tick("refit", r, options.rounds, float("nan"))
+    rounds = options.rounds if mixture is None else max(options.rounds, ROUNDS)
+    for r in range(rounds):
+        bench.tick("refit", r, rounds, float("nan"))
         sums = feature_sums(model, rows, mean, scale, refitted=refitted)
         solution = evaluation.solve(sums, ridge=RIDGE_ROWS / sums.rows)
         logit = logit_of(model, solution.weights, mean, scale)
@@ -118,6 +135,8 @@ def fit_refit(
         else:
             theta, _ = maximised(logit, choices, theta, precision[groups])
             effective = float(scale.isfinite().sum()) * (len(groups) // len(mean))  # none is shrunk
+        if mixture is not None:
+            theta, choices = mixture.climb(logit, choices, theta, precision[groups])
         before = _sample_policy(model, rows, refitted=refitted)
         _store(refit, theta, solution.weights, mean, scale)
         refitted = True
@@ -125,19 +144,23 @@ def fit_refit(
         if changes[-1] < STILL:
             break
     assert solution is not None and logit is not None, "at least one round"
+    panel = choices.panel
     if options.standard_errors:
         found = covariance(model, panel, rows, choices, logit, theta, precision[groups])
         _store_covariance(refit, found, mean, scale)
-    likelihood = logit.log_likelihood(theta, choices) / choices.mass
+    log_likelihood = logit.log_likelihood if mixture is None else partial(mixture.log_likelihood, logit)
+    likelihood = log_likelihood(theta, choices) / choices.mass
     inside = Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
     outside = Choices(model, panel, (panel.free & held_out).nonzero().squeeze(1), {})
     without, _ = maximised(logit, inside, theta, precision[groups])
+    if mixture is not None:
+        without, _ = mixture.climb(logit, inside, without, precision[groups], aside=True)
     if inspect is not None:
         inspect(logit, choices, theta, precision[groups])
     report = RefitReport(
         choices=len(choices.rows),
         log_likelihood=likelihood,
-        held_out_log_likelihood=logit.log_likelihood(without, outside) / outside.mass,
+        held_out_log_likelihood=log_likelihood(without, outside) / outside.mass,
         effective_parameters=effective,
         precisions=precision.tolist(),
         policy_change=changes,
@@ -146,7 +169,15 @@ def fit_refit(
         converged=solution.converged,
         seconds=time.perf_counter() - started,
     )
-    bench.tick("refit", options.rounds, options.rounds, -report.held_out_log_likelihood)
+    if mixture is not None:
+        parameters = effective + mixture.shares.weight[1:].numel()
+        report = TypesReport(
+            **asdict(report),
+            bic=-2 * likelihood * choices.mass + parameters * math.log(mixture.panel.n_members),
+            climbs=mixture.traces,
+            monotone=mixture.monotone,
+        )
+    bench.tick("refit", rounds, rounds, -report.held_out_log_likelihood)
     bench.record("refit", {"held_out_log_likelihood": report.held_out_log_likelihood})
     return refit, report
 

@@ -15,7 +15,18 @@ from pathlib import Path
 import pandas as pd
 
 from irl import runs
-from irl.report import answers, attribution, backtest, estimates, falsification, plots, sensitivity, tables, words
+from irl.report import (
+    answers,
+    attribution,
+    backtest,
+    estimates,
+    falsification,
+    plots,
+    sensitivity,
+    tables,
+    types,
+    words,
+)
 from irl.report.plots import Panel
 from irl.report.record import Record, ScenarioRecord, at
 from irl.report.style import STYLE
@@ -128,6 +139,7 @@ def _rewards(record: Record) -> str:
     bar = "Bar: 10th to 90th percentile over visited states (a spread between states, not a confidence interval)."
     text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
     more = [estimates.contribution_table(record), estimates.coefficient_table(record)]
+    more += [types.type_table(record), types.number_table(record)]
     shown = "".join(_table(t) for t in more if t is not None)
     checks = [estimates.wald_table(record), estimates.bootstrap_table(record)]
     folded = "".join(_folded(t) for t in checks if t is not None)

@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from irl import membership
+from irl import membership, membership_types
 from irl.config import Config, validated
 from irl.data import panel_from_frame
 from irl.estimation.falsification import battery
@@ -134,7 +134,7 @@ def solved(**options: Any) -> membership.MarketSolution:
 def simulated(case: str, seed: int, members: int) -> pd.DataFrame:
     about = {"members": members, "periods": PERIODS, "seed": seed}
     if case in TYPES:
-        return membership.simulate_mixture([solved(taste=t) for t in TYPES[case]], **about)[0]
+        return membership_types.simulate_types([solved(taste=t) for t in TYPES[case]], **about)[0]
     if case == "drift":
         first = membership.simulate(solved(), **(about | {"periods": PERIODS // 2}))
         later = solved(taste=1.3)
