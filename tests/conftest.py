@@ -15,7 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
+LONGEST = ("test_recovery.py", "test_inference.py")
+"""They come first, so that neither of two processes ends long after the other."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     slow = config.getoption("--slow") or "slow" in config.getoption("-m")
     for item in items:
         if "slow" in item.keywords and not slow:

@@ -24,7 +24,7 @@ PERIODS = 12
 @pytest.fixture(scope="module")
 def study():
     """Market, its solution, a panel, the model fitted on it, and the metrics."""
-    options = ["estimation.dynamics.max_epochs=10", "estimation.refit.rows=6000"]
+    options = ["estimation.dynamics.max_epochs=10", "estimation.refit.rows=2000"]
     config = load_config("configs/membership.yaml", options)
     market = membership.Market(price_factors=(0.8, 1.2))
     solution = membership.solve(market)

@@ -49,7 +49,9 @@ def test_it_installs_once_from_anywhere_and_again_when_the_pins_change(copy):
     for _ in range(2):
         result = _test_sh(copy, "-k", "two words", python=python)
         assert result.returncode == 0, result.stderr
-        assert result.stdout.endswith(f"pytest in {copy} with -k two words\n")
+        assert result.stdout.endswith(
+            f"pytest in {copy} with -n 2 --dist loadfile --no-loadscope-reorder -k two words\n"
+        )
     place, command = log.read_text().splitlines()
     assert place == str(copy)
     assert command.endswith("-c scripts/constraints.txt -e .[dev]")
