@@ -8,7 +8,7 @@ config=configs/membership.yaml
 scenario=configs/scenarios/annual_dearer.yaml
 data=runs/quickstart/data
 run=runs/quickstart/run
-small=(market.members=2000 market.periods=24 estimation.refit.rows=10000 "data.path=$data/membership.parquet")
+small=(market.members=2000 market.periods=24 "data.path=$data/membership.parquet")
 
 "$python" scripts/simulate.py --config "$config" --out "$data" "${small[@]}"
 "$python" scripts/train.py --config "$config" --run "$run" --overwrite "${small[@]}"

@@ -91,33 +91,31 @@ class Record:
         ordered = [s for s in dict.fromkeys(named) if s != ALL]
         return [*ordered, ALL] if ALL in named else ordered
 
+    def _found(self, file: str) -> Mapping[str, Any]:
+        """What a script left in the run's folder; empty if it was not asked."""
+        path = self.folder / file
+        found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
+        return found
+
     @cached_property
     def bootstrap(self) -> Mapping[str, Any]:
         """What scripts/bootstrap.py found; empty if it was not asked."""
-        path = self.folder / "bootstrap.json"
-        found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
-        return found
+        return self._found("bootstrap.json")
 
     @cached_property
     def falsification(self) -> Mapping[str, Any]:
         """What scripts/falsify.py found; empty if it was not asked."""
-        path = self.folder / "falsification.json"
-        found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
-        return found
+        return self._found("falsification.json")
 
     @cached_property
     def attribution(self) -> Mapping[str, Any]:
         """What scripts/attribution.py found; empty if it was not asked."""
-        path = self.folder / "attribution.json"
-        found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
-        return found
+        return self._found("attribution.json")
 
     @cached_property
     def backtest(self) -> Mapping[str, Any]:
         """What scripts/backtest.py found: ``backtest`` and ``experiment``; empty if it was not asked."""
-        path = self.folder / "backtest.json"
-        found: Mapping[str, Any] = runs.read_json(path) if path.is_file() else {}
-        return found
+        return self._found("backtest.json")
 
 
 def at(content: Any, *keys: str, default: Any = None) -> Any:
