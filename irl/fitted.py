@@ -22,14 +22,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from irl import bellman, runs
-from irl.config import Config, InputError, Reward, nearest, validated
+from irl.config import Config, InputError, nearest, validated
 from irl.data.encode import factorized
 from irl.data.panel import Panel, first_rows, of_type, panel_from_frame
 from irl.data.schema import StateSchema
+from irl.declared import TYPE, Reward
 from irl.dynamics import TransitionModel
 from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork, TypeShares
 from irl.refitted import Refitted
-from irl.sections import TYPE
 
 FORMAT = 2
 """Version of the model folder; a folder of another version is refused."""

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from irl import tabular
 from irl.bellman import Nests
-from irl.config import Between, Condition, InputError, unknown
+from irl.config import InputError, unknown
+from irl.declared import Between, Condition
 from irl.membership import (
     ACTIONS,
     NONE,

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from irl.config import Condition, Money, Section, read_yaml, validated
+from irl.config import Section, read_yaml, validated
+from irl.declared import Condition, Money
 
 BASELINE = "baseline"
 """What answers call the programme as it is; no scenario may have this name."""

@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class InputError(ValueError):
@@ -25,29 +25,6 @@ class Section(BaseModel):
     """A frozen group of options; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-TYPE = "type"
-"""The state column of a member's hidden type, beside those declared; its labels are 1, 2, ..."""
-
-
-class Types(Section):
-    """Hidden types: members who differ in tastes that no column shows. One type: nobody does."""
-
-    number: int = Field(1, ge=1, le=9)
-    dynamics: bool = Field(False, description="whether what moves the state differs by type too")
-
-    def problems(self, *, state: Iterable[str], refitted: bool, structure: str, duration: str | None) -> list[str]:
-        """Why a study cannot have them."""
-        if self.number == 1:
-            return []
-        wrong = {
-            f"a state column is called {TYPE!r}, which is what theirs is called; rename it": TYPE in state,
-            "they are told apart by the refit: `estimation.refit.rounds` must be at least 1": not refitted,
-            "the reward has to be able to differ by them: `reward.structure: full` or additive": structure == "linear",
-            "rows that last several periods (`data.duration`) cannot have them": duration is not None,
-        }
-        return [f"types: {what}" for what, holds in wrong.items() if holds]
 
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from irl.config import Between, Config, InputError, load_config, nearest, unknown, validated
+from irl.config import Config, InputError, load_config, nearest, unknown, validated
+from irl.declared import Between
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 STUDY: dict[str, Any] = {

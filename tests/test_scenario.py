@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from irl.config import Between, InputError
+from irl.config import InputError
+from irl.declared import Between
 from irl.scenario import NESTS, Scenario, cases, load_scenario, scenario_from
 
 SCENARIOS = sorted((Path(__file__).resolve().parents[1] / "configs" / "scenarios").glob("*.yaml"))

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from irl.config import Data, InputError
+from irl.config import InputError
 from irl.counterfactual.forecast import (
     DRAWS,
     Observed,
@@ -47,6 +47,7 @@ from irl.data.encode import label
 from irl.data.panel import Panel, panel_from_frame
 from irl.data.periods import period_numbers
 from irl.data.split import fitted_rows, held_out, numbered
+from irl.declared import Data
 from irl.fitted import FittedModel
 from irl.networks import Encoder
 

@@ -6,10 +6,11 @@ it does; a movement only if the column moves.
 
 from __future__ import annotations
 
-from irl.config import Between, unknown
+from irl.config import unknown
 from irl.counterfactual import conditions
 from irl.data.encode import label
 from irl.data.schema import StateSchema
+from irl.declared import Between
 from irl.scenario import AddChange, DynamicsChange, FeatureChange, RemoveChange, RewardChange, Scenario
 
 

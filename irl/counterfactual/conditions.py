@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from irl.config import Between, Condition, nearest, unknown
+from irl.config import nearest, unknown
 from irl.data.encode import label
 from irl.data.schema import StateSchema
+from irl.declared import Between, Condition
 
 
 def holds(schema: StateSchema, condition: Condition, state: Tensor, segment: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from irl.config import Condition
 from irl.data.schema import StateSchema
+from irl.declared import Condition
 from irl.scenario import AddChange, Change, FeatureChange, RemoveChange, RewardChange, Timing
 from irl.tabular import FiniteMDP, policy_iteration
 

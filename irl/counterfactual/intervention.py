@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from irl.bellman import Nests
-from irl.config import Condition, InputError
+from irl.config import InputError
 from irl.counterfactual import conditions
 from irl.counterfactual.checks import problems_of
 from irl.data.column import Column
 from irl.data.schema import StateSchema
+from irl.declared import Condition
 from irl.dynamics import Movement, TransitionModel
 from irl.scenario import AddChange, Change, DynamicsChange, FeatureChange, RewardChange, Scenario
 

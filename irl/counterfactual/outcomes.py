@@ -51,7 +51,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from irl.config import InputError, Money
+from irl.config import InputError
 from irl.counterfactual.anchor_errors import MOST_ROWS, TOLERANCE, Dependence, dependence
 from irl.counterfactual.identification import classify
 from irl.counterfactual.intervals import Comparison, compared, t_quantile
@@ -64,6 +64,7 @@ from irl.counterfactual.solve import solve
 from irl.counterfactual.support import Tally, support
 from irl.counterfactual.timing import Policy, remembered, solve_path
 from irl.data.panel import Panel, panel_from_frame
+from irl.declared import Money
 from irl.fitted import FittedModel, Z
 from irl.scenario import BASELINE, Scenario, cases, scenario_from
 from irl.transitions import States, Transitions, drawn

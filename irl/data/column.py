@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irl.config import Between, Values, nearest
+from irl.config import nearest
 from irl.data.encode import label
+from irl.declared import Between, Values
 
 TOLERANCE = 1e-6
 """Relative, of comparisons; float32 resolves 1.2e-7."""

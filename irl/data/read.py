@@ -20,13 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from irl.config import Config, Data, InputError, nearest
+from irl.config import Config, InputError, nearest
 from irl.data.encode import factorized
 from irl.data.panel import Panel, panel_from_frame
 from irl.data.periods import periods_per_year
 from irl.data.rows import data_columns, study_columns
 from irl.data.schema import StateSchema
 from irl.data.split import fitted_rows, held_out
+from irl.declared import Data
 
 PARQUET, CSV = (".parquet", ".pq"), (".csv", ".csv.gz")
 Result = TypeVar("Result")

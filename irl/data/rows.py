@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from irl.config import Config, Data, InputError, nearest
+from irl.config import Config, InputError, nearest
 from irl.data.encode import (
     Bools,
     Finding,
@@ -30,7 +30,7 @@ from irl.data.encode import (
 )
 from irl.data.periods import period_numbers
 from irl.data.schema import StateSchema, encode_columns, fit_schema
-from irl.sections import TYPE
+from irl.declared import TYPE, Data
 
 
 @dataclass(frozen=True, kw_only=True)

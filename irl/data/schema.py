@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from irl.config import Between, Condition, Config, Feature, InputError, nearest, unknown
+from irl.config import Config, InputError, nearest, unknown
 from irl.data.column import TOLERANCE, Column
 from irl.data.encode import Finding, finding, label, labelled, missing_columns, natural_order, numbers, segments_of
-from irl.sections import TYPE
+from irl.declared import TYPE, Between, Condition, Feature
 
 UNSEEN = "(unseen)"
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from irl.config import Between, Data, InputError, Period, Values, unknown
+from irl.config import InputError, unknown
 from irl.data.column import TOLERANCE
 from irl.data.encode import Bools, Ints, factorized, label, labelled, numbers
 from irl.data.periods import period_numbers
+from irl.declared import Between, Data, Period, Values
 
 
 def fitted_rows(frame: pd.DataFrame, data: Data) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from irl.config import Between, Condition
+from irl.declared import Between, Condition
 from irl.report.answers import currency
 from irl.report.estimates import anchor_shares, trained
 from irl.report.falsification import cautions as falsification_cautions

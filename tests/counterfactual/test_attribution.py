@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from irl import tabular
-from irl.config import InputError, Reward
+from irl.config import InputError
 from irl.counterfactual import attribution, visits
 from irl.counterfactual.attribution import Without, additive, attribute
 from irl.counterfactual.solve import solve
+from irl.declared import Reward
 from irl.networks import Crossings, LinearTerms
 from irl.refitted import Refitted
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from irl.bellman import Nests
-from irl.config import Between, InputError
+from irl.config import InputError
 from irl.counterfactual.intervention import Intervention, cautions, compile_scenario
 from irl.data.schema import Column, StateSchema
+from irl.declared import Between
 from irl.scenario import scenario_from
 
 SCHEMA = StateSchema(

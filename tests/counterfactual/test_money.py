@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from irl.config import Config, InputError, Money
+from irl.config import Config, InputError
 from irl.counterfactual import ask
 from irl.counterfactual.money import check_money, paid, price_coefficients
 from irl.data.panel import panel_from_frame
 from irl.data.schema import fit_schema
+from irl.declared import Money
 from irl.fitted import new_networks
 from irl.transitions import States
 

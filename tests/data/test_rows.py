@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from irl.config import InputError, Money
+from irl.config import InputError
 from irl.data import panel_from_frame
+from irl.declared import Money
 
 
 def problems(frame, config, **options) -> list[str]:

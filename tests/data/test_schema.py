@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from irl.config import Between, InputError
+from irl.config import InputError
 from irl.data import StateSchema, fit_schema
 from irl.data.schema import UNSEEN
+from irl.declared import Between
 
 
 @pytest.fixture

@@ -1,0 +1,281 @@
+"""What a study declares of the world: its columns, the anchor, the form of the reward, money, who the members are."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from irl.sections import Section, unknown
+
+Scalar = bool | int | float | str
+
+
+class Between(Section):
+    """A closed range of a numeric feature, in its declared units; an open side is left out."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, (Mapping, Between)):
+        return value
+    listed = list(value) if isinstance(value, (list, tuple)) else [value]
+    listed = [v.isoformat() if isinstance(v, datetime.date) else v for v in listed]  # YAML reads dates as such
+    if not listed or not all(isinstance(v, (str, int, float)) for v in listed):
+        raise ValueError("give an allowed value, a list of them, or a range {min: ..., max: ...}")
+    return listed
+
+
+Values = Annotated[tuple[Scalar, ...] | Between, BeforeValidator(_listed)]
+Condition = dict[str, Values]
+"""Column name -> allowed values (or a range). All columns must hold at once."""
+
+
+def _period(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime.date) else value  # YAML reads dates as such
+
+
+Period = Annotated[int | str, BeforeValidator(_period)]
+"""A period, written as the period column has it."""
+
+
+Weight = Annotated[float, Field(ge=0)] | str
+"""A number, or a column that holds it."""
+
+
+class Feature(Section):
+    """One column of the state."""
+
+    kind: Literal["category", "ordinal", "count", "numeric"]
+    dynamics: Literal["static", "table", "clock", "learned"]
+    levels: int | tuple[Scalar, ...] | None = Field(
+        None, description="ordinal: number of levels (values 0..levels-1) or the values in order"
+    )
+    parents: tuple[str, ...] = Field((), description="table: state columns that, with the action, move this one")
+    assigned: Literal["observed", "randomised"] = Field(
+        "observed", description="randomised: varies for reasons unrelated to taste (a price test)"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Feature:
+        if self.kind == "ordinal" and self.levels is None:
+            raise ValueError("an ordinal needs `levels`: their number, or the values in order")
+        if self.kind != "ordinal" and self.levels is not None:
+            raise ValueError(f"`levels` is for ordinals; this is a {self.kind}")
+        if isinstance(self.levels, int) and self.levels < 2:
+            raise ValueError("`levels` must be at least 2")
+        if isinstance(self.levels, tuple) and (len(self.levels) < 2 or len(set(self.levels)) < len(self.levels)):
+            raise ValueError("`levels` must list at least two different values")
+        if self.dynamics == "table" and self.kind in ("count", "numeric"):
+            raise ValueError("`dynamics: table` counts levels: it is for categories and ordinals; use learned")
+        if self.parents and self.dynamics != "table":
+            raise ValueError(f"`parents` is for `dynamics: table`; this is {self.dynamics}")
+        return self
+
+
+class Data(Section):
+    """Where the panel is and what its columns mean: one tidy row per member and period."""
+
+    path: str = Field(description="Parquet or CSV: a file, a folder or a glob")
+    member: str
+    period: str = Field(description="column of integers or dates")
+    action: str
+    actions: tuple[str, ...] = Field(min_length=2, description="the whole menu, in the order of the outputs")
+    available: dict[str, Condition] = Field(
+        default_factory=dict, description="action -> condition on the state; an action not named is always available"
+    )
+    segment: tuple[str, ...] = Field((), description="one column or a list; need not be a state feature")
+    terminal: Condition = Field(default_factory=dict, description="states after which there is nothing")
+    weight: str | None = Field(None, description="column of positive row weights")
+    cluster: str | None = Field(
+        None,
+        description="column of the groups of members within which errors may go together (a regional test); "
+        "default: every member by itself",
+    )
+    duration: str | None = Field(None, description="column of periods until the member's next row (default 1)")
+    until: Period | None = Field(
+        None, description="last period to fit on; scripts/backtest.py forecasts the later ones"
+    )
+    held_out: Condition = Field(
+        default_factory=dict, description="condition on any columns: members for whom it holds are fitted on nowhere"
+    )
+    state: dict[str, Feature] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_segment(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("segment"), str):
+            return {**values, "segment": [values["segment"]]}
+        return values
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Data:
+        problems = []
+        if len(set(self.actions)) < len(self.actions):
+            problems.append("`actions` lists an action twice")
+        for action in self.available:
+            problems += unknown(action, self.actions, "available", "action")
+        named = [(f"available.{a}", c) for a, c in self.available.items()] + [("terminal", self.terminal)]
+        for place, condition in named:
+            for column in condition:
+                problems += unknown(column, self.state, place, "state column")
+        if self.action in self.state:
+            problems.append(f"state.{self.action}: the action to be explained cannot be state; its past can")
+        for name, feature in self.state.items():
+            for parent in feature.parents:
+                problems += unknown(parent, self.state, f"state.{name}.parents", "state column")
+                if parent in self.state and self.state[parent].kind in ("count", "numeric"):
+                    problems.append(f"state.{name}.parents: {parent!r} is not a category or ordinal")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class Anchor(Section):
+    """Whose reward is known: an action's, an action's that depends on the state, or a reference policy's on average.
+
+    Exactly one of ``action``, ``by_state`` (a category of the state whose labels are actions) and ``policy``:
+    ``uniform`` over the menu, or weights by action, numbers or state columns, which are restricted to the menu and
+    normalised (an action left out has weight 0).
+    """
+
+    action: str | None = None
+    by_state: str | None = None
+    policy: Literal["uniform"] | dict[str, Weight] | None = None
+    reward: float | str = Field(0.0, description="a number in reward units, or a column that holds it")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Anchor:
+        if sum(form is not None for form in (self.action, self.by_state, self.policy)) != 1:
+            raise ValueError("give exactly one of `action`, `by_state`, `policy`")
+        weights = self.policy.values() if isinstance(self.policy, dict) else ()
+        if isinstance(self.policy, dict) and not any(isinstance(w, str) or w > 0 for w in weights):
+            raise ValueError("`policy` needs an action with a positive weight")
+        return self
+
+    def weights(self, actions: tuple[str, ...]) -> tuple[float | str, ...]:
+        """The weights of the reference policy by action; empty for the other forms."""
+        if self.policy == "uniform":
+            return (1.0,) * len(actions)
+        return tuple(self.policy.get(a, 0.0) for a in actions) if isinstance(self.policy, dict) else ()
+
+    def problems(self, data: Data) -> list[str]:
+        """Names that the data section does not have, and columns of the wrong kind."""
+        found = [] if self.action is None else unknown(self.action, data.actions, "anchor.action", "action")
+        if self.by_state is not None:
+            found += unknown(self.by_state, data.state, "anchor.by_state", "state column")
+            if self.by_state in data.state and data.state[self.by_state].kind != "category":
+                found.append(f"anchor.by_state: {self.by_state!r} is not a category: its labels have to be actions")
+        for action, weight in self.policy.items() if isinstance(self.policy, dict) else ():
+            found += unknown(action, data.actions, "anchor.policy", "action")
+            if isinstance(weight, str):
+                found += unknown(weight, data.state, f"anchor.policy.{action}", "state column")
+                if weight in data.state and data.state[weight].kind not in ("count", "numeric"):
+                    found.append(f"anchor.policy.{action}: {weight!r} is not numeric: it has to hold weights")
+        return found
+
+
+class Reward(Section):
+    """The form of the reward of every action but the anchor.
+
+    ``full``: main effects and interactions, shrunk by evidence. ``additive``: the same, but every benefit has a term of
+    its own (which may differ by what never changes about a member), so that the reward splits into benefits exactly.
+    ``linear``: a coefficient for every column, by maximum likelihood; with ``select``, shrunk by evidence, which
+    removes columns that explain nothing.
+    """
+
+    structure: Literal["full", "additive", "linear"] = "full"
+    columns: tuple[str, ...] = Field((), description="state columns that the reward may depend on; empty: all")
+    benefits: tuple[str, ...] = Field((), description="state columns whose contributions to the reward are reported")
+    intercept: bool = Field(True, description="linear: whether an action has a constant of its own")
+    select: bool = Field(False, description="linear: shrink every column by evidence (the others always do)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Reward:
+        problems = []
+        if self.structure == "additive" and not self.benefits:
+            problems.append("`structure: additive` needs `benefits`, the columns with a term of their own")
+        if self.structure != "linear" and (self.select or not self.intercept):
+            problems.append("`select` and `intercept` are for `structure: linear`")
+        if self.columns:
+            problems += [
+                p for name in self.benefits for p in unknown(name, self.columns, "benefits", "one of `columns`:")
+            ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class Flow(Section):
+    """Money per period: an amount, and ``per`` unit of state columns, where a condition of the state holds."""
+
+    amount: float | str = Field(0.0, description="a number, or a numeric state column")
+    per: dict[str, float] = Field(
+        default_factory=dict, description="state column -> money per unit (an ordinal's levels count as their numbers)"
+    )
+    where: Condition = Field(default_factory=dict)
+
+    def problems(self, data: Data, place: str) -> list[str]:
+        """Names that the data section does not have, and columns that are not numbers."""
+        found = unknown(self.amount, data.state, place, "state column") if isinstance(self.amount, str) else []
+        if isinstance(self.amount, str) and self.amount in data.state:
+            numeric = data.state[self.amount].kind in ("count", "numeric")
+            found += [] if numeric else [f"{place}: {self.amount!r} is not numeric: it has to hold amounts"]
+        found += [p for name in self.where for p in unknown(name, data.state, f"{place}.where", "state column")]
+        for name in self.per:
+            found += unknown(name, data.state, f"{place}.per", "state column")
+            if name in data.state and data.state[name].kind == "category":
+                found.append(f"{place}.per: {name!r} is a category: it has no units")
+        return found
+
+
+def _flow(value: Any) -> Any:
+    return value if isinstance(value, (Mapping, Flow)) else {"amount": value}
+
+
+Flows = dict[str, Annotated[Flow, BeforeValidator(_flow)]]
+"""Action -> money per period in which it is chosen; a number or a column stands for a flow of that amount."""
+
+
+class Money(Section):
+    """What members pay and what serving them costs, by action; an action not named pays, or costs, nothing."""
+
+    currency: str = Field(pattern=r"\S")
+    price: Flows = Field(min_length=1)
+    cost: Flows = Field(default_factory=dict)
+
+    def problems(self, data: Data, place: str = "money") -> list[str]:
+        """Names that the data section does not have, and columns that are not numbers."""
+        found = []
+        for kind, flows in (("price", self.price), ("cost", self.cost)):
+            for action, flow in flows.items():
+                found += unknown(action, data.actions, f"{place}.{kind}", "action")
+                found += flow.problems(data, f"{place}.{kind}.{action}")
+        return found
+
+
+TYPE = "type"
+"""The state column of a member's hidden type, beside those declared; its labels are 1, 2, ..."""
+
+
+class Types(Section):
+    """Hidden types: members who differ in tastes that no column shows. One type: nobody does."""
+
+    number: int = Field(1, ge=1, le=9)
+    dynamics: bool = Field(False, description="whether what moves the state differs by type too")
+
+    def problems(self, *, state: Iterable[str], refitted: bool, structure: str, duration: str | None) -> list[str]:
+        """Why a study cannot have them."""
+        if self.number == 1:
+            return []
+        wrong = {
+            f"a state column is called {TYPE!r}, which is what theirs is called; rename it": TYPE in state,
+            "they are told apart by the refit: `estimation.refit.rounds` must be at least 1": not refitted,
+            "the reward has to be able to differ by them: `reward.structure: full` or additive": structure == "linear",
+            "rows that last several periods (`data.duration`) cannot have them": duration is not None,
+        }
+        return [f"types: {what}" for what, holds in wrong.items() if holds]
