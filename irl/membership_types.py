@@ -21,12 +21,18 @@ from irl.membership import (
 
 
 def solve_types(
-    market: Market, tastes: Sequence[float], *, track: Callable[[Iterable[Cell]], Iterable[Cell]] = iter
+    market: Market,
+    tastes: Sequence[float],
+    *,
+    chosen_use: bool = False,
+    track: Callable[[Iterable[Cell]], Iterable[Cell]] = iter,
 ) -> list[MarketSolution]:
-    """The market of each type of members, who value every benefit so many times as much."""
+    """The market of each type of members, who value every benefit so many times as much; with ``chosen_use`` their use
+    of it also rises so many times as fast."""
     solutions = []
     for taste in tastes:
-        segments = {name: segment.of_type(taste) for name, segment in market.segments.items()}
+        use = taste if chosen_use else 1.0
+        segments = {name: segment.of_type(taste, use) for name, segment in market.segments.items()}
         solutions.append(solve(replace(market, segments=segments), track=track))
     return solutions
 

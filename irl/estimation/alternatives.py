@@ -4,10 +4,12 @@ Every alternative is a direction z(s, a): where the model holds, choices less th
 it, whatever is known before the choice goes into it (:mod:`irl.estimation.falsification`):
 
     stationarity  1{later half} of every action but the base, and 1{later half} r(s,a)
+    common shocks 1{period} of all actions but the base together, for every period but the first (or so many spans)
     hidden types  d(a) E, E the sum of the same member's other residuals along d; d = 1{a is not the base}, and r(s,a):
                   the score of the variance of a random coefficient of d
-    attention     1{a = default} / pi(a|s), the default being the action before: the score of the share that renews
-                  without deciding; and its products with columns that move and are kept out of the reward
+    attention     1{a = default} / pi(a|s), the default being what most do who did the same before: the score of the
+                  share that renews without deciding; and its products with columns that move and are kept out of the
+                  reward
     iia           -log pi(a | one of the plans) of the plans: the score of their dissimilarity
                   where a column is the price of one plan alone: what it adds to other plans' rewards, as estimated
     discount      columns that move and are kept out of the reward, and what follows, c(s,a): a discount factor too high
@@ -33,6 +35,8 @@ from irl.data.schema import StateSchema
 from irl.dynamics import start_parents
 from irl.fitted import FittedModel
 
+SPANS = 24
+"""Spans of periods, at most, that may have a shock of their own."""
 LEAST_PROBABILITY = 0.05
 """Floor of the default's probability in 1/pi: a rare default would decide alone."""
 
@@ -88,6 +92,14 @@ def alternatives(found: Residuals) -> list[Alternative]:
             z=_later_half(found),
         ),
         Alternative(
+            name="common shocks",
+            null="no period is better or worse for all members than the state says",
+            sees="seasons, campaigns and events that no column of the state shows",
+            cannot_see="what differs between members, or moves them between plans alone; calendar columns of the state "
+            "take for theirs what comes back every year",
+            z=_periods(found),
+        ),
+        Alternative(
             name="hidden types",
             null="given the state, a member's choices are independent over time",
             sees="tastes for plans or for what they give that differ between members and are in no column",
@@ -139,6 +151,16 @@ def _later_half(found: Residuals) -> Tensor | str:
     return torch.cat([found.dummies(), _beyond_base(found).unsqueeze(2)], 2) * later[:, None, None]
 
 
+def _periods(found: Residuals) -> Tensor | str:
+    _, at = found.panel.period[found.rows].unique(return_inverse=True)
+    number = int(at.max()) + 1
+    if number == 1:
+        return "all decisions are of one period"
+    spans = min(number, SPANS)
+    own = torch.eye(spans, dtype=found.pi.dtype, device=at.device)[at * spans // number, 1:]
+    return found.dummies().sum(2, keepdim=True) * own.unsqueeze(1)
+
+
 def _beyond_base(found: Residuals) -> Tensor:
     """r(s,a) less the base's [n, A], over its standard deviation."""
     beyond = found.reward - found.reward[:, [found.model.schema.base]]
@@ -175,19 +197,36 @@ def products_variance(found: Residuals) -> Tensor:
 
 
 def _default(found: Residuals) -> Tensor | str:
-    panel = found.panel
-    before = torch.full_like(panel.next_row, -1)
-    linked = (panel.next_row >= 0).nonzero().squeeze(1)
-    before[panel.next_row[linked]] = panel.action[linked]
-    default = before[found.rows]
-    at = default.clamp_min(0).unsqueeze(1)
-    known = (default >= 0) & panel.menu[found.rows].gather(1, at).squeeze(1)
+    default, known = default_action(found)
     if not known.any():
-        return "nobody's last action is on the menu again"
+        return "nobody's default is on the menu"
+    at = default.unsqueeze(1)
     likely = found.pi.gather(1, at).squeeze(1).clamp_min(LEAST_PROBABILITY)
     z = torch.zeros_like(found.pi).scatter_(1, at, (known / likely).unsqueeze(1)).unsqueeze(2)
     x = _excluded(found, static=False)
     return z if isinstance(x, str) else torch.cat([z, z * x.unsqueeze(1)], 2)
+
+
+def default_action(found: Residuals) -> tuple[Tensor, Tensor]:
+    """What happens where nobody decides [n], and where that is known and on the menu (bool [n]).
+
+    The likeliest choice, by the model, of all who did the same before and whose categories that the action moves (a
+    status) have the same labels; without such categories, what was done before itself. A contract that has run out may
+    be renewed as another plan: what was done before alone would miss that.
+    """
+    panel, schema = found.panel, found.model.schema
+    before = torch.full_like(panel.next_row, -1)
+    linked = (panel.next_row >= 0).nonzero().squeeze(1)
+    before[panel.next_row[linked]] = panel.action[linked]
+    before = before[found.rows]
+    moved = [f for f, c in enumerate(schema.columns) if c.kind == "category" and c.dynamics == "table"]
+    default, known = before.clamp_min(0), before >= 0
+    if moved:
+        seen = torch.cat([before.unsqueeze(1), panel.state[found.rows][:, moved].long()], 1)
+        _, group = seen.unique(dim=0, return_inverse=True)
+        likely = found.pi.new_zeros(int(group.max()) + 1, found.pi.shape[1]).index_add_(0, group, found.pi)
+        default, known = likely.argmax(1)[group], torch.ones_like(known)
+    return default, known & panel.menu[found.rows].gather(1, default.unsqueeze(1)).squeeze(1)
 
 
 def _within_nest(found: Residuals) -> Tensor | str:
