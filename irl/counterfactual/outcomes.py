@@ -53,6 +53,7 @@ from torch import Tensor
 
 from irl.config import InputError
 from irl.counterfactual.anchor_errors import MOST_ROWS, TOLERANCE, Dependence, dependence
+from irl.counterfactual.forward import Compile
 from irl.counterfactual.identification import classify
 from irl.counterfactual.intervals import Comparison, compared, t_quantile
 from irl.counterfactual.intervention import Intervention, added_actions, cautions, compile_scenario
@@ -115,9 +116,15 @@ class Question:
     rows: States
     starts: Starts
 
-    def answer(self, *, tick: Tick = lambda stage, done, of: None, bands: bool = True) -> Answer:
+    def answer(
+        self,
+        *,
+        tick: Tick = lambda stage, done, of: None,
+        bands: bool = True,
+        compile: Compile | None = None,
+    ) -> Answer:
         """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress. Without ``bands``, answers
-        that depend on the anchor's reward come without how far."""
+        that depend on the anchor's reward come without how far. ``compile``: how forward passes are compiled."""
         model, scenario = self.model, self.scenario
         parameters, width = None, math.nan
         if model.has_standard_errors:
@@ -127,7 +134,7 @@ class Question:
             width = Z if several <= PARAMETER_DRAWS else t_quantile(PARAMETER_DRAWS)
         unchanged = self._follow(self.interventions[BASELINE])
         tick("solve", 0, len(self.interventions))
-        baseline = solve(model, self.interventions[BASELINE], unchanged, draws=parameters)
+        baseline = solve(model, self.interventions[BASELINE], unchanged, draws=parameters, compile=compile)
         policies: dict[str, Policy] = {BASELINE: baseline}
         for i, (label, intervention) in enumerate(list(self.interventions.items())[1:], start=1):
             tick("solve", i, len(self.interventions))
