@@ -26,9 +26,8 @@ and without a period (the baseline of those from ``surplus`` on is 0 by definiti
 
 Where the anchor is a column's action or a policy, no action stands for not being a member, and the outcomes from
 ``membership`` to ``survival`` and ``tenure`` are left out. ``low`` and ``high`` are the bounds of a 95 % interval of
-``change`` (:mod:`irl.counterfactual.intervals`); they are empty where the model has no standard errors, for ``gainers``
-and ``losers``, which count members beyond a threshold, and where a row rests on too few members to tell. A rate of
-nobody has no row.
+``change`` (:mod:`irl.counterfactual.intervals`); they are empty where the model has no standard errors, and where a
+row rests on too few members to tell. A rate of nobody has no row.
 
 Limits: the intervals hold the dynamics fixed; money is counted at the prices that members face, so that a change
 declared in reward units moves no revenue of itself; a period of the simulation is one row of the panel, so studies with
