@@ -62,6 +62,9 @@ class Estimation(Section):
     reward: Step = Step()
     dynamics: Step = Step()
     refit: Refit = Refit()
+    falsification: bool = Field(
+        True, description="whether training ends with tests of what it assumes (one type, everybody attentive)"
+    )
 
 
 class Market(Section):

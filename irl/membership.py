@@ -43,7 +43,6 @@ NONE, MONTHLY, ANNUAL = range(3)
 STATUSES = ("out", "monthly", "annual")
 STOCK = 5  # people in the market for each in a panel of the stock of members
 
-
 class Cell(NamedTuple):
     """What never changes for a member, and so delimits a problem of its own."""
 
@@ -324,7 +323,7 @@ def simulate(
 ) -> pd.DataFrame:
     """A panel of ``members`` who follow the exact policy: one row per member and period, sorted.
 
-    Columns ``member_id``, ``period`` (0 is a January), the state columns, and the chosen ``plan``. Segments are drawn by
+    Columns ``member_id``, ``period`` (0: a January), the state columns, and the chosen ``plan``. Segments are drawn by
     their shares and prices uniformly from the solved cells; everyone has been in the market, from no plan and no
     engagement, for ``burn_in_years`` before period 0. With ``entry: stock``, only who is a member then is in the panel.
     """

@@ -10,8 +10,8 @@ it, whatever is known before the choice goes into it (:mod:`irl.estimation.falsi
     attention     1{a = default} / pi(a|s), the default being what most do who did the same before: the score of the
                   share that renews without deciding; and its products with columns that move and are kept out of the
                   reward
-    iia           -log pi(a | one of the plans) of the plans: the score of their dissimilarity
-                  where a column is the price of one plan alone: what it adds to other plans' rewards, as estimated
+    iia           -log pi(a | one of the plans) of the plans: the score of their dissimilarity; and for every plan, the
+                  columns that are the price of one other plan alone, and so are kept out of its reward
     discount      columns that move and are kept out of the reward, and what follows, c(s,a): a discount factor too high
                   or low gives c a coefficient of its own
     anchor        an environment (a column that never changes, by which the dynamics differ) kept out of the reward, and
@@ -66,10 +66,7 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A direction: z [n, A, K], or why there is none. ``twice``: every product of two residuals is in it twice.
-
-    ``zeros`` (instead of the direction): weights of the refit, numbered as its covariance, that are 0 under the null.
-    """
+    """A direction: z [n, A, K], or why there is none. ``twice``: every product of two residuals is in it twice."""
 
     name: str
     null: str
@@ -77,7 +74,6 @@ class Alternative:
     cannot_see: str
     z: Tensor | str
     twice: bool = False
-    zeros: Tensor | None = None
 
 
 def alternatives(found: Residuals) -> list[Alternative]:
@@ -122,7 +118,6 @@ def alternatives(found: Residuals) -> list[Alternative]:
             cannot_see="nests that split the plans; hardly anything, where no plan has a price of its own "
             "(`money.price`) that varies by itself",
             z=_within_nest(found),
-            zeros=_other_prices(found.model),
         ),
         Alternative(
             name="discount",
@@ -238,23 +233,22 @@ def _within_nest(found: Residuals) -> Tensor | str:
     share = plans / plans.sum(1, keepdim=True).clamp_min(1e-300)
     z = torch.zeros_like(found.pi)
     z[:, found.paid] = torch.where(share > 0, -share.clamp_min(1e-6).log(), 0.0)
-    return z.unsqueeze(2)
+    return torch.cat([z.unsqueeze(2), _other_prices(found)], 2)
 
 
-def _other_prices(model: FittedModel) -> Tensor | None:
-    """Weights of the refit by which a plan's own price would count for another plan; None where there are none."""
-    assert model.refit is not None
-    prices = {} if model.config.money is None else model.config.money.price
-    charged = [(f, a) for a, flow in prices.items() for f in model.schema.names if f == flow.amount or f in flow.per]
-    width, at = model.terms.width, []
-    for f, action in charged:
-        if sum(f == g for g, _ in charged) > 1:
+def _other_prices(found: Residuals) -> Tensor:
+    """z [n, A, K]: for every column that only one plan pays, and every other plan, the column."""
+    model, money = found.model, found.model.config.money
+    charged = [] if money is None else [(f.amount, a) for a, f in money.price.items() if isinstance(f.amount, str)]
+    z = found.pi.new_zeros(*found.pi.shape, 0)
+    for name, payer in charged:
+        if sum(name == other for other, _ in charged) > 1:
             continue
-        for b, a in enumerate(model.refit.paid):
-            if model.schema.actions[a] != action:
-                own = model.schema.index(f)
-                at += [b * width + j for j, columns in enumerate(model.terms.columns_of) if own in columns]
-    return torch.tensor(at, device=model.device) if at else None
+        f = model.schema.index(name)
+        x = _values(model.schema.columns[f], found.panel.state[found.rows, f].double())[:, :1]
+        others = [k for k, a in enumerate(found.paid) if model.schema.actions[a] != payer]
+        z = torch.cat([z, found.dummies()[:, :, others] * x.unsqueeze(1)], 2)
+    return z
 
 
 def _discount(found: Residuals) -> Tensor | str:

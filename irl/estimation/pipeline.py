@@ -27,6 +27,7 @@ from irl.data.panel import Panel
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
+from irl.estimation.falsification import refusal, tested
 from irl.estimation.findings import by_type, findings
 from irl.estimation.policy import fit_policy
 from irl.estimation.refit import RefitReport, fit_refit
@@ -189,6 +190,8 @@ def estimate(
     diagnosed |= {"support": support(panel, log_pi)}
     if model.refit is not None:
         step("refit", model.refit, lambda: fit_refit(model, panel, held_out, e.refit, bench=bench))
+    if e.falsification and refusal(model) is None:
+        metrics["falsification"] = tested(model, panel, metrics["refit"]["precisions"])
     return model, {**diagnosed, **metrics, **findings(model, panel)}
 
 

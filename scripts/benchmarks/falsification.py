@@ -13,9 +13,9 @@ time:
     reminded      in three of ten, and in nine of ten where a reminder came (a column that the reward leaves out)
     commitment    contracts cannot be left, and the study's menu says that they can
     nest          seven tenths of the taste shocks are common to the two plans
-    season        benefits are worth more in some months (as in the full market)
+    season        benefits are worth more in some months (the full market's seasons, three times as strong)
     drift         half-way, all benefits are worth 1.3 times as much
-    discount      the study has .8 a month, members .95
+    discount      the study has .6 a month, members .95
     anchor        the study's anchor is wrong by a benefit's level (0, 1, 2)
 
 Panels are independent; every panel's results are kept in the folder, under the version of the code, so that a run that
@@ -63,7 +63,7 @@ OPTIONS = {
     "commitment": {"commitment": True},
     "correct": {"environments": True},
     "anchor": {"environments": True},
-    "season": {"season": True},
+    "season": {"season": 3.0},
     "shocks": {"shocks": 1.5},
 }
 CASES = ("correct", "types", "use", "shocks", "attention", "reminded", "commitment", "nest", "season", "drift",
@@ -77,7 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--panels", type=int, default=500, help="of the correct case")
     parser.add_argument("--power", type=int, default=50, help="panels of every other case")
-    parser.add_argument("--members", type=int, default=500, help=f"of every panel, {PERIODS} periods each")
+    parser.add_argument(
+        "--members",
+        type=int,
+        default=500,
+        help=f"of every correct panel, {PERIODS} periods each; where something is wrong, twice as many",
+    )
     parser.add_argument("--cases", nargs="*", choices=CASES, default=CASES)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/falsification"), help="folder of the results")
@@ -86,8 +91,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     number = {case: arguments.panels if case == "correct" else arguments.power for case in arguments.cases}
     jobs = [(case, seed) for seed in range(max(number.values())) for case in number if seed < number[case]]
-    files = {job: folder / f"{arguments.members}-{job[0]}-{job[1]}.csv" for job in jobs}
-    todo = [job for job, file in files.items() if not file.is_file()]
+    paths = {job: folder / file(job, arguments.members) for job in jobs}
+    todo = [job for job, path in paths.items() if not path.is_file()]
     work = partial(kept, folder=folder, members=arguments.members)
     started = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
@@ -96,9 +101,9 @@ def main() -> None:
             pass
     seconds = time.perf_counter() - started
     console = Console(width=None if Console().is_terminal else 140)
-    print_table(console, pd.concat({job: pd.read_csv(file) for job, file in files.items()}, names=["case", "seed"]))
+    print_table(console, pd.concat({job: pd.read_csv(path) for job, path in paths.items()}, names=["case", "seed"]))
     took = f", {seconds * arguments.workers / len(todo):.1f} s a panel" if todo else ""
-    console.print(f"{arguments.members} members x {PERIODS}{took}; CSV files in {folder}")
+    console.print(f"{arguments.members} members x {PERIODS}, or twice as many{took}; CSV files in {folder}")
 
 
 def version() -> str:
@@ -107,17 +112,21 @@ def version() -> str:
     return fingerprint(*(path.read_text(encoding="utf-8") for path in sources))[:8]
 
 
+def file(job: tuple[str, int], members: int) -> str:
+    return f"{members}-{job[0]}-{job[1]}.csv"
+
+
 def kept(job: tuple[str, int], *, folder: Path, members: int) -> None:
     """One panel's results, written to its file at once when they are there."""
     torch.set_num_threads(1)
     case, seed = job
-    part = folder / f".{members}-{case}-{seed}.csv"
-    results(case, seed, members).to_csv(part, index=False)
-    part.rename(folder / f"{members}-{case}-{seed}.csv")
+    part = folder / f".{file(job, members)}"
+    results(case, seed, members if case == "correct" else 2 * members).to_csv(part, index=False)
+    part.rename(folder / file(job, members))
 
 
 def market(
-    *, taste: float = 1.0, use: float = 1.0, environments: bool = False, season: bool = False, shocks: float = 0.0,
+    *, taste: float = 1.0, use: float = 1.0, environments: bool = False, season: float = 0.0, shocks: float = 0.0,
     **options: Any,
 ) -> Market:  # fmt: skip
     """No diminishing returns, so that the reward is linear in the columns; members count dollars twice as much as in
@@ -127,7 +136,7 @@ def market(
     own = replace(own, saturation=1e4, price=2 * own.price, base=own.base + own.price * 10.0, commitment=COMMITMENT)
     keeping = {b: replace(own.benefits[b], drop_out=0.6, rise_out=0.01) for b in BENEFITS}
     segments = {"slow": own, "fast": replace(own, benefits=own.benefits | keeping)} if environments else {"gen_z": own}
-    seasons = {b: full.seasons[b] if season else (0.0,) * 12 for b in BENEFITS}
+    seasons = {b: tuple(season * x for x in full.seasons[b]) for b in BENEFITS}
     found = replace(full, segments=segments, seasons=seasons)
     return found.moody(shocks) if shocks else found
 
@@ -172,11 +181,11 @@ def study(case: str, seed: int) -> Config:
         "anchor": {"action": "none", "reward": "video" if case == "anchor" else 0.0},
         "reward": {"structure": "linear", "columns": ["status", "price_monthly", *BENEFITS]},
         "money": {"currency": "USD", "price": {"monthly": "price_monthly"}},
-        "discount": 0.8 if case == "discount" else 0.95,
+        "discount": 0.6 if case == "discount" else 0.95,
         "seed": seed,
         "estimation": {
-            "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
-            "refit": {"rows": 1000, "rounds": 2, "standard_errors": False},
+            "falsification": False, "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
+            "refit": {"rows": 700, "rounds": 2, "standard_errors": False},
         },
     }  # fmt: skip
     return validated(Config, about, "the benchmark")

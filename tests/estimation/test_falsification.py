@@ -91,11 +91,12 @@ def correct():
 
 def test_a_correct_panel_is_not_rejected(correct):
     _, _, checks = correct
-    assert list(checks) == ["stationarity", "hidden types", "attention", "iia", "discount", "anchor"]
+    assert list(checks) == ["stationarity", "common shocks", "hidden types", "attention", "iia", "discount", "anchor"]
     done = {name: c for name, c in checks.items() if c.p is not None}
-    assert set(done) == {"stationarity", "hidden types", "attention", "iia"}
+    assert set(done) == {"stationarity", "common shocks", "hidden types", "attention", "iia"}
     assert all(c.p > 0.02 and not c.why for c in done.values()), done
-    assert done["stationarity"].df == 3 and done["hidden types"].df == 2 and done["iia"].df == 1
+    assert done["stationarity"].df == 3 and done["hidden types"].df == 2 and done["iia"].df == 2
+    assert done["common shocks"].df == 15
     assert "leaves no column out" in checks["discount"].why and checks["anchor"].statistic is None
 
 
@@ -182,7 +183,7 @@ def test_a_run_keeps_its_tests(tmp_path, correct):
     model = train(config, panel, tmp_path / "run", device=CPU)
     assert falsify(tmp_path / "run", model, panel) > 0
     record = load_record(tmp_path / "run")
-    assert len(record.falsification["checks"]) == 6
+    assert len(record.falsification["checks"]) == 7
     before = (tmp_path / "run" / RESULT).read_bytes()
     other = panel_from_frame(machine(150, 8, 6), config, schema=panel.schema)
     with pytest.raises(InputError, match="not the panel"):
