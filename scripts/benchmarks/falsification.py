@@ -1,9 +1,7 @@
 """Falsification: how often each test rejects, on correct panels (size) and on panels with one thing wrong (power).
 
 A small market solved exactly (one segment, two benefits, two prices of the monthly plan, contracts of four months, no
-seasons), whose rewards are linear in the columns that the study's reward has; in the correct case, and where the anchor
-is wrong, two segments: environments in which use moves at different speed, and nothing else. One thing is wrong at a
-time:
+seasons), whose rewards are linear in the columns that the study's reward has. One thing is wrong at a time:
 
     correct       nothing
     types         half of the members value all benefits .7 times as much, half 1.3 times
@@ -16,7 +14,8 @@ time:
     season        benefits are worth more in some months (the full market's seasons, three times as strong)
     drift         half-way, all benefits are worth 1.3 times as much
     discount      the study has .6 a month, members .95
-    anchor        the study's anchor is wrong by a benefit's level (0, 1, 2)
+    environments  nothing; two segments, in which use moves at different speed, and nothing else differs
+    anchor        the same, and the study's anchor is wrong by a benefit's level (0, 1, 2)
 
 Panels are independent; every panel's results are kept in the folder, under the version of the code, so that a run that
 is stopped goes on where it was.
@@ -54,20 +53,21 @@ from irl.runs import fingerprint
 
 PERIODS, LEVEL = 24, 0.05
 BENEFITS = ("video", "gaming")
-QUICK = {"hidden": [4], "max_epochs": 5, "batch_size": 1024}
+QUICK = {"hidden": [16], "max_epochs": 10, "batch_size": 1024}
 TYPES = (0.7, 1.3)
 OPTIONS = {
     "attention": {"attention": 0.5},
     "reminded": {"attention": 0.3, "reminded": 0.2, "attention_reminded": 0.9},
     "nest": {"nest": 0.7},
     "commitment": {"commitment": True},
-    "correct": {"environments": True},
+    "environments": {"environments": True},
     "anchor": {"environments": True},
     "season": {"season": 3.0},
     "shocks": {"shocks": 1.5},
 }
 CASES = ("correct", "types", "use", "shocks", "attention", "reminded", "commitment", "nest", "season", "drift",
-         "discount", "anchor")  # fmt: skip
+         "discount", "environments", "anchor")  # fmt: skip
+CORRECT = ("correct", "environments")
 MONTHS, COMMITMENT = 4, 1.0
 PRICES, ANNUAL = (5.0, 15.0), 20.0
 """Months of a contract and the cost of signing up for them; prices of the monthly plan and of the contract."""
@@ -75,7 +75,7 @@ PRICES, ANNUAL = (5.0, 15.0), 20.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--panels", type=int, default=500, help="of the correct case")
+    parser.add_argument("--panels", type=int, default=500, help="of every correct case")
     parser.add_argument("--power", type=int, default=50, help="panels of every other case")
     parser.add_argument(
         "--members",
@@ -89,7 +89,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.out / version()
     folder.mkdir(parents=True, exist_ok=True)
-    number = {case: arguments.panels if case == "correct" else arguments.power for case in arguments.cases}
+    number = {case: arguments.panels if case in CORRECT else arguments.power for case in arguments.cases}
     jobs = [(case, seed) for seed in range(max(number.values())) for case in number if seed < number[case]]
     paths = {job: folder / file(job, arguments.members) for job in jobs}
     todo = [job for job, path in paths.items() if not path.is_file()]
@@ -121,7 +121,7 @@ def kept(job: tuple[str, int], *, folder: Path, members: int) -> None:
     torch.set_num_threads(1)
     case, seed = job
     part = folder / f".{file(job, members)}"
-    results(case, seed, members if case == "correct" else 2 * members).to_csv(part, index=False)
+    results(case, seed, members if case in CORRECT else 2 * members).to_csv(part, index=False)
     part.rename(folder / file(job, members))
 
 
