@@ -63,7 +63,7 @@ class Estimation(Section):
     dynamics: Step = Step()
     refit: Refit = Refit()
     falsification: bool = Field(
-        True, description="whether training ends with tests of what it assumes (one type, everybody attentive)"
+        False, description="whether training ends with the tests of scripts/falsify.py (a fourth of its time or so)"
     )
 
 

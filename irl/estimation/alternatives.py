@@ -106,9 +106,10 @@ def alternatives(found: Residuals) -> list[Alternative]:
         Alternative(
             name="attention",
             null="members decide every period; nobody renews because they did not look",
-            sees="repeating of the last action that moves with a column kept out of the reward, such as a reminder; "
-            "without one, only repeating that no cost of switching explains",
-            cannot_see="without such a column, most inattention: it is taken for a cost of switching",
+            sees="renewals that move with a column kept out of the reward, such as a reminder; without one, more of them "
+            "than a cost of switching explains where what a plan gives speaks against it",
+            cannot_see="without such a column, inattention where values differ little between states: it is taken for a "
+            "cost of switching, and other forms of the reward are taken for it",
             z=_default(found),
         ),
         Alternative(

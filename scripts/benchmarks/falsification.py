@@ -184,7 +184,7 @@ def study(case: str, seed: int) -> Config:
         "discount": 0.6 if case == "discount" else 0.95,
         "seed": seed,
         "estimation": {
-            "falsification": False, "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
+            "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
             "refit": {"rows": 700, "rounds": 2, "standard_errors": False},
         },
     }  # fmt: skip

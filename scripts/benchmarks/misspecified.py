@@ -145,6 +145,7 @@ def study(case: str, remedied: bool, seed: int, members: int, periods: int) -> C
         "reward": NETWORK,
         "dynamics": NETWORK,
         "refit": {"rows": 3000},
+        "falsification": True,
     }
     for section, change in (REMEDIES[case] if remedied else {}).items():
         own = about.setdefault(section, change)

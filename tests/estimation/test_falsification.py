@@ -36,7 +36,7 @@ STUDY = {
     "discount": GAMMA,
     "estimation": {
         "policy": TINY, "anchor_q": TINY | {"rounds": 1}, "reward": TINY, "dynamics": TINY, "folds": 1,
-        "refit": {"standard_errors": False}, "falsification": False,
+        "refit": {"standard_errors": False},
     },
 }  # fmt: skip
 CPU = torch.device("cpu")
