@@ -6,8 +6,8 @@ effect is split between the state in which it is paid and those in which it is n
 and the months inside the contract): their sum over a contract is known well, the parts are not, and with them go the
 price coefficient and the answers to scenarios that keep to one part.
 
-What money is worth may differ by who a member is, by static categories and levels; that it differs by what a member
-does or uses now is left out, for otherwise the many ways in which it might are weighed against the few in which it does.
+What money is worth may differ by who a member is, by static categories and levels. That it differs by what a member
+does or uses now is left out: else the many ways in which it might are weighed against the few in which it does.
 
 An amount that counts only where a category or ordinal has certain levels enters by its products with their indicators;
 where the features hold no such products, it enters everywhere. This is a restriction of the reward only: what follows
