@@ -43,6 +43,7 @@ NONE, MONTHLY, ANNUAL = range(3)
 STATUSES = ("out", "monthly", "annual")
 STOCK = 5  # people in the market for each in a panel of the stock of members
 
+
 class Cell(NamedTuple):
     """What never changes for a member, and so delimits a problem of its own."""
 

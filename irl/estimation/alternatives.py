@@ -106,10 +106,10 @@ def alternatives(found: Residuals) -> list[Alternative]:
         Alternative(
             name="attention",
             null="members decide every period; nobody renews because they did not look",
-            sees="renewals that move with a column kept out of the reward, such as a reminder; without one, more of them "
-            "than a cost of switching explains where what a plan gives speaks against it",
-            cannot_see="without such a column, inattention where values differ little between states: it is taken for a "
-            "cost of switching, and other forms of the reward are taken for it",
+            sees="renewals that move with a column kept out of the reward, such as a reminder; without one, renewals "
+            "against what a plan gives, beyond what a cost of switching explains",
+            cannot_see="without such a column, inattention where values hardly differ between states (it is taken for a "
+            "cost of switching); a reward of the wrong form looks the same",
             z=_default(found),
         ),
         Alternative(

@@ -1,7 +1,7 @@
 """Markets that the model does not describe: what the plain study finds there, and what a study with the remedy finds.
 
-The membership market of `irl/membership.py`, solved exactly, with one segment, two benefits and no seasons, and one
-thing unlike the model at a time (a switch of the market, at its default strength here):
+The membership market of `irl/membership.py`, solved exactly, with one segment, two benefits, contracts of four
+months and no seasons, and one thing unlike the model at a time (a switch of the market, at its default strength here):
 
     correct       nothing
     types         hidden types: half of the members value benefits .7 times as much, half 1.3; remedy: `types: 2`
@@ -79,7 +79,9 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "commitment": {"data": {"available": {"monthly": {"status": OUT}, "none": {"status": OUT}}}},
     "season": {"data": {"state": {"month": {"kind": "ordinal", "levels": 12, "dynamics": "clock"}}}},
 }
-NETWORK = {"hidden": [32, 32], "max_epochs": 12}
+NETWORK = {"hidden": [16], "max_epochs": 10}
+MONTHS, ANNUAL = 4, 30.0
+"""Of a contract, and its list price."""
 DEARER = {
     "name": "annual plan a fifth dearer",
     "periods": 13,
@@ -138,13 +140,14 @@ def study(case: str, remedied: bool, seed: int, members: int, periods: int) -> C
         del state[name]
     del about["money"]["cost"]
     about |= {"reward": {"structure": "additive", "benefits": list(BENEFITS)}, "seed": seed}
+    state["months_left"]["levels"] = MONTHS
     about["market"] = {"members": members, "periods": periods, **SWITCHES[case]}
     about["estimation"] = {
         "policy": NETWORK,
         "anchor_q": NETWORK | {"max_epochs": 4},
         "reward": NETWORK,
         "dynamics": NETWORK,
-        "refit": {"rows": 3000},
+        "refit": {"rows": 1500},
         "falsification": True,
     }
     for section, change in (REMEDIES[case] if remedied else {}).items():
@@ -163,7 +166,9 @@ def solved(case: str) -> tuple[MarketSolution, ...]:
     market = membership.market_of(config)
     names = [*BENEFITS, *(name for name in market.seasons if name not in membership.Market().seasons)]
     seasons = {name: market.seasons[name] if case == "season" else (0.0,) * 12 for name in names}
-    market = replace(market, segments={SEGMENT: market.segments[SEGMENT]}, seasons=seasons)
+    own = market.segments[SEGMENT]
+    segments = {SEGMENT: replace(own, commitment=own.commitment * MONTHS / market.contract_months)}
+    market = replace(market, segments=segments, seasons=seasons, contract_months=MONTHS, list_annual=ANNUAL)
     return tuple(membership_types.solve_types(market, config.market.types, chosen_use=config.market.chosen_use))
 
 
