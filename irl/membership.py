@@ -41,7 +41,6 @@ from irl.membership_tastes import LEVELS, MOOD, YEAR, Segment, invented_seasons,
 ACTIONS = ("none", "monthly", "annual")
 NONE, MONTHLY, ANNUAL = range(3)
 STATUSES = ("out", "monthly", "annual")
-STOCK = 5  # people in the market for each in a panel of the stock of members
 
 
 class Cell(NamedTuple):
@@ -330,7 +329,7 @@ def simulate(
     """
     market, generator = solution.market, np.random.default_rng(seed)
     share = np.array([market.segments[cell.segment].share for cell in solution.cells])
-    present = members * (1 if market.entry == "everyone" else STOCK)
+    present = members * (1 if market.entry == "everyone" else 5)
     cell = generator.choice(len(share), size=present, p=share / share.sum())
     cumulative = (solution.policy if solution.decided is None else solution.decided).cumsum(-1).numpy()
     renewed = market.renewed().numpy()
@@ -340,8 +339,7 @@ def simulate(
     recorded: list[tuple[np.ndarray, ...]] = []
     for period in range(-YEAR * burn_in_years, periods):
         if period == 0 and market.entry == "stock":
-            found = np.flatnonzero(contract > 0)[:members]
-            assert len(found) == members, "fewer than one in five are members"
+            found = generator.choice(np.flatnonzero(contract > 0), size=members)  # with replacement
             cell, contract, level = cell[found], contract[found], level[found]
         state = np.ravel_multi_index((contract, *level.T), market.axes)
         draw = generator.random((len(cell), 1 + len(market.benefits)))

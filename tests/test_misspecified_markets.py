@@ -131,6 +131,9 @@ def test_the_stock_of_members_is_who_was_one_when_the_panel_began():
     assert len(first) == 500 and "out" not in set(first["status"]) and "out" in set(panel["status"])
     inside = everyone[everyone["status"] != "out"]
     assert (first["status"] == "annual").mean() == pytest.approx((inside["status"] == "annual").mean(), abs=0.07)
+    solutions = membership_types.solve_types(small_market(entry="stock"), (0.3, 1.7))
+    _, kind = membership_types.simulate_types(solutions, members=500, periods=2, seed=0)
+    assert (kind == 1).mean() > 0.55  # who values benefits is a member
 
 
 def test_a_mood_comes_and_goes_and_is_worth_its_range():

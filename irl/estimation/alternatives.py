@@ -107,9 +107,9 @@ def alternatives(found: Residuals) -> list[Alternative]:
             name="attention",
             null="members decide every period; nobody renews because they did not look",
             sees="renewals that move with a column kept out of the reward, such as a reminder; without one, renewals "
-            "against what a plan gives, beyond what a cost of switching explains",
-            cannot_see="without such a column, inattention where values hardly differ between states (it is taken for a "
-            "cost of switching); a reward of the wrong form looks the same",
+            "against what plans give, beyond what a cost of switching explains",
+            cannot_see="without such a column, inattention where values hardly differ between states, which is taken "
+            "for a cost of switching; a reward of the wrong form looks the same",
             z=_default(found),
         ),
         Alternative(
