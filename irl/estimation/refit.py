@@ -44,6 +44,7 @@ from irl.config import Refit
 from irl.data.panel import Panel
 from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
+from irl.estimation.missing_information import missing
 from irl.estimation.training import Workbench
 from irl.estimation.types import ROUNDS, Mixture
 from irl.fitted import FittedModel
@@ -146,8 +147,9 @@ def fit_refit(
     assert solution is not None and logit is not None, "at least one round"
     panel = choices.panel
     if options.standard_errors:
-        found = covariance(model, panel, rows, choices, logit, theta, precision[groups])
-        _store_covariance(refit, found, mean, scale)
+        lacking = None if mixture is None else missing(mixture, logit, theta, choices)
+        found = covariance(model, panel, rows, choices, logit, theta, precision[groups], lacking)
+        _store_covariance(model, found, mean, scale)
     log_likelihood = logit.log_likelihood if mixture is None else partial(mixture.log_likelihood, logit)
     likelihood = log_likelihood(theta, choices) / choices.mass
     inside = Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
@@ -253,10 +255,15 @@ def _store(refit: Refitted, theta: Tensor, weights: Tensor, mean: Tensor, scale:
     refit.weights.copy_(weights[..., :-1] @ theta + weights[..., -1])
 
 
-def _store_covariance(refit: Refitted, covariance: Tensor, mean: Tensor, scale: Tensor) -> None:
-    """Put the covariance[P, P] of theta in standardised features into the module, in raw features."""
-    raw = to_raw(mean, scale, len(refit.theta) - 1)
-    refit.covariance.copy_(raw @ covariance @ raw.T)
+def _store_covariance(model: FittedModel, covariance: Tensor, mean: Tensor, scale: Tensor) -> None:
+    """Put the covariance of theta[P] in standardised features, and of the weights[B] of the types' shares if there are
+    any, into the modules, in raw features."""
+    refit, shares = model.refit, model.shares
+    assert refit is not None
+    raw, size = to_raw(mean, scale, len(refit.theta) - 1), len(refit.covariance)
+    refit.covariance.copy_(raw @ covariance[:size, :size] @ raw.T)
+    if shares is not None:
+        shares.covariance.copy_(torch.cat([covariance[size:, :size] @ raw.T, covariance[size:, size:]], 1))
 
 
 def to_raw(mean: Tensor, scale: Tensor, actions: int) -> Tensor:

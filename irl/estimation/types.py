@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from irl.config import InputError
-from irl.data.panel import Panel, first_rows, tensors_of
+from irl.data.panel import Panel, expanded, first_rows, type_weights, typed
 from irl.estimation.logit import Choices, Logit, maximised
 from irl.fitted import FittedModel
 from irl.networks import TypeShares
@@ -42,14 +42,12 @@ STARTS = 6
 """Starting points of the cheap mixture."""
 SHORT, LONG, STILL = 20, 300, 1e-3
 """Rounds of EM at every starting point, and at the best one; log-likelihood below which a round is not worth making."""
-RIDGE = 1.0
-"""Precision of the prior of what is not an intercept, on standardised columns."""
+RIDGE, INTERCEPT = 1.0, 1e-3
+"""Precision of the prior of what is not an intercept, on standardised columns; and of the intercepts."""
 CLIMBS, GAIN = 30, 0.05
 """Rounds of EM within one of the refit, and the log-likelihood below which no further one is made."""
 ROUNDS = 4
 """Rounds of the refit, at least, unless it settles: posteriors and what follows have to do so together."""
-LEAST_WEIGHT = 1e-6
-"""The smallest posterior with which a row is weighted."""
 SLACK = 1e-6
 """Share of the log-likelihood by which rounding may lower it."""
 
@@ -213,7 +211,7 @@ def newton_step(x: Tensor, target: Tensor, weight: Tensor, offset: Tensor, coef:
     if not free:
         return coef
     ridge = torch.full_like(coef[0], RIDGE)
-    ridge[0] = 1e-3
+    ridge[0] = INTERCEPT
 
     def value(at: Tensor) -> float:
         log_p = (offset + x @ at.T).log_softmax(1).clamp_min(-1e30)
@@ -242,7 +240,7 @@ def newton_step(x: Tensor, target: Tensor, weight: Tensor, offset: Tensor, coef:
 
 def _penalty(coef: Tensor) -> float:
     square = coef.square()
-    return 0.5 * float(RIDGE * square[..., 1:].sum() + 1e-3 * square[..., 0].sum())
+    return 0.5 * float(RIDGE * square[..., 1:].sum() + INTERCEPT * square[..., 0].sum())
 
 
 def _by_keenness(data: _Reduced, posterior: Tensor) -> Tensor:
@@ -275,7 +273,8 @@ class Mixture:
     traces: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.first = self.panel.state[first_rows(self.panel.member)]
+        self.is_first = first_rows(self.panel.member)
+        self.first = self.panel.state[self.is_first]
         self.weight = _by_member(self.panel, self.panel.weight.double()) / self.panel.member.bincount()
 
     @property
@@ -288,29 +287,15 @@ class Mixture:
         return self.posterior.shape[1]
 
     def expanded(self, model: FittedModel) -> Panel:
-        """The panel once per type: member i as of type k is member k M + i, row t is row k N + t; clusters stay."""
-        panel, number = self.panel, self.number
-        parts = {name: torch.cat([values] * number) for name, values in tensors_of(panel).items()}
-        block = torch.arange(number, device=panel.member.device).repeat_interleave(panel.n_rows)
-        parts["state"] = torch.cat([parts["state"], block.unsqueeze(1).to(parts["state"].dtype)], 1)
-        parts["member"] += block * panel.n_members
-        for name in ("next_row", "next_choice"):
-            parts[name] = torch.where(parts[name] >= 0, parts[name] + block * panel.n_rows, -1)
-        parts["weight"] = self.row_weights(self.posterior)
-        return replace(panel, schema=model.schema, **parts, gaps=panel.gaps * number)
-
-    def row_weights(self, posterior: Tensor) -> Tensor:
-        """Weights [K N] of the expanded panel's rows."""
-        own = posterior.clamp_min(LEAST_WEIGHT)[self.panel.member].T
-        return (own * self.panel.weight.double()).flatten().float()
+        """The panel once per type, rows weighted by the posterior."""
+        return expanded(self.panel, model.schema, self.posterior)
 
     def drawn(self, model: FittedModel, *, seed: int) -> Panel:
         """The panel with one type per member, drawn by the posterior: for what is averaged over visited states."""
         generator = torch.Generator().manual_seed(seed)
         uniform = torch.rand(self.panel.n_members, 1, generator=generator, dtype=torch.float64)
         kind = (uniform.to(self.posterior.device) > self.posterior.cumsum(1)[:, :-1]).sum(1)
-        state = torch.cat([self.panel.state, kind[self.panel.member].unsqueeze(1).to(self.panel.state.dtype)], 1)
-        return replace(self.panel, schema=model.schema, state=state)
+        return typed(self.panel, model.schema, kind[self.panel.member])
 
     def joint(self, logit: Logit, theta: Tensor, choices: Choices) -> tuple[Tensor, Tensor]:
         """log P(type, moves, choices) and log P(type, moves), [M, K]; ``choices`` are rows of the expanded panel."""
@@ -342,14 +327,15 @@ class Mixture:
             after, _ = self.joint(logit, theta, choices)
             value = float(self.weight @ after.logsumexp(1)) - 0.5 * float(penalty @ theta.square())
             trace.append(value - _penalty(self.shares.weight))
-            if len(trace) > 1 and trace[-1] - trace[-2] < GAIN:
-                break
             posterior = after.softmax(1)
+            choices = replace(choices, panel=replace(choices.panel, weight=type_weights(self.panel, posterior)))
             if not aside:
                 self.posterior = posterior
+            if len(trace) > 1 and trace[-1] - trace[-2] < GAIN:
+                break
+            if not aside:
                 x = self.shares.features(self.first)
                 self.shares.weight.copy_(newton_step(x, posterior, self.weight, none, self.shares.weight, 0))
-            choices = replace(choices, panel=replace(choices.panel, weight=self.row_weights(posterior)))
             theta, information = maximised(logit, choices, theta, penalty, information)
         if not aside:
             self.traces.append(trace)
