@@ -115,7 +115,7 @@ def judged(arguments: argparse.Namespace, seed: int, number: int, tell: Tell) ->
     }
     stages: dict[str, Callable[[], dict[str, Any]]] = {
         "rewards": lambda: rewards(model, frame, truth) | likeness(model, frame, truth, tastes),
-        "benefits": lambda: benefits(model, frame, truth, solved(tastes)),
+        "benefits": lambda: benefits(model, frame, truth, tastes, folder),
         f"shares-{arguments.simulated}": lambda: shares(model, frame, truth, tastes, arguments.simulated, tell),
     }
     for stage, judge in stages.items():
@@ -198,26 +198,34 @@ def likeness(
 
 
 def benefits(
-    model: FittedModel, frame: pd.DataFrame, truth: pd.DataFrame, solutions: list[MarketSolution]
+    model: FittedModel, frame: pd.DataFrame, truth: pd.DataFrame, tastes: tuple[float, ...], folder: Path
 ) -> dict[str, Any]:
     """Each benefit's part of lifetime reward by segment, in % of the truth."""
     found = attribute(model, panel_from_frame(frame, model.config, schema=model.schema.without_types))
-    exact_of = exact_contributions if found["kind"] == "contribution" else exact_removals
-    first = frame.groupby("member_id").head(1)
-    exact = _over_types(
-        [exact_of(s, first[truth.loc[first.index, "type"] == k]) for k, s in enumerate(solutions)],
-        [first[truth.loc[first.index, "type"] == k] for k in range(len(solutions))],
-    )
+    file = folder / f"exact_{found['kind']}.csv"
+    if not file.is_file():  # that of removals takes minutes
+        exact_of = exact_contributions if found["kind"] == "contribution" else exact_removals
+        members = of_each_type(frame, truth)
+        tables = [exact_of(one, rows) for one, rows in zip(solved(tastes), members, strict=True)]
+        runs.atomic_write(file, over_types(tables, members).to_csv().encode())
+    exact = pd.read_csv(file, index_col=0)
     cells = {segment: cell["benefits"] for segment, cell in found["start"].items() if segment != ALL}
     off = [100 * (own["mean"] / exact.at[s, b] - 1) for s, cell in cells.items() for b, own in cell.items()]
     near = f"{int((np.abs(off) <= NEAR).sum())}/{len(off)}"
+    size = np.abs(off)
     return {
-        "benefits": found["kind"], "benefit_worst": float(np.abs(off).max()),
-        "benefit_mean": float(np.abs(off).mean()), "benefit_near": near,
+        "benefits": found["kind"], "benefit_worst": float(size.max()), "benefit_mean": float(size.mean()),
+        "benefit_near": near,
     }  # fmt: skip
 
 
-def _over_types(values: list[pd.DataFrame], members: list[pd.DataFrame]) -> pd.DataFrame:
+def of_each_type(frame: pd.DataFrame, truth: pd.DataFrame) -> list[pd.DataFrame]:
+    """The first rows of the members of every type."""
+    first = frame.groupby("member_id").head(1)
+    return [rows for _, rows in first.groupby(truth["type"].loc[first.index])]
+
+
+def over_types(values: list[pd.DataFrame], members: list[pd.DataFrame]) -> pd.DataFrame:
     """Means by segment of members of all types."""
     counts = [one["segment"].astype(str).value_counts() for one in members]
     total = pd.concat([v.mul(n, axis=0) for v, n in zip(values, counts, strict=True)]).groupby(level=0).sum()
@@ -239,7 +247,7 @@ def shares(
     outcomes = question.answer(tick=lambda stage, done, of: tell(f"{stage} {done}/{of}"), bands=False).outcomes
     outcomes = outcomes[(outcomes["period"] == MONTHS) & (outcomes["segment"] != ALL)]
     tell("exact answers")
-    by_type = [first[truth.loc[first.index, "type"] == k] for k in range(len(tastes))]
+    by_type = of_each_type(frame, truth)
     exact = []
     for taste, rows in zip(tastes, by_type, strict=True):
         market = Market(discount=DISCOUNT)
@@ -249,7 +257,7 @@ def shares(
     for name in ("baseline", "scenario"):
         tables = [getattr(one, name) for one in exact]
         tables = [t[t["period"] == MONTHS].set_index("segment").filter(like="share_") for t in tables]
-        true = _over_types(tables, by_type)
+        true = over_types(tables, by_type)
         found = outcomes[outcomes["outcome"].isin(true.columns)].pivot(index="segment", columns="outcome", values=name)
         errors[name] = 100 * (found - true)
     errors["change"] = errors["scenario"] - errors["baseline"]
