@@ -128,12 +128,6 @@ def typed(panel: Panel, schema: StateSchema, kind: Tensor) -> Panel:
     return replace(panel, schema=schema, state=torch.cat([panel.state, kind.unsqueeze(1).to(panel.state.dtype)], 1))
 
 
-def type_weights(panel: Panel, posterior: Tensor) -> Tensor:
-    """Weights [K N] of the rows of :func:`expanded`, of posterior[M, K]."""
-    own = posterior.clamp_min(LEAST_WEIGHT)[panel.member].T
-    return (own * panel.weight.double()).flatten().float()
-
-
 def expanded(panel: Panel, schema: StateSchema, posterior: Tensor) -> Panel:
     """A panel without hidden types once per type of ``schema``, rows weighted by posterior[M, K]: member i as of type k
     is member k M + i, row t is row k N + t; clusters stay."""
@@ -144,7 +138,8 @@ def expanded(panel: Panel, schema: StateSchema, posterior: Tensor) -> Panel:
     parts["member"] += block * panel.n_members
     for name in ("next_row", "next_choice"):
         parts[name] = torch.where(parts[name] >= 0, parts[name] + block * panel.n_rows, -1)
-    parts["weight"] = type_weights(panel, posterior)
+    own = posterior.clamp_min(LEAST_WEIGHT)[panel.member].T
+    parts["weight"] = (own * panel.weight.double()).flatten().float()
     return replace(panel, schema=schema, **parts, gaps=panel.gaps * number)
 
 

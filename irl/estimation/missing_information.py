@@ -47,7 +47,7 @@ class Missing:
 
 @torch.no_grad()
 def missing(mixture: Mixture, logit: Logit, theta: Tensor, choices: Choices) -> Missing:
-    """What is missing at theta[P] and the posteriors there; ``choices`` are of the expanded panel."""
+    """What is missing at theta[P] and the posteriors there."""
     panel, shares = mixture.panel, mixture.shares
     posterior = mixture.joint(logit, theta, choices)[0].softmax(1)
     x, share = shares.features(mixture.first), shares(mixture.first).exp()

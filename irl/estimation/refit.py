@@ -113,7 +113,13 @@ def fit_refit(
     refit = model.refit
     states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=bench.seed)
     rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=bench.seed)
-    choices = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
+
+    def chosen(rows: Tensor) -> Choices:
+        if mixture is not None:
+            return mixture.choices(model, rows[: mixture.panel.n_rows])
+        return Choices(model, panel, (panel.free & rows).nonzero().squeeze(1), {})
+
+    choices = chosen(panel.free)
     mean, scale, groups = standardised(model, states)
     theta = torch.zeros(len(groups), dtype=torch.float64, device=bench.device)
     form = model.config.reward
@@ -146,22 +152,24 @@ def fit_refit(
         if changes[-1] < STILL:
             break
     assert solution is not None and logit is not None, "at least one round"
-    panel = choices.panel
     if options.standard_errors:
-        lacking = None if mixture is None else missing(mixture, logit, theta, choices)
-        found = covariance(model, panel, rows, choices, logit, theta, precision[groups], lacking)
+        every, lacking = choices, None
+        if mixture is not None:
+            lacking, panel = missing(mixture, logit, theta, choices), mixture.expanded(model)
+            every = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
+        found = covariance(model, panel, rows, every, logit, theta, precision[groups], lacking)
         _store_covariance(model, found, mean, scale)
     log_likelihood = logit.log_likelihood if mixture is None else partial(mixture.log_likelihood, logit)
     likelihood = log_likelihood(theta, choices) / choices.mass
-    inside = Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
-    outside = Choices(model, panel, (panel.free & held_out).nonzero().squeeze(1), {})
+    choices.cache.clear()
+    inside, outside = chosen(~held_out), chosen(held_out)
     without, _ = maximised(logit, inside, theta, precision[groups])
     if mixture is not None:
         without, _ = mixture.climb(logit, inside, without, precision[groups], aside=True)
     if inspect is not None:
         inspect(logit, choices, theta, precision[groups])
     report = RefitReport(
-        choices=len(choices.rows),
+        choices=int((panel.free if mixture is None else mixture.panel.free).sum()),
         log_likelihood=likelihood,
         held_out_log_likelihood=log_likelihood(without, outside) / outside.mass,
         effective_parameters=effective,

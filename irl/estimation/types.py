@@ -33,7 +33,8 @@ import torch
 from torch import Tensor
 
 from irl.config import InputError
-from irl.data.panel import Panel, expanded, first_rows, type_weights, typed
+from irl.data.panel import Panel, expanded, first_rows, typed
+from irl.estimation.distinct import Distinct, distinct
 from irl.estimation.logit import Choices, Logit, maximised
 from irl.fitted import FittedModel
 from irl.networks import TypeShares
@@ -297,15 +298,18 @@ class Mixture:
         kind = (uniform.to(self.posterior.device) > self.posterior.cumsum(1)[:, :-1]).sum(1)
         return typed(self.panel, model.schema, kind[self.panel.member])
 
+    def choices(self, model: FittedModel, rows: Tensor) -> Distinct:
+        """Those in the bool[N] rows of the panel."""
+        return distinct(model, self.panel, (self.panel.free & rows).nonzero().squeeze(1), self.posterior)
+
     def joint(self, logit: Logit, theta: Tensor, choices: Choices) -> tuple[Tensor, Tensor]:
-        """log P(type, moves, choices) and log P(type, moves), [M, K]; ``choices`` are rows of the expanded panel."""
+        """log P(type, moves, choices) and log P(type, moves), [M, K]."""
+        assert isinstance(choices, Distinct), "of a mixture"
         found = []
         for phi, known, menu, action, _ in choices.chunks():
             found.append(logit.log_policy(theta, phi, known, menu).gather(1, action.unsqueeze(1)).squeeze(1).double())
-        total = self.posterior.new_zeros(self.posterior.numel())
-        total.index_add_(0, choices.panel.member[choices.rows], torch.cat(found))
         before: Tensor = self.shares(self.first) + self.moves
-        return before + total.view(self.number, -1).T, before
+        return before + choices.by_member(torch.cat(found), len(before)), before
 
     def log_likelihood(self, logit: Logit, theta: Tensor, choices: Choices) -> float:
         """Of the choices, the types integrated out; members without any count for nothing."""
@@ -328,7 +332,8 @@ class Mixture:
             value = float(self.weight @ after.logsumexp(1)) - 0.5 * float(penalty @ theta.square())
             trace.append(value - _penalty(self.shares.weight))
             posterior = after.softmax(1)
-            choices = replace(choices, panel=replace(choices.panel, weight=type_weights(self.panel, posterior)))
+            assert isinstance(choices, Distinct), "of a mixture"
+            choices = choices.weighted(posterior)
             if not aside:
                 self.posterior = posterior
             if len(trace) > 1 and trace[-1] - trace[-2] < GAIN:

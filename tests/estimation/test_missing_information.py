@@ -12,7 +12,7 @@ import torch
 from irl.config import Config
 from irl.data.panel import panel_from_frame
 from irl.estimation.inference import _no_less_than_nothing
-from irl.estimation.logit import Choices, Logit
+from irl.estimation.logit import Logit
 from irl.estimation.missing_information import missing
 from irl.estimation.types import INTERCEPT, RIDGE, Mixture
 from irl.fitted import new_networks
@@ -46,9 +46,9 @@ def mixture():
     model.shares.weight[1:] = 0.5 * torch.randn(TYPES - 1, model.shares.weight.shape[1])
     moves = 0.3 * torch.randn(plain.n_members, TYPES).double()
     found = Mixture(plain, model.shares, torch.full((plain.n_members, TYPES), 1 / TYPES).double(), moves)
-    double = found.expanded(model)
-    phi = model.basis(double.state).double()
-    choices = Choices(model, double, double.free.nonzero().squeeze(1), {0: phi[double.free]})
+    choices = found.choices(model, plain.free)
+    choices.cache[0] = model.basis(choices.panel.state).double()  # exact enough for numerical derivatives
+    phi = choices.cache[0]
     logit = Logit(
         0.3 * torch.randn(2, phi.shape[1], PARAMETERS).double(), torch.zeros(2, phi.shape[1]).double(), 0, 0.8
     )
@@ -76,8 +76,7 @@ def test_information_is_minus_the_second_derivative_of_the_mixture(mixture):
             ]
             numerical[i, j] = numerical[j, i] = -(corners[0] - corners[1] - corners[2] + corners[3]) / (4 * STEP**2)
     posterior = found.joint(logit, theta, choices)[0].softmax(1)
-    found.posterior = posterior
-    weighted = replace(choices, panel=replace(choices.panel, weight=found.expanded(choices.model).weight))
+    weighted = choices.weighted(posterior)
     lacking, flat = missing(found, logit, theta, weighted), logit.map.flatten(0, 1)
     own = flat.T @ (logit.curvature(theta, weighted) - lacking.lost) @ flat
     across = flat.T @ lacking.crossed
