@@ -82,8 +82,8 @@ def checked_rows(
     if schema is not None and any(name not in frame.columns for name in schema.hidden):
         raise InputError(
             f"{source}: this study has hidden types, and no column {TYPE!r} says who is of which; "
-            "FittedModel.with_types draws them. Bootstrap, sensitivity, attribution and backtest cannot do so yet: "
-            "train with `types: 1` for these"
+            "FittedModel.with_types draws them. Bootstrap, sensitivity and tests cannot do so yet: train with "
+            "`types: 1` for these"
         )
     if frame.empty:
         raise _error([*findings, Finding("there are no rows")], frame, config, source)
