@@ -186,7 +186,7 @@ def _types_of(
     if types is None:
         return None
     own = types.loc[np.unique(frame[model.config.data.member])].to_numpy()
-    return torch.from_numpy(own).to(rows.device)[panel.member[rows]]
+    return torch.tensor(own, device=rows.device)[panel.member[rows]]
 
 
 def _panel(model: FittedModel, frame: pd.DataFrame) -> Panel:

@@ -11,6 +11,7 @@ import torch
 
 from irl.config import Config
 from irl.counterfactual import attribution
+from irl.counterfactual import backtest as backtest_module
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import solve
@@ -34,12 +35,16 @@ STUDY = {
 
 
 @pytest.fixture(scope="module")
-def plain():
+def frame():
     rng, rows = np.random.default_rng(0), MEMBERS * PERIODS
-    frame = pd.DataFrame({
+    return pd.DataFrame({
         "id": np.repeat(np.arange(MEMBERS), PERIODS), "month": np.tile(np.arange(PERIODS), MEMBERS),
         "use": rng.integers(3, size=rows), "plan": rng.choice(["none", "member"], rows),
     })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(frame):
     return panel_from_frame(frame, Config.model_validate(STUDY))
 
 
@@ -153,3 +158,42 @@ def test_attribution_is_a_mean_over_the_posterior(model, policy, plain, monkeypa
         expected = sum(p[place]["all"]["benefits"]["use"]["mean"] * float(m) for p, m in zip(parts, mass, strict=True))
         assert cell["benefits"]["use"]["mean"] == pytest.approx(expected / MEMBERS, rel=1e-4)
         assert cell["choices"] == parts[0][place]["all"]["choices"]
+
+
+def leaving_out(model, **data):
+    data = model.config.data.model_copy(update=data)
+    return replace(model, config=model.config.model_copy(update={"data": data}))
+
+
+def forecast(monkeypatch, ask, model, frame):
+    """The answer, and who was forecast."""
+    seen = []
+    real = backtest_module.draws_of
+    monkeypatch.setattr(backtest_module, "draws_of", lambda p, o, **how: (seen.append(o), real(p, o, **how))[1])
+    return ask(model, frame, draws=3), seen[0]
+
+
+def test_a_backtest_draws_types_by_what_was_chosen_before(model, policy, frame, monkeypatch):
+    until = leaving_out(model, until=1)
+    frame = frame[(frame["id"] > 0) | (frame["month"] > 1)].sample(frac=1, random_state=0)  # the first comes later
+    before = frame[frame["month"] <= 1]
+    answer, observed = forecast(monkeypatch, backtest_module.backtest, until, frame)
+    assert answer["segments"]["all"]["members"] == MEMBERS
+    codes = pd.factorize(frame["id"])[1]
+    known = model.type_probabilities(before).groupby(before["id"].to_numpy()).first()
+    newcomer = model.type_probabilities(frame[(frame["id"] == 0) & (frame["month"] == 2)][["use"]]).to_numpy()
+    for i, name in enumerate(codes):
+        expected = known.loc[name].to_numpy() if name else newcomer[0]
+        np.testing.assert_allclose(observed.types[i].numpy(), expected, rtol=1e-5)
+    many = torch.stack([observed.starts(torch.Generator().manual_seed(i))[:, -1] for i in range(400)])
+    share = torch.stack([(many == k).double().mean(0) for k in range(TYPES)], 1)
+    assert (share - observed.types).abs().max() < 0.12
+
+
+def test_nothing_is_known_of_the_types_in_an_arm_but_their_first_state(model, policy, frame, monkeypatch):
+    frame = frame.assign(arm=(frame["id"] >= 20).astype(int))
+    held = leaving_out(model, held_out={"arm": (1,)})
+    answer, observed = forecast(monkeypatch, backtest_module.experiment, held, frame)
+    assert answer["segments"]["all"]["members"] == 10
+    first = frame[(frame["id"] >= 20) & (frame["month"] == 0)]
+    np.testing.assert_allclose(observed.types.numpy(), model.type_probabilities(first[["use"]]).to_numpy(), rtol=1e-6)
