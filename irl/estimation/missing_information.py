@@ -20,7 +20,8 @@ from torch import Tensor
 
 from irl.data.panel import of_type
 from irl.estimation.logit import CHUNK, Choices, Logit
-from irl.estimation.types import INTERCEPT, RIDGE, Mixture
+from irl.estimation.mixture import Mixture, spread_of_types
+from irl.estimation.types import share_precision
 
 MEMBERS = 20_000
 """Members (at random) from whom what is missing is taken."""
@@ -57,15 +58,8 @@ def missing(mixture: Mixture, logit: Logit, theta: Tensor, choices: Choices) -> 
     scores = x.new_zeros(int(panel.cluster.max()) + 1, types * width)
     scores.index_add_(0, panel.cluster[mixture.is_first], by_member)
 
-    def spread(p: Tensor) -> Tensor:
-        """Variance [M, B / Ds, B / Ds] of which of the types but the first a member is."""
-        p = p[:, 1:]
-        return torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
-
-    less = mixture.weight[:, None, None] * (spread(share) - spread(posterior))
-    information = torch.einsum("mkl,md,me->kdle", less, x, x).reshape(types * width, types * width)
-    penalty = torch.full((width,), RIDGE, dtype=torch.float64, device=x.device)
-    penalty[0] = INTERCEPT
+    information = spread_of_types(share, x, mixture.weight) - spread_of_types(posterior, x, mixture.weight)
+    penalty = share_precision(shares.weight[1:]).flatten()
     size = logit.offset.numel()
     lost, crossed = x.new_zeros(size, size), x.new_zeros(size, types * width)
     some = torch.randperm(panel.n_members, generator=torch.Generator().manual_seed(0))[:MEMBERS].sort().values
@@ -85,7 +79,7 @@ def missing(mixture: Mixture, logit: Logit, theta: Tensor, choices: Choices) -> 
         lost += half.T @ half
         for k in range(types):
             crossed[:, k * width : (k + 1) * width] -= (c[k + 1] * own[k + 1] * weight).T @ x[members]
-    return Missing(lost, crossed, information, penalty.repeat(types), scores)
+    return Missing(lost, crossed, information, penalty, scores)
 
 
 def _scores(

@@ -46,8 +46,8 @@ from irl.estimation.exclusion import entering
 from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
 from irl.estimation.missing_information import missing
+from irl.estimation.mixture import ROUNDS, Mixture
 from irl.estimation.training import Workbench
-from irl.estimation.types import ROUNDS, Mixture
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
 from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn, kernel_rows

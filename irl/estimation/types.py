@@ -13,29 +13,26 @@ sum. In order:
    columns. EM on that, from several starting points.
 2. P, Q, R and dynamics on the expanded panel, with these posteriors.
 3. The refit, whose every round holds what follows as given and climbs the likelihood of the mixture in the reward, the
-   shares and the posteriors (:meth:`Mixture.climb`); the next round evaluates what follows anew. Within a round the
+   shares and the posteriors (:mod:`irl.estimation.mixture`); the next round evaluates what follows anew. Within a round the
    penalised likelihood never falls; between rounds it may, as in nested pseudo-likelihood.
 
 The shares depend on the first observed state (a multinomial logit), because who is there when observation begins is no
 random draw of types. Types are numbered by how often they choose anything but the anchor, the rarest first.
 
-Limits: EM finds a local maximum, the best of those it was started at; the networks keep the posteriors of the start;
-standard errors take the posteriors as known.
+Limits: EM finds a local maximum, the best of those it was started at; the networks keep the posteriors of the start.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from irl.config import InputError
-from irl.data.panel import Panel, expanded, first_rows, typed
-from irl.estimation.distinct import Distinct, distinct
-from irl.estimation.logit import Choices, Logit, maximised
+from irl.data.panel import Panel, first_rows
 from irl.fitted import FittedModel
 from irl.networks import TypeShares
 
@@ -45,10 +42,6 @@ SHORT, LONG, STILL = 20, 300, 1e-3
 """Rounds of EM at every starting point, and at the best one; log-likelihood below which a round is not worth making."""
 RIDGE, INTERCEPT = 1.0, 1e-3
 """Precision of the prior of what is not an intercept, on standardised columns; and of the intercepts."""
-CLIMBS, GAIN = 30, 0.05
-"""Rounds of EM within one of the refit, and the log-likelihood below which no further one is made."""
-ROUNDS = 4
-"""Rounds of the refit, at least, unless it settles: posteriors and what follows have to do so together."""
 SLACK = 1e-6
 """Share of the log-likelihood by which rounding may lower it."""
 
@@ -98,7 +91,7 @@ class _Fit:
 
     @property
     def monotone(self) -> bool:
-        return _monotone(self.trace)
+        return monotone(self.trace)
 
 
 @torch.no_grad()
@@ -112,7 +105,7 @@ def started(
     first = panel.state[first_rows(panel.member)]
     shares.standardise(first)
     x, rows = shares.features(first), panel.free
-    member_weight = _by_member(panel, panel.weight.double()) / panel.member.bincount()
+    member_weight = sum_by_member(panel, panel.weight.double()) / panel.member.bincount()
     actions = torch.arange(panel.n_actions, device=rows.device)
     data = _Reduced(
         log_pi=log_pi[rows].double(),
@@ -211,8 +204,7 @@ def newton_step(x: Tensor, target: Tensor, weight: Tensor, offset: Tensor, coef:
     free = [c for c in range(len(coef)) if c != base]
     if not free:
         return coef
-    ridge = torch.full_like(coef[0], RIDGE)
-    ridge[0] = INTERCEPT
+    ridge = share_precision(coef[0])
 
     def value(at: Tensor) -> float:
         log_p = (offset + x @ at.T).log_softmax(1).clamp_min(-1e30)
@@ -239,9 +231,15 @@ def newton_step(x: Tensor, target: Tensor, weight: Tensor, offset: Tensor, coef:
     return coef
 
 
+def share_precision(coef: Tensor) -> Tensor:
+    """The prior's precision of each weight in coef[..., D]."""
+    precision = torch.full_like(coef, RIDGE)
+    precision[..., 0] = INTERCEPT
+    return precision
+
+
 def _penalty(coef: Tensor) -> float:
-    square = coef.square()
-    return 0.5 * float(RIDGE * square[..., 1:].sum() + INTERCEPT * square[..., 0].sum())
+    return 0.5 * float((share_precision(coef) * coef.square()).sum())
 
 
 def _by_keenness(data: _Reduced, posterior: Tensor) -> Tensor:
@@ -250,101 +248,12 @@ def _by_keenness(data: _Reduced, posterior: Tensor) -> Tensor:
     return (((1 - data.chosen[:, data.base]) @ own) / own.sum(0).clamp_min(1e-12)).argsort()
 
 
-def _by_member(panel: Panel, values: Tensor) -> Tensor:
+def sum_by_member(panel: Panel, values: Tensor) -> Tensor:
     return values.new_zeros(panel.n_members, *values.shape[1:]).index_add_(0, panel.member, values)
 
 
-def _monotone(trace: list[float]) -> bool:
+def monotone(trace: list[float]) -> bool:
     return all(b >= a - SLACK * abs(a) for a, b in itertools.pairwise(trace))
-
-
-@dataclass
-class Mixture:
-    """The members' types while they are estimated: what is known of each member, and how it was found.
-
-    panel : N rows of M members, of the schema without types. posterior [M, K]. shares : changed in place.
-    moves : log P[M, K] of what members' states did, by type (0: no difference).
-    traces : of every climb the log-likelihood of the mixture after each round, with the priors.
-    """
-
-    panel: Panel
-    shares: TypeShares
-    posterior: Tensor
-    moves: Tensor
-    traces: list[list[float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.is_first = first_rows(self.panel.member)
-        self.first = self.panel.state[self.is_first]
-        self.weight = _by_member(self.panel, self.panel.weight.double()) / self.panel.member.bincount()
-
-    @property
-    def monotone(self) -> bool:
-        """Whether no climb ever went down."""
-        return all(_monotone(trace) for trace in self.traces)
-
-    @property
-    def number(self) -> int:
-        return self.posterior.shape[1]
-
-    def expanded(self, model: FittedModel) -> Panel:
-        """The panel once per type, rows weighted by the posterior."""
-        return expanded(self.panel, model.schema, self.posterior)
-
-    def drawn(self, model: FittedModel, *, seed: int) -> Panel:
-        """The panel with one type per member, drawn by the posterior: for what is averaged over visited states."""
-        generator = torch.Generator().manual_seed(seed)
-        uniform = torch.rand(self.panel.n_members, 1, generator=generator, dtype=torch.float64)
-        kind = (uniform.to(self.posterior.device) > self.posterior.cumsum(1)[:, :-1]).sum(1)
-        return typed(self.panel, model.schema, kind[self.panel.member])
-
-    def choices(self, model: FittedModel, rows: Tensor) -> Distinct:
-        """Those in the bool[N] rows of the panel."""
-        return distinct(model, self.panel, (self.panel.free & rows).nonzero().squeeze(1), self.posterior)
-
-    def joint(self, logit: Logit, theta: Tensor, choices: Choices) -> tuple[Tensor, Tensor]:
-        """log P(type, moves, choices) and log P(type, moves), [M, K]."""
-        assert isinstance(choices, Distinct), "of a mixture"
-        found = []
-        for phi, known, menu, action, _ in choices.chunks():
-            found.append(logit.log_policy(theta, phi, known, menu).gather(1, action.unsqueeze(1)).squeeze(1).double())
-        before: Tensor = self.shares(self.first) + self.moves
-        return before + choices.by_member(torch.cat(found), len(before)), before
-
-    def log_likelihood(self, logit: Logit, theta: Tensor, choices: Choices) -> float:
-        """Of the choices, the types integrated out; members without any count for nothing."""
-        after, before = self.joint(logit, theta, choices)
-        return float(self.weight @ (after.logsumexp(1) - before.logsumexp(1)))
-
-    @torch.no_grad()
-    def climb(
-        self, logit: Logit, choices: Choices, theta: Tensor, penalty: Tensor, *, aside: bool = False
-    ) -> tuple[Tensor, Choices]:
-        """theta[P] and the choices, reweighted, after EM with what follows held fixed (``logit``).
-
-        ``aside``: for some of the members only; shares and posteriors of the others stay as they are.
-        """
-        trace: list[float] = []
-        information: Tensor | None = None
-        none = torch.zeros_like(self.posterior)
-        for _ in range(CLIMBS):
-            after, _ = self.joint(logit, theta, choices)
-            value = float(self.weight @ after.logsumexp(1)) - 0.5 * float(penalty @ theta.square())
-            trace.append(value - _penalty(self.shares.weight))
-            posterior = after.softmax(1)
-            assert isinstance(choices, Distinct), "of a mixture"
-            choices = choices.weighted(posterior)
-            if not aside:
-                self.posterior = posterior
-            if len(trace) > 1 and trace[-1] - trace[-2] < GAIN:
-                break
-            if not aside:
-                x = self.shares.features(self.first)
-                self.shares.weight.copy_(newton_step(x, posterior, self.weight, none, self.shares.weight, 0))
-            theta, information = maximised(logit, choices, theta, penalty, information)
-        if not aside:
-            self.traces.append(trace)
-        return theta, choices
 
 
 def checked(model: FittedModel) -> None:

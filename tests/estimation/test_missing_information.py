@@ -14,7 +14,8 @@ from irl.data.panel import panel_from_frame
 from irl.estimation.inference import _no_less_than_nothing
 from irl.estimation.logit import Logit
 from irl.estimation.missing_information import missing
-from irl.estimation.types import INTERCEPT, RIDGE, Mixture
+from irl.estimation.mixture import Mixture
+from irl.estimation.types import INTERCEPT, RIDGE
 from irl.fitted import new_networks
 
 TYPES, PARAMETERS, STEP, MEMBERS, PERIODS = 3, 4, 1e-3, 40, 6

@@ -13,9 +13,10 @@ from irl import tabular
 from irl.config import Config, InputError
 from irl.counterfactual import ask
 from irl.data.panel import panel_from_frame
+from irl.estimation.mixture import Mixture
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
-from irl.estimation.types import Mixture, newton_step, started
+from irl.estimation.types import newton_step, started
 from irl.fitted import load_model, new_networks
 from irl.networks import TypeShares
 
