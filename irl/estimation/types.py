@@ -12,9 +12,9 @@ sum. In order:
 1. A cheap start (:func:`started`): the policy of a single type, each type's log odds shifted from it linearly in the
    columns. EM on that, from several starting points.
 2. P, Q, R and dynamics on the expanded panel, with these posteriors.
-3. The refit, whose every round holds what follows as given and climbs the likelihood of the mixture in the reward, the
-   shares and the posteriors (:mod:`irl.estimation.mixture`); the next round evaluates what follows anew. Within a round the
-   penalised likelihood never falls; between rounds it may, as in nested pseudo-likelihood.
+3. The refit, whose every round holds what follows as given and climbs the likelihood of the mixture in the reward and
+   the shares (:mod:`irl.estimation.mixture`); the next round evaluates what follows anew. Within a round the penalised
+   likelihood never falls; between rounds it may, as in nested pseudo-likelihood.
 
 The shares depend on the first observed state (a multinomial logit), because who is there when observation begins is no
 random draw of types. Types are numbered by how often they choose anything but the anchor, the rarest first.
@@ -36,10 +36,11 @@ from irl.data.panel import Panel, first_rows
 from irl.fitted import FittedModel
 from irl.networks import TypeShares
 
-STARTS = 6
-"""Starting points of the cheap mixture."""
+STARTS, MEMBERS = 6, 4000
+"""Starting points of the cheap mixture, and members on whom these are tried."""
 SHORT, LONG, STILL = 20, 300, 1e-3
-"""Rounds of EM at every starting point, and at the best one; log-likelihood below which a round is not worth making."""
+"""Rounds of EM at every starting point, and at the best one; log-likelihood below which a round is not worth making
+(or a ten-millionth, in large panels)."""
 RIDGE, INTERCEPT = 1.0, 1e-3
 """Precision of the prior of what is not an intercept, on standardised columns; and of the intercepts."""
 SLACK = 1e-6
@@ -78,6 +79,16 @@ class _Reduced:
         rows = members[self.member]
         parts = {name: getattr(self, name)[rows] for name in ("log_pi", "z", "chosen", "weight", "member")}
         return replace(self, **parts, by_member=self.by_member * members)
+
+    def sample(self, most: int, generator: torch.Generator) -> _Reduced:
+        """So many of the members that count, at random, numbered afresh; all if they are no more."""
+        here = (self.by_member > 0).nonzero().squeeze(1)
+        if len(here) <= most:
+            return self
+        kept = torch.zeros_like(self.by_member, dtype=torch.bool)
+        kept[here[torch.randperm(len(here), generator=generator)[:most].to(here.device)]] = True
+        few, place = self.only(kept), kept.long().cumsum(0) - 1
+        return replace(few, member=place[few.member], first=few.first[kept], by_member=few.by_member[kept])
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,15 @@ def started(
     out[panel.member[held_out]] = True
     inside, outside = data.only(~out), data.only(out)
     generator, table = torch.Generator().manual_seed(seed), []
+    few = inside.sample(MEMBERS, generator)
     best: _Fit | None = None
     ended: list[float] = []
     for k in range(1, number + 2):
-        found = [_climbed(inside, q, SHORT) for q in _starting_points(inside, k, STARTS if k > 1 else 1, generator)]
+        found = [_climbed(few, q, SHORT) for q in _starting_points(few, k, STARTS if k > 1 else 1, generator)]
         fit = max(found, key=lambda f: f.trace[-1])
+        if few is not inside:
+            fit = _climbed(few, fit.posterior, LONG, fit)
+            fit = _climbed(inside, _joint(inside, fit).softmax(1), SHORT, fit)
         parameters = k * data.z.shape[1] * (panel.n_actions - 1) + (k - 1) * x.shape[1]
         total = float(inside.by_member @ _joint(inside, fit).logsumexp(1))
         elsewhere = float(outside.by_member @ _joint(outside, fit).logsumexp(1))
@@ -137,7 +152,7 @@ def started(
             "bic": -2 * total + parameters * math.log(int((~out).sum())),
         })  # fmt: skip
         if k == number:
-            best, ended = fit, [f.trace[-1] / float(inside.weight.sum()) for f in found]
+            best, ended = fit, [f.trace[-1] / float(few.weight.sum()) for f in found]
     assert best is not None
     fit = _climbed(data, _joint(data, best).softmax(1), LONG, best)
     order = _by_keenness(data, fit.posterior)
@@ -182,7 +197,7 @@ def _climbed(data: _Reduced, posterior: Tensor, rounds: int, start: _Fit | None 
         joint = _joint(data, fit)
         value = float(data.by_member @ joint.logsumexp(1)) - _penalty(shift) - _penalty(share)
         fit = replace(fit, posterior=joint.softmax(1), trace=[*fit.trace, value])
-        if len(fit.trace) > 1 and value - fit.trace[-2] < STILL:
+        if len(fit.trace) > 1 and value - fit.trace[-2] < STILL + SLACK * abs(value) / 10:
             break
     return fit
 
