@@ -45,13 +45,13 @@ class Starts:
     """Where the simulated members start: state [M, F] before any intervention, and segment [M].
 
     row : [M], of the states that they were taken from, where their hidden types were drawn.
-    score : [M, B], by how much the log-probability of these types moves along each draw of the parameters.
+    score : of n of them, by how much the log-probability of these types moves along each draw of the parameters [n, B].
     """
 
     state: Tensor
     segment: Tensor
     row: Tensor | None = None
-    score: Tensor | None = None
+    score: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def rollout(
     def simulated(rows: slice) -> dict[str, Counts]:
         counts = {case: _no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
         some = sampled[rows].nonzero().squeeze(1)
-        score = None if starts.score is None else starts.score[rows][some]
+        score = None if starts.score is None or not len(some) else starts.score(rows.start + some)
         batch = Batch(starts.state[rows], starts.segment[rows], cell[rows], rows.start, some, score)
         for case, policy in policies.items():
             own = (policy, baseline)

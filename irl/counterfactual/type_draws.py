@@ -11,6 +11,8 @@ score of their histories starts (:mod:`irl.counterfactual.rollout`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -60,13 +62,23 @@ def posterior_slopes(
     return q, slopes - torch.einsum("mk,mkb->mb", q, slopes).unsqueeze(1)
 
 
-def start_scores(policy: ScenarioPolicy, starts: Starts, panel: Panel | None, shares: Tensor) -> Tensor:
-    """d log q[N, B] of the types that the members simulated have; ``panel``: whose rows they start in, if it is one."""
-    assert starts.row is not None
-    if panel is None:
-        slopes = posterior_slopes(policy, starts.state, None, shares)[1]
-        member = torch.arange(len(starts.state), device=starts.state.device)
-    else:
-        slopes = posterior_slopes(policy, panel.state[first_rows(panel.member)], panel, shares)[1]
-        member = panel.member[starts.row]
-    return slopes[member, starts.state[:, -1].long()]
+def start_scores(
+    policy: ScenarioPolicy, starts: Starts, panel: Panel | None, shares: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """d log q[n, B] of the types that n of the members simulated have, as a function of which; ``panel``: whose rows
+    they start in, if it is one."""
+
+    def of(which: Tensor) -> Tensor:
+        state = starts.state[which]
+        kind = state[:, -1].long()
+        if panel is None:
+            return posterior_slopes(policy, state, None, shares)[1][torch.arange(len(which), device=kind.device), kind]
+        assert starts.row is not None
+        members = panel.member[starts.row[which]]
+        theirs, place = members.unique(return_inverse=True)
+        keep = torch.zeros(panel.n_members, dtype=torch.bool, device=kind.device)
+        keep[theirs] = True
+        own = panel.take_members(keep)
+        return posterior_slopes(policy, own.state[first_rows(own.member)], own, shares)[1][place, kind]
+
+    return of

@@ -117,15 +117,16 @@ def test_a_start_has_the_score_of_its_member_and_type(model, policy, plain):
     shares = parameter_draws(model, 4, seed=0)[1]
     kind = plain.member % TYPES
     panel, rows = typed(plain, model.schema, kind), torch.tensor([7, 3 * PERIODS, 7])
-    found = start_scores(policy, Starts(panel.state[rows], rows * 0, rows), panel, shares)
+    every = torch.arange(3)
+    found = start_scores(policy, Starts(panel.state[rows], rows * 0, rows), panel, shares)(every)
     slopes = posterior_slopes(policy, panel.state[first_rows(plain.member)], panel, shares)[1]
     member = plain.member[rows]
     torch.testing.assert_close(found, slopes[member, kind[rows]])
-    alone = start_scores(policy, Starts(panel.state[rows], rows * 0, rows), None, shares)
+    alone = start_scores(policy, Starts(panel.state[rows], rows * 0, rows), None, shares)(every)
     share = model.log_shares(panel.state[rows]).exp()
     moved = torch.einsum("nd,bkd->nkb", model.shares.features(panel.state[rows]), shares)
     expected = moved - torch.einsum("nk,nkb->nb", share, moved).unsqueeze(1)
-    torch.testing.assert_close(alone, expected[torch.arange(3), panel.state[rows, -1].long()])
+    torch.testing.assert_close(alone, expected[every, panel.state[rows, -1].long()])
 
 
 def test_scores_of_the_start_count_for_everything_that_members_do(model, policy, plain):
@@ -133,7 +134,7 @@ def test_scores_of_the_start_count_for_everything_that_members_do(model, policy,
     state = typed(plain, model.schema, plain.member % TYPES).state
     starts = Starts(state, torch.zeros(len(state), dtype=torch.long))
     score = torch.tensor([0.5, -2.0, 0.0, 1.0]).double()
-    scored = replace(starts, score=score.repeat(len(state), 1))
+    scored = replace(starts, score=lambda which: score.repeat(len(which), 1))
     asked = {"periods": 3, "seed": 0, "used": (0,)}
     without, having = (rollout(model, {"baseline": policy}, s, **asked)["baseline"] for s in (starts, scored))
     for name, sums in having.tensors().items():
