@@ -13,6 +13,7 @@ from irl import tabular
 from irl.config import Config, InputError
 from irl.counterfactual import ask
 from irl.data.panel import panel_from_frame
+from irl.estimation import types as types_module
 from irl.estimation.mixture import Mixture
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
@@ -223,6 +224,19 @@ def test_one_type_is_enough_where_there_is_one():
     _, report = started(plain, log_pi, out, 2, shares=shares, seed=0)
     one, two, _ = report.by_number
     assert one["bic"] < two["bic"] and two["held_out_log_likelihood"] < one["held_out_log_likelihood"] + 0.003
+
+
+def test_starting_points_may_be_tried_on_some_members(monkeypatch):
+    """The types are found all the same, for everybody."""
+    monkeypatch.setattr(types_module, "MEMBERS", 250)
+    frame, kind = panel(seed=3)
+    plain = panel_from_frame(frame, Config.model_validate(STUDY))
+    log_pi = market()[0].mean(0)[plain.state[:, 0].long()].float().log()
+    shares = TypeShares(plain.schema.with_types(2, dynamics=False))
+    posterior, report = started(plain, log_pi, plain.member % 5 == 0, 2, shares=shares, seed=0)
+    second = posterior[:, 1].numpy()
+    assert len(second) == MEMBERS and (second[kind == 1][:, None] > second[kind == 0]).mean() > 0.9
+    assert report.monotone and report.by_number[1]["bic"] < report.by_number[0]["bic"]
 
 
 @pytest.mark.parametrize(
