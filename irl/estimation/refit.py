@@ -85,7 +85,7 @@ class RefitReport:
 @dataclass(frozen=True)
 class TypesReport(RefitReport):
     """With hidden types: log-likelihoods have them integrated out, member by member. ``bic`` of the whole, by members;
-    ``climbs`` the penalised log-likelihood after each round of EM, by round of the refit; ``monotone``: within none of
+    ``climbs`` the penalised log-likelihood after each step, by round of the refit; ``monotone``: within none of
     these did it fall."""
 
     bic: float

@@ -226,6 +226,20 @@ def test_one_type_is_enough_where_there_is_one():
     assert one["bic"] < two["bic"] and two["held_out_log_likelihood"] < one["held_out_log_likelihood"] + 0.003
 
 
+@pytest.mark.slow
+def test_where_nobody_differs_types_change_nothing():
+    """The evidence shrinks away what would tell them apart, and nobody is anything for sure."""
+    frame, kind = panel(seed=11)
+    frame = frame[frame["id"].isin(np.flatnonzero(kind == 0))]
+    (one, _), (two, metrics) = fitted(frame, types=1), fitted(frame)
+    use = pd.DataFrame({"use": range(LEVELS)})
+    for answer in ("reward", "standard_error"):
+        alone = getattr(one, answer)(use)["member"]
+        for k in (1, 2):
+            assert np.allclose(getattr(two, answer)(use.assign(type=k))["member"], alone, atol=5e-3)
+    assert metrics["types"]["certainty"] < 0.75
+
+
 def test_starting_points_may_be_tried_on_some_members(monkeypatch):
     """The types are found all the same, for everybody."""
     monkeypatch.setattr(types_module, "MEMBERS", 250)
