@@ -9,6 +9,10 @@ log-likelihood of the choices has (Louis 1982)
 
 ``map`` as in :mod:`irl.estimation.logit`: what follows is held fixed. An error of what follows moves the scores by the
 same second derivatives, with psi in place of theta's features: through the posterior, the shares' too.
+
+Limits: asymptotic. Over 14 panels of 700 members x 16 periods, a third of them of a second type, without shrinkage,
+rewards varied 1.1 times their mean standard error for the first type and 1.3 to 1.4 times for the second, which is
+seldom seen where it varied most; were the types taken as known, standard errors of the second would be half as large.
 """
 
 from __future__ import annotations

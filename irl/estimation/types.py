@@ -20,6 +20,8 @@ The shares depend on the first observed state (a multinomial logit), because who
 random draw of types. Types are numbered by how often they choose anything but the anchor, the rarest first.
 
 Limits: EM finds a local maximum, the best of those it was started at; the networks keep the posteriors of the start.
+How types differ in what a benefit is worth does not differ by segment (the reward has no features type x segment x
+benefit): on the market with tastes x .7 and x 1.3 the best such reward misses by .055, one with them by .047 (sd .87).
 """
 
 from __future__ import annotations
