@@ -319,6 +319,10 @@ def _condition_problems(frame: pd.DataFrame, config: Config, schema: StateSchema
     for place, condition in places:
         present = {name: values for name, values in condition.items() if name in frame.columns}
         problems += schema.problems_of(present, place)
+    for action, like in config.reward.same_flow_as.items():
+        for name in (name for name in like.at if name in frame.columns):
+            column, place = schema.columns[schema.index(name)], f"reward.same_flow_as.{action}.at"
+            problems += column.setting_problems(like.at[name], place)
     return [Finding(problem) for problem in problems]
 
 
