@@ -317,7 +317,7 @@ def _drawn_chunk(
             )
     ends = schema.is_terminal(faced)
     shape = (len(index), draws)
-    mean = None if sums is None else sums.view(*shape, -1).mean(1)
+    mean = None if sums is None else sums.view(*shape, sums.shape[1]).mean(1)
     found = (own.state, course, now.view(*shape, now.shape[1]), steps.view(shape), ends.view(shape))
     return Transitions(*found, own.segment, own.weight, mean)
 

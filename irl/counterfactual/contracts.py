@@ -24,6 +24,7 @@ from irl.contracts import declared_flow, forced_action
 from irl.counterfactual import conditions
 from irl.counterfactual.identification import lasting
 from irl.counterfactual.intervention import Intervention
+from irl.counterfactual.rollout import Counts
 from irl.dynamics import TransitionModel
 from irl.fitted import FittedModel
 from irl.scenario import RewardChange
@@ -136,6 +137,17 @@ def cautions(model: FittedModel, intervention: Intervention, rows: States) -> li
             if part.action == action
         ]
     return found
+
+
+def left_out(counts: Counts, news: int) -> list[str]:
+    """Who has no value when members learn of the changes, in period ``news``."""
+    share = 1 - float(counts.valued.sum() / counts.present[:, news].sum().clamp_min(1))
+    if share <= 0:
+        return []
+    return [
+        f"{share:.0%} of the members are inside a contract when they learn of the changes: surplus, gainers and losers "
+        "are those of the others, who have a choice then"
+    ]
 
 
 def _undeclared_scalings(model: FittedModel, intervention: Intervention) -> list[tuple[int, RewardChange]]:

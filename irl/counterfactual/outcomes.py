@@ -183,6 +183,7 @@ class Question:
                 )
             said = cautions(policy.intervention, self.rows.state, self.rows.segment)
             said += contracts.cautions(model, policy.intervention, self.rows)
+            said += contracts.left_out(counts[label], policy.news)
             said += rests.warnings(label) + seen.warnings(label, BASELINE)
             solved[label] = _record(policy, said) | rests.plain() | {"outside": seen.plain(label)}
         tick("anchor", len(policies), len(policies))

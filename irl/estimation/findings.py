@@ -17,18 +17,21 @@ import torch
 from torch import Tensor
 
 from irl.data.panel import Panel
+from irl.estimation.contracts import contracts
 from irl.estimation.logit import CHUNK
 from irl.fitted import FittedModel, Z
 from irl.networks import LinearTerms
 
 
 def findings(model: FittedModel, panel: Panel) -> dict[str, Any]:
-    """``reward_summary`` and ``contributions`` ({action: {segment or "all": ...}}), ``coefficients`` and ``wald``."""
+    """``reward_summary`` and ``contributions`` ({action: {segment or "all": ...}}), ``coefficients``, ``wald`` and
+    ``contracts``."""
     return {
         "reward_summary": reward_summary(model, panel),
         "contributions": contributions(model, panel),
         "coefficients": coefficients(model),
         "wald": wald_tests(model),
+        "contracts": contracts(model, panel),
     }
 
 

@@ -13,6 +13,7 @@ from irl.counterfactual import contracts
 from irl.counterfactual.solve import solve
 from irl.counterfactual.timing import solve_path
 from irl.declared import Reward
+from irl.estimation.contracts import contracts as found_of
 from irl.scenario import Timing
 from irl.transitions import drawn
 
@@ -38,7 +39,7 @@ def by_period(world):
     return reward
 
 
-def answer(world, *changes, times=400, timing=None):
+def answer(world, *changes, times=250, timing=None):
     """pi[10, 3] and V[10] at every state, on draws."""
     intervention, rows = world.intervention(*changes), world.everywhere(times)
     follow = partial(contracts.followed, world.model, seed=0)
@@ -155,3 +156,24 @@ def test_what_cannot_be_told_is_refused_or_said(world, moving_world):
     assert "not identified" in said and "20%" in said
     assert not contracts.cautions(declared(moving_world).model, moving, rows)
     assert not contracts.cautions(world.model, world.intervention({"reward": {"action": "annual", "add": 1}}), rows)
+
+
+def test_what_a_contract_is_made_of(world, panel_and_frame):
+    panel, own = panel_and_frame[0], declared(world)
+    (one,) = found_of(own.model, panel).items()
+    inside = panel.state[:, 0] == LOCKED
+    assert (
+        one[0] == "monthly"
+        and one[1]["like"] == "annual"
+        and one[1]["share"] == pytest.approx(float(inside.double().mean()))
+    )
+    cell, tier, place = one[1]["segments"]["all"], panel.state[:, 1].long(), panel.state[:, 0].long()
+    flow = world.reward[IN, :, ANNUAL]
+    assert cell["flow"]["mean"] == pytest.approx(float(flow[tier[inside]].mean()), abs=1e-5)
+    signing = (by_period(world)[..., MONTHLY] - flow)[place[panel.free], tier[panel.free]].mean()
+    lump = world.reward[place[panel.free], tier[panel.free], MONTHLY].mean()
+    assert cell["lump"] == pytest.approx(float(lump), abs=1e-5)
+    assert cell["signing"] == pytest.approx(float(signing), abs=0.02)
+    assert cell["lump"] == pytest.approx(cell["flows"] + cell["signing"])
+    assert set(one[1]["segments"]) == {"north", "south", "all"}
+    assert found_of(world.model, panel)["monthly"] == {"share": one[1]["share"], "like": None, "segments": {}}
