@@ -35,6 +35,10 @@ Condition = dict[str, Values]
 """Column name -> allowed values (or a range). All columns must hold at once."""
 
 
+def _where_true(value: Any) -> Any:
+    return {value: [True, 1]} if isinstance(value, str) else value
+
+
 def _period(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value  # YAML reads dates as such
 
@@ -95,6 +99,16 @@ class Data(Section):
         None,
         description="column of the groups of members within which errors may go together (a regional test); "
         "default: every member by itself",
+    )
+    entry: Literal["flow", "stock"] | None = Field(
+        None,
+        description="flow: a member's rows begin when it comes (a cohort of newcomers); stock: whoever was there when "
+        "observation began, in the middle of its membership",
+    )
+    exit: Annotated[Condition, BeforeValidator(_where_true)] = Field(
+        default_factory=dict,
+        description="condition on any columns, or a column of trues: rows after which the member is observed no more, "
+        "whatever it does (attrition, not a choice)",
     )
     duration: str | None = Field(None, description="column of periods until the member's next row (default 1)")
     until: Period | None = Field(

@@ -52,13 +52,12 @@ import torch
 from torch import Tensor
 
 from irl.config import InputError
-from irl.counterfactual import contracts
+from irl.counterfactual import contracts, population
 from irl.counterfactual.anchor_errors import MOST_ROWS, TOLERANCE, Dependence, dependence
 from irl.counterfactual.identification import classify
 from irl.counterfactual.intervals import Comparison, compared, t_quantile
 from irl.counterfactual.intervention import Intervention, added_actions, cautions, compile_scenario
 from irl.counterfactual.money import check_money, paid, price_coefficients
-from irl.counterfactual.population import check_population, draw_starts
 from irl.counterfactual.rates import Axes
 from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import solve
@@ -107,7 +106,7 @@ class Answer:
 class Question:
     """A scenario that fits a study, and the members it is asked for: what can be refused has been.
 
-    ``rows`` are the states of the frame.
+    ``rows`` are the states of the frame; ``about`` says what the start population is.
     """
 
     model: FittedModel
@@ -115,6 +114,7 @@ class Question:
     interventions: dict[str, Intervention]
     rows: States
     starts: Starts
+    about: tuple[str, ...] = ()
 
     def answer(self, *, tick: Tick = lambda stage, done, of: None, bands: bool = True) -> Answer:
         """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress. Without ``bands``, answers
@@ -182,6 +182,7 @@ class Question:
                     seed=scenario.seed,
                 )
             said = cautions(policy.intervention, self.rows.state, self.rows.segment)
+            said += self.about if label == BASELINE else ()
             said += contracts.cautions(model, policy.intervention, self.rows)
             said += contracts.left_out(counts[label], policy.news)
             said += rests.warnings(label) + seen.warnings(label, BASELINE)
@@ -228,7 +229,7 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
     scenario = scenario_from(scenario)
     check_study(model)
     interventions = {BASELINE: Intervention(model.schema, (), added_actions(scenario))}
-    check_population(scenario.population, model.schema)
+    population.check_population(scenario.population, model.schema)
     check_money(money_of(model, scenario), model.config.data, model.schema)
     interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
     panel, rows = _rows(model, model.with_types(frame, seed=scenario.seed))
@@ -236,8 +237,9 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
         each.menu(each.state(rows.state, rows.segment), rows.segment)  # refuses to leave nothing to choose
         if problems := contracts.problems_of(model, each, rows):
             raise InputError(f"scenario {scenario.name!r}:\n  " + "\n  ".join(problems))
-    starts = draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario, model.schema)
-    return Question(model, scenario, interventions, rows, starts)
+    starts = population.draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario, model.schema)
+    about = population.cautions(scenario, model.config.data.entry, panel)
+    return Question(model, scenario, interventions, rows, starts, tuple(about))
 
 
 def check_study(model: FittedModel) -> None:

@@ -107,7 +107,8 @@ def main() -> None:
         f"{arguments.members:,} members x {arguments.periods} periods, seeds {', '.join(map(str, arguments.seeds))}, "
         f"reward: {arguments.structure}, {' '.join([*arguments.overrides, ''])}"
         f"{arguments.simulated:,} simulated; torch {torch.__version__}, "
-        f"{platform.machine()}, {os.cpu_count()} cores. Studies and CSV files in {arguments.out}"
+        f"{platform.machine()}, {os.cpu_count()} cores. Studies and CSV files in {arguments.out}",
+        markup=False,
     )
 
 
