@@ -56,13 +56,13 @@ def cautions(scenario: Scenario, entry: str | None, panel: Panel | None) -> list
     """What the start population is, where it may be taken for another; ``entry``: as the study declares it."""
     if panel is None:
         return []
-    found, last = [], torch.zeros(panel.n_members, dtype=torch.long, device=panel.period.device)
+    found = []
     if entry == "stock" and scenario.start == "first":
         found.append(
             "members start as they were when observation began (`entry: stock`): in the middle of what they did, "
             "longer spells more often; it is no cohort of newcomers, whom `population: {where: ...}` may pick"
         )
-    last.index_reduce_(0, panel.member, panel.period, "amax")
+    last = panel.period[torch.cat([panel.member.diff() > 0, panel.member.new_ones(1, dtype=torch.bool)])]
     gone = float((last < panel.period.max()).double().mean())
     if scenario.start == "last" and gone > GONE:
         found.append(

@@ -144,7 +144,7 @@ def test_declared_exits():
 
 def test_an_exit_in_the_middle_is_refused():
     frame = people().assign(left=lambda f: (f["id"] == 3) & (f["month"] == 5))
-    with pytest.raises(InputError, match="rows after an exit .1 row") as error:
+    with pytest.raises(InputError, match=r"rows after an exit \(1 row") as error:
         panel_from_frame(frame, study(exit="left"))
     assert "it holds in a member's last row" in str(error.value)
     with pytest.raises(InputError, match="no column 'lft'"):
