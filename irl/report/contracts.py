@@ -36,6 +36,17 @@ def sentences(record: Record) -> list[str]:
     return said
 
 
+def assumed(record: Record) -> list[str]:
+    """What is assumed of a period inside each contract."""
+    found = at(record.metrics, "contracts", default={})
+    return [
+        f"A period inside a contract of “{action}” gives what “{one['like']}” gives."
+        if one["like"]
+        else f"A period inside a contract of “{action}” gives what it gave: the lump stays."
+        for action, one in found.items()
+    ]
+
+
 def contract_table(record: Record) -> Table | None:
     """How the lump of every contract whose flow is declared falls apart, by segment."""
     rows = []

@@ -20,7 +20,8 @@ def test_undeclared_flows_are_not_identified_and_that_is_said(make_run, config, 
     (said,) = sentences(record)
     assert "40 % of the rows" in said and "not identified" in said and "same_flow_as: {annual" in said
     assert contract_table(record) is None
-    assert "not identified, and scenarios" in page(record, "no truth")
+    html = page(record, "no truth")
+    assert "not identified, and scenarios" in html and "gives what it gave: the lump stays" in html
     shown = StringIO()
     print_report(record, "no truth", console=Console(file=shown, width=400))
     assert "not identified, and scenarios" in shown.getvalue()
@@ -33,7 +34,8 @@ def test_declared_flows(make_run, config, metrics):
     assert "(status in) is declared, not found" in sentences(record)[0]
     table = contract_table(record)
     assert table.rows == (("annual", "north", "12.0", "1.50 [1.30, 1.70]", "8.00", "10.00", "−2.00"),)
-    assert "Contracts, in reward units" in page(record, "no truth")
+    html = page(record, "no truth")
+    assert "Contracts, in reward units" in html and "contract of “annual” gives what “monthly” gives" in html
     assert "contracts.tex" in {path.name for path in write_latex(record)}
 
 
