@@ -161,7 +161,7 @@ def _leaving(panel: Panel, left: Tensor, at_risk: Tensor) -> tuple[dict[str, flo
     df = float((((n.sum(2) > 0).sum(1) - 1).clamp_min(0) * mixed).sum())
     if not df:
         return found, None
-    return found, float(torch.special.gammaincc(torch.tensor(df / 2, dtype=torch.float64), statistic / 2))
+    return found, float(torch.special.gammaincc(torch.tensor(df / 2, dtype=torch.float64), statistic.cpu() / 2))
 
 
 def _informative(panel: Panel, leaving: dict[str, float], p: float | None) -> list[str]:

@@ -258,8 +258,14 @@ def _change(change: Change) -> str:
     elif change.dynamics is not None:
         part = change.dynamics
         words = f"“{part.name}” moves {_movement(part)}"
+    elif change.add is not None:
+        part = change.add
+        said = [f"at its reward with {_settings(part.facing)}"] if part.facing else []
+        said += [f"leading to {_settings(part.then)}"] if part.then else []
+        said += [] if part.nest is None else [f"sharing {_listed(part.nest)} of its taste shock"]
+        words = f"“{part.action}” is offered, like “{part.like}”{''.join(f', {text}' for text in said)},"
     else:
-        assert change.remove is not None, "a change is one of the four"
+        assert change.remove is not None, "a change is one of the five"
         part = change.remove
         words = f"“{part.action}” is taken off the menu"
     return f"{words}{where(part.where)}."
