@@ -39,7 +39,7 @@ def by_period(world):
     return reward
 
 
-def answer(world, *changes, times=250, timing=None):
+def answer(world, *changes, times=150, timing=None):
     """pi[10, 3] and V[10] at every state, on draws."""
     intervention, rows = world.intervention(*changes), world.everywhere(times)
     follow = partial(contracts.followed, world.model, seed=0)
@@ -126,18 +126,27 @@ def test_draws_of_the_parameters_move_flows_as_the_rewards_do(moving_world, monk
         {"dynamics": {"name": "place", "like": {"tier": 1}, "where": {"tier": 0}}},
         {"reward": {"action": "monthly", "scale": 2.0, "where": INSIDE}},
     )
-    rows = world.everywhere(5)
-    flow = contracts.followed(world.model, intervention, rows, seed=0, parameters=draws).flow
-    real, sides = type(world.model).reward_of, []
+    rows, free = world.everywhere(30), world.states()[FREE]
+    segment, menu = torch.zeros(6, dtype=torch.long), world.menu()[FREE]
+
+    def solved(**options):
+        found = contracts.followed(world.model, intervention, rows, seed=0, parameters=options.get("draws"))
+        policy = solve(world.model, intervention, found.of_segment, ridge_rows=1e-6, **options)
+        return found.flow, policy.q(free, segment).double(), policy
+
+    (flow, _, policy), real, sides = solved(draws=draws), type(world.model).reward_of, []
     for sign in (step, -step):
         moved = torch.tensor([0.0, 0.7, -0.4]) * sign
         monkeypatch.setattr(
             type(world.model), "reward_of", lambda self, state, g=None, m=moved: real(self, state, g) + m
         )
-        sides.append(contracts.followed(world.model, intervention, rows, seed=0).flow[:, 0])
+        sides.append(solved())
         monkeypatch.undo()
     assert flow.shape[1] == 2 and flow[:, 1].abs().max() > 0.1
-    assert torch.allclose(flow[:, 1], (sides[0] - sides[1]) / (2 * step), atol=2e-3)
+    assert torch.allclose(flow[:, 1], (sides[0][0] - sides[1][0])[:, 0] / (2 * step), atol=2e-3)
+    slope = policy.q_draws(free, segment)[..., 0]
+    numeric = (sides[0][1] - sides[1][1]) / (2 * step)
+    assert torch.allclose(slope[menu], numeric[menu], atol=5e-3)
 
 
 def test_what_cannot_be_told_is_refused_or_said(world, moving_world):
