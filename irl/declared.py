@@ -103,7 +103,7 @@ class Data(Section):
     entry: Literal["flow", "stock"] | None = Field(
         None,
         description="flow: a member's rows begin when it comes (a cohort of newcomers); stock: whoever was there when "
-        "observation began, in the middle of its membership",
+        "observation began, in the middle of its membership (of hidden types, the shares depend on the first state)",
     )
     exit: Annotated[Condition, BeforeValidator(_where_true)] = Field(
         default_factory=dict,
