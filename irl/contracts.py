@@ -7,7 +7,7 @@ A contract enters as one choice: its reward, a *lump*, is what is earned from si
 and choices say nothing about how a lump is spread over its periods. A study may declare it (``reward.same_flow_as``):
 that the flow is what another action gives in the same state, some of its columns put to other values,
 
-    flow(s_j) = r(s_j with the columns of ``at``, the other action) .
+    flow(s_j) = r(s_j with the columns of ``at``, the other action) + ``add`` .
 
 The rest of the lump is then what signing itself gives or costs. Without a declaration the flow counts as 0 here: only
 changes of it can be answered for, and only if they are stated.
@@ -49,7 +49,7 @@ def declared_flow(model: FittedModel, state: Tensor, action: Tensor, draws: Tens
         rows = (action == model.schema.actions.index(name)).nonzero().squeeze(1)
         if len(rows):
             seen, other = alike(model.schema, state[rows], like), model.schema.actions.index(like.action)
-            flow[rows, 0] = model.reward_of(seen)[:, other].double()
+            flow[rows, 0] = model.reward_of(seen)[:, other].double() + like.add
             if draws is not None:
                 weight = -model.schema.reference(seen, model.schema.menu(seen)).double()  # r = f - sum_b mu f + g
                 weight[:, other] += 1

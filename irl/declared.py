@@ -194,10 +194,12 @@ class Anchor(Section):
 
 
 class Alike(Section):
-    """The reward of ``action`` in the same state, its columns of ``at`` put to these values."""
+    """The reward of ``action`` in the same state, its columns of ``at`` put to these values, and ``add`` more (reward
+    units per period)."""
 
     action: str
     at: dict[str, bool | float | str] = Field(default_factory=dict)
+    add: float = 0.0
 
 
 def _alike(value: Any) -> Any:

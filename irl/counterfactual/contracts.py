@@ -106,6 +106,12 @@ def problems_of(model: FittedModel, intervention: Intervention, rows: States) ->
             "an action is added inside a contract, and what staying gives there is known only as the lump of all its "
             "periods: leave these states out with `where`"
         )
+    new, missing = _other_contracts(model, intervention, inside)
+    if new and missing:
+        found.append(
+            f"{', '.join(new)} may lead to a contract of another length, of which the lump of {missing[0]} says "
+            f"nothing: {_remedy(missing[0])}"
+        )
     for i, part in _undeclared_scalings(model, intervention):
         a = model.schema.actions.index(part.action)
         here = conditions.holds(model.schema, part.where, faced, rows.segment)
@@ -120,7 +126,13 @@ def problems_of(model: FittedModel, intervention: Intervention, rows: States) ->
 def cautions(model: FittedModel, intervention: Intervention, rows: States) -> list[str]:
     """What an answer supposes of contracts; ``rows``: the panel's."""
     schema, faced = model.schema, intervention.state(rows.state, rows.segment)
-    inside, found = forced_action(schema, faced), []
+    inside = forced_action(schema, faced)
+    new, _ = _other_contracts(model, intervention, inside)
+    found = [
+        f"what {name} gives is a lump less the flows of its contract and with those of another: it rests on the level "
+        "of the flow that is declared, of which choices say nothing"
+        for name in new
+    ]
     for a, action in enumerate(schema.actions):
         share = float((inside == a).double().mean())
         if not share or action in model.config.reward.same_flow_as:
@@ -148,6 +160,17 @@ def left_out(counts: Counts, news: int) -> list[str]:
         f"{share:.0%} of the members are inside a contract when they learn of the changes: surplus, gainers and losers "
         "are those of the others, who have a choice then"
     ]
+
+
+def _other_contracts(model: FittedModel, intervention: Intervention, inside: Tensor) -> tuple[list[str], list[str]]:
+    """The added actions that lead elsewhere than what they are like, by a lump or perhaps to a contract; and the
+    actions with a lump whose flow is not declared. ``inside``: the one action that there is in each row, or -1."""
+    schema = model.schema
+    lumps = [schema.actions[a] for a in inside[inside >= 0].unique().tolist()]
+    rules = {name for _, condition in schema.available for name in condition}
+    parts = [change.add for change in intervention.changes if change.add is not None and change.add.then and lumps]
+    new = [part.action for part in parts if part.like in lumps or rules & set(part.then)]
+    return new, [name for name in lumps if name not in model.config.reward.same_flow_as]
 
 
 def _undeclared_scalings(model: FittedModel, intervention: Intervention) -> list[tuple[int, RewardChange]]:

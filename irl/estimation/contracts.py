@@ -86,7 +86,7 @@ def _flow(model: FittedModel, panel: Panel, rows: Tensor, action: str) -> dict[s
         loading = -schema.reference(seen, schema.menu(seen)).double()
         loading[:, other] += 1
         contrast += (loading * w.unsqueeze(1)).T @ model.terms(seen).double()
-    mean, se = total / float(weight.sum()), None
+    mean, se = total / float(weight.sum()) + like.add, None
     if model.refit is not None and model.has_standard_errors:
         se = float(model.refit.error_of((contrast / weight.sum()).unsqueeze(0)))
     low, high = (None, None) if se is None else (mean - Z * se, mean + Z * se)

@@ -22,7 +22,9 @@ def sentences(record: Record) -> list[str]:
                 f"it are refused or say so; `reward: {{same_flow_as: {{{action}: ...}}}}` declares it."
             )
         else:
-            at_ = ", ".join(f"{name} {value}" for name, value in declared.at.items())
+            said_at = [f"{name} {value}" for name, value in declared.at.items()]
+            said_at += [f"and {number(declared.add)} more"] if declared.add else []
+            at_ = ", ".join(said_at)
             said.append(
                 f"{inside}: {lump}. That its periods give what “{declared.action}” gives in the same state"
                 f"{f' ({at_})' if at_ else ''} is declared, not found; choices do not speak about it."

@@ -159,6 +159,12 @@ def test_what_cannot_be_told_is_refused_or_said(world, moving_world):
     assert "scales the lump of monthly" in contracts.cautions(world.model, whole, world.everywhere(1))[0]
     added = world.intervention({"add": {"action": "weekly", "like": "monthly", "nest": 0.0}})
     assert "inside a contract" in contracts.problems_of(world.model, added, world.everywhere(1))[0]
+    elsewhere = {"action": "short", "like": "annual", "then": {"place": "out"}, "nest": 0.0}
+    shorter = world.intervention({"add": elsewhere | {"where": {"place": ["out", "in"]}}})
+    (refused,) = contracts.problems_of(world.model, shorter, world.everywhere(1))
+    assert "short may lead to a contract of another length" in refused
+    assert not contracts.problems_of(declared(world).model, shorter, world.everywhere(1))
+    assert "the level of the flow" in contracts.cautions(declared(world).model, shorter, world.everywhere(1))[0]
     moving = moving_world.intervention({"dynamics": {"name": "place", "like": {"tier": 1}, "where": {"tier": 0}}})
     rows = moving_world.everywhere(1)
     (said,) = contracts.cautions(moving_world.model, moving, rows)

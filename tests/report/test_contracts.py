@@ -28,10 +28,10 @@ def test_undeclared_flows_are_not_identified_and_that_is_said(make_run, config, 
 
 
 def test_declared_flows(make_run, config, metrics):
-    config["reward"] = {"same_flow_as": {"annual": {"action": "monthly", "at": {"status": "in"}}}}
+    config["reward"] = {"same_flow_as": {"annual": {"action": "monthly", "at": {"status": "in"}, "add": 0.5}}}
     found = {"annual": FOUND["annual"] | {"like": "monthly", "segments": {"north": CELL | {"periods": 12.0}}}}
     record = load_record(make_run(config, metrics | {"contracts": found}))
-    assert "(status in) is declared, not found" in sentences(record)[0]
+    assert "(status in, and 0.50 more) is declared, not found" in sentences(record)[0]
     table = contract_table(record)
     assert table.rows == (("annual", "north", "12.0", "1.50 [1.30, 1.70]", "8.00", "10.00", "−2.00"),)
     html = page(record, "no truth")
