@@ -86,9 +86,9 @@ def checked_rows(
     findings = missing_columns([name for name in study_columns(config) if name not in spared], frame)
     if schema is not None and any(name not in frame.columns for name in schema.hidden):
         raise InputError(
-            f"{source}: this study has hidden types, and no column {TYPE!r} says who is of which; "
-            "FittedModel.with_types draws them. Bootstrap, sensitivity, attribution and backtest cannot do so yet: "
-            "train with `types: 1` for these"
+            f"{source}: this study has hidden types, and no column {TYPE!r} says who is of which. Bootstrap, "
+            "sensitivity and falsification cannot draw them yet: train with `types: 1` for these (in Python, "
+            "FittedModel.with_types draws them)"
         )
     if frame.empty:
         raise _error([*findings, Finding("there are no rows")], frame, config, source)
