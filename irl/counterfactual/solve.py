@@ -105,6 +105,14 @@ class ScenarioPolicy:
         reward = self.intervention.over_actions(reward_of if one_pass else self.model.reward_of, faced)
         return self.intervention.reward(reward, faced, segment) + self._by_segment(segment, continuation)
 
+    def score_draws(self, faced: Tensor, segment: Tensor, log_pi: Tensor, action: Tensor) -> Tensor:
+        """How the log-probability of action[N] moves along each draw of the parameters, [N, B]."""
+        slope = self.q_draws(faced, segment)
+        slope = bellman.log_policy_slope(
+            slope, log_pi.to(slope.dtype), self.model.config.temperature, self.intervention.nests
+        )
+        return slope.gather(1, action.view(-1, 1, 1).expand(-1, 1, slope.shape[2])).squeeze(1)
+
     def menu(self, faced: Tensor, segment: Tensor) -> Tensor:
         """menu[N, A] at the changed state; empty in terminal states."""
         return self.intervention.menu(faced, segment)
@@ -326,11 +334,12 @@ def _kernel_rows(
         )
         value = torch.einsum("na,nab->nb", log_pi.exp(), added)
     discount = (model.config.discount**part.steps * ~part.ends).double()
+    mean = (discount.unsqueeze(2) * value.view(n, draws, -1)).mean(1)
     return evaluation.Rows(
         phi=chunk.phi.double(),
         phi_next=following.phi.double().view(n, draws, -1),
         discount=discount,
-        target=(discount.unsqueeze(2) * value.view(n, draws, -1)).mean(1),
+        target=part.with_flow(mean, first=0 if parameters is None else 1),
         weight=chunk.weight,
         action=part.action,
         next_policy=by_course(intervention.courses, log_pi.exp()).view(n, draws, -1),

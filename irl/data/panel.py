@@ -2,7 +2,8 @@
 
 Rows are sorted by member, then period. Forced rows (a menu of one) are collapsed as in the design: the row of the
 last free choice runs to the next free choice, ``steps`` periods later. A transition across missing periods is dropped
-and counted. A declared terminal row has no next row; any other last row is censored and serves the policy step only.
+and counted. A declared terminal row has no next row; any other last row (at the panel's end, a declared exit or not) is
+censored and serves the policy step only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from irl.data.encode import Bools, Ints
 from irl.data.rows import Rows, checked_rows, last_of_member
 from irl.data.schema import StateSchema
 from irl.data.split import fitted_rows
+
+LEAST_WEIGHT = 1e-6
+"""The smallest posterior of a hidden type with which a row is weighted: weights are positive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,7 @@ class Panel:
     steps : float32 [N], periods from a free row to its next choice (its k); 1 where there is none
     ends : bool [N], the next choice is a terminal row (continuation 0)
     gaps : transitions dropped because periods are missing
+    leaves : bool [N], after this row, its last, the member is observed no more, as declared; None: nothing is declared
     """
 
     schema: StateSchema
@@ -61,6 +66,7 @@ class Panel:
     steps: Tensor
     ends: Tensor
     gaps: int
+    leaves: Tensor | None = None
 
     def __post_init__(self) -> None:
         problems = _broken_invariants(self)
@@ -104,8 +110,9 @@ class Panel:
 
 
 def tensors_of(panel: Panel) -> dict[str, Tensor]:
-    """The tensors of a panel by name."""
-    return {f.name: getattr(panel, f.name) for f in fields(panel) if f.name not in ("schema", "gaps")}
+    """The tensors of a panel by name; those that it does not have are left out."""
+    named = {f.name: getattr(panel, f.name) for f in fields(panel) if f.name not in ("schema", "gaps")}
+    return {name: values for name, values in named.items() if values is not None}
 
 
 def first_rows(member: Tensor) -> Tensor:
@@ -118,6 +125,26 @@ def of_type(state: Tensor, k: int) -> Tensor:
     state = state.clone()
     state[:, -1] = k
     return state
+
+
+def typed(panel: Panel, schema: StateSchema, kind: Tensor) -> Panel:
+    """A panel without hidden types as one of ``schema``, which has them: rows of types kind[N]."""
+    return replace(panel, schema=schema, state=torch.cat([panel.state, kind.unsqueeze(1).to(panel.state.dtype)], 1))
+
+
+def expanded(panel: Panel, schema: StateSchema, posterior: Tensor) -> Panel:
+    """A panel without hidden types once per type of ``schema``, rows weighted by posterior[M, K]: member i as of type k
+    is member k M + i, row t is row k N + t; clusters stay."""
+    number = posterior.shape[1]
+    parts = {name: torch.cat([values] * number) for name, values in tensors_of(panel).items()}
+    block = torch.arange(number, device=panel.member.device).repeat_interleave(panel.n_rows)
+    parts["state"] = torch.cat([parts["state"], block.unsqueeze(1).to(parts["state"].dtype)], 1)
+    parts["member"] += block * panel.n_members
+    for name in ("next_row", "next_choice"):
+        parts[name] = torch.where(parts[name] >= 0, parts[name] + block * panel.n_rows, -1)
+    own = posterior.clamp_min(LEAST_WEIGHT)[panel.member].T
+    parts["weight"] = (own * panel.weight.double()).flatten().float()
+    return replace(panel, schema=schema, **parts, gaps=panel.gaps * number)
 
 
 def panel_from_frame(
@@ -163,6 +190,7 @@ def panel_from_frame(
         steps=torch.from_numpy(steps).float(),
         ends=torch.from_numpy(ends),
         gaps=gaps,
+        leaves=torch.from_numpy(rows.leaves) if config.data.exit else None,
     )
 
 
@@ -193,7 +221,7 @@ def _broken_invariants(panel: Panel) -> list[str]:
         return ["it has no rows"]
     shapes = {"state": (n, len(schema.columns)), "menu": (n, len(schema.actions))}
     types = dict.fromkeys(("state", "anchor_reward", "weight", "steps"), torch.float32)
-    types |= dict.fromkeys(("menu", "free", "ends"), torch.bool)
+    types |= dict.fromkeys(("menu", "free", "ends", "leaves"), torch.bool)
     problems = []
     for name, values in tensors_of(panel).items():
         shape, dtype = shapes.get(name, (n,)), types.get(name, torch.int64)

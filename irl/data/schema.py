@@ -94,6 +94,11 @@ class StateSchema:
         return replace(self, columns=(*self.columns, column))
 
     @property
+    def without_types(self) -> StateSchema:
+        """The schema of what data show: without the column of the hidden types, if there is one."""
+        return replace(self, columns=tuple(column for column in self.columns if not column.hidden))
+
+    @property
     def base(self) -> int:
         """The action from which the others' utilities are counted: the anchor action, else the first."""
         return 0 if self.anchor is None else self.anchor

@@ -24,16 +24,18 @@ from irl import bellman, runs
 from irl.config import Config, InputError
 from irl.data.describe import summary
 from irl.data.panel import Panel
+from irl.data.sampling import sampling
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.falsification import refusal, tested
 from irl.estimation.findings import by_type, findings
+from irl.estimation.mixture import Mixture
 from irl.estimation.policy import fit_policy
 from irl.estimation.refit import RefitReport, fit_refit
 from irl.estimation.reward import fit_reward
 from irl.estimation.training import Workbench
-from irl.estimation.types import Mixture, StartReport, checked, started
+from irl.estimation.types import StartReport, checked, started
 from irl.fitted import FittedModel, new_networks
 from irl.networks import PolicyNetwork
 
@@ -267,7 +269,7 @@ def held_out_rows(panel: Panel, share: float, seed: int) -> Tensor:
 
 
 def panel_metrics(panel: Panel, config: Config) -> Metrics:
-    """Sizes of the panel, and how often the anchor was chosen, by segment (None where there was no choice)."""
+    """Sizes of the panel, its sampling, and how often the anchor was chosen, by segment (None: there was no choice)."""
     found = summary(panel, estimation=config.estimation)
     segments = {
         name: {"decisions": rows, "anchor_share": share if rows else None}
@@ -279,6 +281,7 @@ def panel_metrics(panel: Panel, config: Config) -> Metrics:
         "transitions": found.transitions,
         "gaps": found.gaps,
         "segments": segments,
+        "sampling": asdict(sampling(panel, config.data)),
     }
 
 
