@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from irl import bellman, runs
+from irl.attention import AttentionLogit
 from irl.config import Config, InputError, nearest, validated
 from irl.data.encode import factorized
 from irl.data.panel import Panel, first_rows, of_type, panel_from_frame
@@ -63,6 +64,7 @@ class FittedModel:
     crossings: Crossings | None
     refit: Refitted | None = None
     shares: TypeShares | None = None
+    attention: AttentionLogit | None = None
 
     def reward(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Reward of every action: index and row order of ``frame``, columns in the order of ``actions``.
@@ -105,19 +107,29 @@ class FittedModel:
         """Whether the refit carries the covariance of its parameters."""
         return self.refit is not None and bool((self.refit.covariance != 0).any())
 
-    def policy(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def policy(self, frame: pd.DataFrame, *, decided: bool = False) -> pd.DataFrame:
         """Choice probability of every action, shaped as :meth:`reward`; 0 where not available, rows sum to 1.
 
-        In a terminal state nothing is chosen: all are 0.
+        In a terminal state nothing is chosen: all are 0. With inattention, of what happens; ``decided``: of what is
+        chosen by those who decide.
         """
         if self._typeless(frame):
             return self._mean_over_types(self.policy, frame)
         state, menu = self._state_menu(frame)
         menu = menu & ~self.schema.is_terminal(state).unsqueeze(1)
-        return self._frame(self.log_policy_of(state, menu).exp(), frame)
+        log_pi = self.log_policy_of(state, menu) if decided else self.seen_policy_of(state, menu)
+        return self._frame(log_pi.exp(), frame)
+
+    def attention_probability(self, frame: pd.DataFrame) -> pd.Series:
+        """Probability that there is a decision in every row, ``attention``; 1 where no default is available."""
+        state, menu = self._state_menu(frame)
+        inertia = self.inertia_of(state)
+        found = torch.ones(len(menu)) if inertia is None else inertia.within(menu).cpu()
+        return pd.Series(found.double().numpy(), index=frame.index, name="attention")
 
     def value(self, frame: pd.DataFrame) -> pd.Series:
-        """Soft value V(s) of every row; 0 in terminal states, NaN where nothing is chosen.
+        """Soft value V(s) of every row (with inattention W(s), before it is known whether there is a decision); 0 in
+        terminal states, NaN where nothing is chosen.
 
         Of the refit, alpha log sum exp(Q(s,.)/alpha); without it, that of the Q and P steps.
 
@@ -130,6 +142,7 @@ class FittedModel:
             if self.refit:
                 q = self.reward_of(state, self.anchor_reward(frame)) + self.refit.continuation(self.basis(state))
                 value = bellman.soft_value(q, menu, self.config.temperature)
+                value = bellman.ex_ante_value(value, q, menu, self.inertia_of(state))
             else:
                 reference = self.schema.reference(state, menu)
                 log_pi = bellman.reference_log_policy(self.policy_network(state, menu), reference)
@@ -242,12 +255,21 @@ class FittedModel:
 
     @torch.no_grad()
     def log_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
-        """log pi[N, A] over menu[N, A]: the refit's if there is one, else the P step's."""
+        """log pi[N, A] of members who decide, over menu[N, A]: the refit's if there is one, else the P step's."""
         if self.refit is None:
             log_pi: Tensor = self.policy_network(state, menu)
             return log_pi
         q = self.reward_of(state) + self.refit.continuation(self.basis(state))
         return bellman.log_policy(q, menu, self.config.temperature)
+
+    @torch.no_grad()
+    def inertia_of(self, state: Tensor) -> bellman.Inertia | None:
+        """How likely state[N, F] is to pass without a decision; None where everything is decided."""
+        return None if self.attention is None else self.attention.inertia(state)
+
+    def seen_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
+        """log pi~[N, A] of what happens, decided or not; :meth:`log_policy_of` where everything is decided."""
+        return bellman.seen_policy(self.log_policy_of(state, menu), self.inertia_of(state))
 
     @torch.no_grad()
     def basis(self, state: Tensor) -> Tensor:
@@ -305,6 +327,7 @@ class FittedModel:
             "dynamics": self.dynamics,
             "refit": self.refit,
             "shares": self.shares,
+            "attention": self.attention,
         }
         return {name: network for name, network in networks.items() if network is not None}
 
@@ -330,11 +353,13 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
     e, form = config.estimation, config.reward
     terms: Crossings | LinearTerms
     columns = (*form.columns, *schema.hidden) if form.columns else ()
+    if schema.shifters and not columns:
+        columns = tuple(name for name in schema.names if name not in schema.shifters)
     if form.structure == "linear":
         terms = LinearTerms(schema, columns)
     else:
         terms = Crossings(schema, columns, alone=form.benefits if form.structure == "additive" else ())
-    plain = form.structure == "full" and not form.columns
+    plain = form.structure == "full" and not columns
     crossings = None if plain else Crossings(schema)
     model = FittedModel(
         config=config,
@@ -346,6 +371,7 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
         terms=terms,
         crossings=crossings,
         shares=TypeShares(schema) if schema.hidden else None,
+        attention=AttentionLogit(schema, config.attention) if config.attention else None,
     )
     if not e.refit.rounds:
         return model

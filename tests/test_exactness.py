@@ -100,6 +100,7 @@ def panel_of(problem: Problem, schema: StateSchema) -> Panel:
         action=pairs(a, torch.full_like(a, ANCHOR)),
         menu=menu,
         free=menu.any(1),
+        active=torch.ones_like(menu.any(1)),
         member=pairs(members, members),
         cluster=pairs(members, members),
         period=pairs(torch.zeros_like(s), problem.steps[s, a].long()),

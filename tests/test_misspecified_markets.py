@@ -34,7 +34,7 @@ def problem(inertia=None):
 
 def test_inertia_by_iterating_its_equation():
     default, attention = torch.tensor([0, 2, 1, 2]), torch.tensor([0.4, 0.4, 1.0, 0.0], dtype=torch.float64)
-    mdp = problem(tabular.Inertia(attention, default))
+    mdp = problem(bellman.Inertia(attention, default))
     value = torch.zeros(4, dtype=torch.float64)
     for _ in range(2000):
         q = mdp.reward + 0.9 * mdp.expectation(value)
@@ -54,7 +54,7 @@ def test_inertia_by_iterating_its_equation():
 
 
 def test_a_policy_with_inertia_has_no_shocks_of_its_own():
-    mdp = problem(tabular.Inertia(torch.full((4,), 0.5, dtype=torch.float64), torch.zeros(4, dtype=torch.long)))
+    mdp = problem(bellman.Inertia(torch.full((4,), 0.5, dtype=torch.float64), torch.zeros(4, dtype=torch.long)))
     with pytest.raises(ValueError, match="which shocks were received"):
         tabular.evaluate(mdp, tabular.solve(mdp).policy)
 

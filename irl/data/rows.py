@@ -47,6 +47,7 @@ class Rows:
     segment: Ints
     cluster: Ints
     anchor_reward: Floats
+    active: Bools
     weight: Floats
     duration: Floats
 
@@ -58,7 +59,7 @@ class Rows:
 def data_columns(data: Data) -> tuple[str, ...]:
     """The columns that the data section names."""
     named = [data.member, data.period, data.action, *data.state, *data.segment]
-    named += [name for name in (data.weight, data.cluster, data.duration) if name is not None]
+    named += [name for name in (data.weight, data.cluster, data.active, data.duration) if name is not None]
     return tuple(dict.fromkeys(named))
 
 
@@ -142,6 +143,8 @@ def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[
     findings += found
     cluster, found = _clusters(frame, data, member)
     findings += found
+    active, found = _active(frame, config, schema, action, tensor, where=known & ~terminal & (menu.sum(1) >= 2))
+    findings += found
     weight, found = _positive(frame, data.weight, "weight", whole=False)
     findings += found
     duration, found = _positive(frame, data.duration, "duration", whole=True)
@@ -159,6 +162,7 @@ def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[
         segment=segment,
         cluster=cluster,
         anchor_reward=reward,
+        active=active,
         weight=weight,
         duration=duration,
     )
@@ -178,6 +182,26 @@ def _clusters(frame: pd.DataFrame, data: Data, member: Ints) -> tuple[Ints, list
     remedy = "a member belongs to one cluster"
     findings += finding(f"cluster column {data.cluster!r} changes within a member", moved, remedy=remedy)
     return codes, findings
+
+
+def _active(
+    frame: pd.DataFrame, config: Config, schema: StateSchema, action: Ints, state: torch.Tensor, *, where: Bools
+) -> tuple[Bools, list[Finding]]:
+    """Whether a decision was made, everywhere without a column for it; of rows ``where`` there was something to decide,
+    those that passed without have to show their default."""
+    column = config.data.active
+    if column is None or column not in frame.columns:
+        return np.ones(len(frame), dtype=bool), []
+    values, _ = numbers(frame[column])
+    strange = (values != 0) & (values != 1)
+    what = f"active column {column!r}"
+    findings = finding(f"{what}: neither 0 nor 1", strange, values=frame[column])
+    active = values != 0
+    if not any(schema.problems_of(condition, "") for _, condition in schema.defaults):
+        wrong = where & ~active & (action >= 0) & (action != schema.default(state).numpy())
+        remedy = "Correct the rows, or `attention.default`"
+        findings += finding(f"{what}: 0 where the action is not the default", wrong, remedy=remedy)
+    return active, findings
 
 
 def _member_and_period(frame: pd.DataFrame, data: Data) -> tuple[Ints, Ints, list[Finding]]:
@@ -312,6 +336,8 @@ def _condition_problems(frame: pd.DataFrame, config: Config, schema: StateSchema
     """Labels in conditions that the data do not know; columns that are missing are reported as such."""
     places = [("terminal", config.data.terminal)]
     places += [(f"available.{action}", condition) for action, condition in config.data.available.items()]
+    defaults = config.attention.default if config.attention else {}
+    places += [(f"attention.default.{action}", condition) for action, condition in defaults.items()]
     money = config.money
     for kind, flows in (("price", money.price), ("cost", money.cost)) if money else ():
         places += [(f"money.{kind}.{action}.where", flow.where) for action, flow in flows.items()]

@@ -34,6 +34,7 @@ from torch import Tensor
 from irl import bellman, evaluation
 from irl.data.panel import Panel
 from irl.dynamics import n_cells, start_parents, table_cell
+from irl.estimation.attention import surprises
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.fitted import FittedModel
 from irl.transitions import RIDGE_ROWS, Transitions, Unchanged, kernel_rows, observed
@@ -54,7 +55,7 @@ def covariance(
     theta: Tensor,
     penalty: Tensor,
 ) -> Tensor:
-    """Covariance [P, P] of theta[P].
+    """Covariance [P, P] of theta[P]; with inattention, eta is part of it.
 
     Parameters
     ----------
@@ -64,9 +65,10 @@ def covariance(
     penalty : [P], the prior's precisions.
     """
     some = choices.some(HESSIAN_ROWS, seed=0)
-    flat = logit.map.flatten(0, 1)  # [A D, P]
+    flat = logit.flat  # [A D, P]
     curvature = choices.mass / some.mass * logit.curvature(theta, some) @ flat
-    scores = choice_scores(model, panel, flat / logit.temperature) - kernel_scores(model, panel, rows, curvature)
+    moved = curvature[: logit.offset.numel()]
+    scores = choice_scores(model, panel, flat / logit.temperature) - kernel_scores(model, panel, rows, moved)
     bread = torch.linalg.inv(flat.T @ curvature + torch.diag(penalty))
     clusters = len(panel.cluster.unique())
     meat = scores.T @ scores * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
@@ -97,13 +99,19 @@ def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor
 
 @torch.no_grad()
 def choice_scores(model: FittedModel, panel: Panel, own: Tensor) -> Tensor:
-    """sum_t (1{a} - pi) own[A D, P] of every cluster [G, P]."""
+    """sum_t (1{a} - pi) own[A D, P] of every cluster [G, P]; with inattention own has E rows more, and choices count as
+    far as they were decided."""
     scores = own.new_zeros(int(panel.cluster.max()) + 1, own.shape[1])
     at = torch.arange(len(panel.schema.actions), device=own.device)
     for i in panel.free.nonzero().squeeze(1).split(CHUNK // 2):
-        chosen = (panel.action[i].unsqueeze(1) == at).double()
-        error = chosen - model.log_policy_of(panel.state[i], panel.menu[i]).double().exp()
-        _add_by_cluster(scores, panel, i, error, model.basis(panel.state[i]).double(), own)
+        phi, log_pi = model.basis(panel.state[i]).double(), model.log_policy_of(panel.state[i], panel.menu[i]).double()
+        error = (panel.action[i].unsqueeze(1) == at).double() - log_pi.exp()
+        if model.attention is not None:
+            decided, surprise = surprises(model.attention, panel, i, log_pi)
+            error = error * decided.unsqueeze(1)
+            x = model.attention.features(panel.state[i]).double()
+            _add_by_cluster(scores, panel, i, surprise.unsqueeze(1), x, own[-x.shape[1] :])
+        _add_by_cluster(scores, panel, i, error, phi, own[: error.shape[1] * phi.shape[1]])
     return scores
 
 
@@ -214,7 +222,8 @@ def _next_values(model: FittedModel, rows: Transitions) -> Tensor:
 
 
 def _value(model: FittedModel, state: Tensor, menu: Tensor) -> Tensor:
-    """V[N] of the refit."""
+    """V[N] of the refit (W, where members do not always decide)."""
     assert model.refit is not None
     q = model.reward_of(state) + model.refit.continuation(model.basis(state))
-    return bellman.soft_value(q, menu, model.config.temperature)
+    value = bellman.soft_value(q, menu, model.config.temperature)
+    return bellman.ex_ante_value(value, q, menu, model.inertia_of(state))
