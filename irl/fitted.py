@@ -16,12 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from irl import bellman, runs
+from irl import bellman, runs, weights
 from irl.attention import AttentionLogit
 from irl.config import Config, InputError, nearest, validated
 from irl.data.encode import factorized
@@ -31,10 +28,6 @@ from irl.declared import TYPE, Reward
 from irl.dynamics import TransitionModel
 from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork, TypeShares
 from irl.refitted import Refitted
-
-FORMAT = 2
-"""Version of the model folder; a folder of another version is refused."""
-
 
 Z = 1.959964
 """Standard errors on either side of a 95 % interval: the 97.5 % quantile of the normal distribution."""
@@ -228,6 +221,11 @@ class FittedModel:
             total = total + part
         return total
 
+    def refuse_attention(self, what: str) -> None:
+        """InputError if members do not always decide, of which ``what`` knows nothing."""
+        if self.attention is not None:
+            raise InputError(f"{what} cannot be asked with `attention` yet: train the study without it to ask")
+
     @torch.no_grad()
     def reward_of(self, state: Tensor, anchor_reward: Tensor | None = None) -> Tensor:
         """r[N, A] of state[N, F]; ``anchor_reward[N]`` is g(s), by default as the schema says."""
@@ -304,20 +302,8 @@ class FittedModel:
 
     def save(self, folder: str | Path) -> None:
         """Write the model to ``folder`` (replaced if it is there): ``weights.safetensors`` and ``model.json``."""
-        weights = {
-            f"{name}.{key}": tensor.detach().cpu().contiguous()
-            for name, network in self._networks().items()
-            for key, tensor in network.state_dict().items()
-        }
-        about = {
-            "format": FORMAT,
-            "config": self.config.model_dump(mode="json"),
-            "schema": self.schema.to_json(),
-            "weights": runs.fingerprint(*(weights[key] for key in sorted(weights))),
-        }
-        with runs.atomic_folder(folder, replace=True) as partial:
-            runs.atomic_write(partial / "weights.safetensors", save_tensors(weights))
-            runs.write_json(partial / "model.json", about)
+        about = {"config": self.config.model_dump(mode="json"), "schema": self.schema.to_json()}
+        weights.write(folder, self._networks(), about)
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module | None] = {
@@ -400,22 +386,13 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> FittedModel:
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> FittedModel:
     """The model in a model folder; nothing is unpickled. Errors as in :func:`load`."""
     folder = Path(folder)
-    about = runs.read_json(folder / "model.json")
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        found = about.get("format") if isinstance(about, dict) else None
-        raise InputError(f"{folder}: model format {found!r}; this version reads {FORMAT}: train the study again")
+    about, found = weights.read(folder)
     try:
-        weights = load_tensors((folder / "weights.safetensors").read_bytes())
         config = validated(Config, about["config"], str(folder / "model.json"))
         model = new_networks(config, StateSchema.from_json(about["schema"]))
-        if runs.fingerprint(*(weights[key] for key in sorted(weights))) != about["weights"]:
-            raise InputError(f"{folder}: the weights are not the ones that were saved; restore the folder")
         for name, network in model._networks().items():
-            own = {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
-            network.load_state_dict(own)
+            network.load_state_dict(found.get(name, {}))
             network.eval()
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such file; the model folder is incomplete") from None
-    except (SafetensorError, KeyError, TypeError, RuntimeError, AssertionError) as error:
-        raise InputError(f"{folder}: the model is damaged ({' '.join(str(error).split())[:200]})") from None
+    except (KeyError, TypeError, RuntimeError, AssertionError) as error:
+        raise InputError(weights.damaged(folder, error)) from None
     return model.to(device)

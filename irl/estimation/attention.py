@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from irl import bellman
 from irl.attention import AttentionLogit, likely
+from irl.config import InputError
 from irl.data.panel import Panel
 from irl.estimation.findings import reward_summary
 from irl.estimation.logit import CHUNK, Choices, Logit
@@ -207,6 +208,15 @@ def _surprises(inertia: bellman.Inertia, log_pi: Tensor, action: Tensor, told: T
     if told is not None:
         decided = torch.where(attention < 1, told.to(log_pi), decided)
     return decided, torch.where(attention < 1, decided - attention, 0.0)
+
+
+def checked(model: FittedModel) -> None:
+    """InputError if a study whose panel has been read cannot have inattention."""
+    if model.refit is None:
+        raise InputError(
+            "attention: it is told from the reward by the refit, which needs an anchor reward that is a number or a "
+            "state column"
+        )
 
 
 def found_of(model: FittedModel, always: FittedModel, panel: Panel) -> dict[str, Any]:

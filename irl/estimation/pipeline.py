@@ -25,8 +25,8 @@ from irl import bellman, runs
 from irl.config import Config, InputError
 from irl.data.describe import summary
 from irl.data.panel import Panel
+from irl.estimation import attention
 from irl.estimation.anchor_q import fit_anchor_q
-from irl.estimation.attention import found_of
 from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.findings import by_type, findings
@@ -196,17 +196,18 @@ def estimate(
 
 def _policy(model: FittedModel, panel: Panel, held_out: Tensor, bench: Workbench, step: Fitted) -> PolicyNetwork:
     """The P step, with the attention of ``model``, if it has any, fitted in place."""
-    options, attention = model.config.estimation.policy, model.attention
-    fit = partial(fit_policy, panel, held_out, options, bench=bench, attention=attention)
-    if attention is None:
+    options, looks = model.config.estimation.policy, model.attention
+    fit = partial(fit_policy, panel, held_out, options, bench=bench, attention=looks)
+    if looks is None:
         return step("policy", model.policy_network, fit)
-    attention.standardise(panel.state[panel.free])
+    attention.checked(model)
+    looks.standardise(panel.state[panel.free])
 
     def both() -> tuple[nn.ModuleDict, Any]:
         network, report = fit()
-        return nn.ModuleDict({"policy": network, "attention": attention}), report
+        return nn.ModuleDict({"policy": network, "attention": looks}), report
 
-    found = step("policy", nn.ModuleDict({"policy": model.policy_network, "attention": attention}), both)["policy"]
+    found = step("policy", nn.ModuleDict({"policy": model.policy_network, "attention": looks}), both)["policy"]
     assert isinstance(found, PolicyNetwork)
     return found
 
@@ -225,7 +226,7 @@ def _with_attention(model: FittedModel, panel: Panel, held_out: Tensor, bench: W
     assert always.refit is not None
     plain = options.model_copy(update={"standard_errors": False})
     step("refit_always_decided", always.refit, lambda: fit_refit(always, panel, held_out, plain, bench=bench))
-    return {"attention": found_of(model, always, panel), **findings(model, panel)}
+    return {"attention": attention.found_of(model, always, panel), **findings(model, panel)}
 
 
 def _mixture(

@@ -17,6 +17,7 @@ import pandas as pd
 from irl import runs
 from irl.report import (
     answers,
+    attention,
     attribution,
     backtest,
     estimates,
@@ -107,6 +108,7 @@ def _summary(record: Record, truth: Truth | str) -> list[str]:
     if isinstance(truth, Truth):
         r2 = truth.scores.loc["pooled", "r2"]
         found.append(f"Against the known rewards of the simulated market, R² is {tables.number(r2, 3)}.")
+    found += attention.sentences(record)
     for scenario in record.scenarios:
         found += words.headlines(scenario)
     return found
@@ -140,6 +142,7 @@ def _rewards(record: Record) -> str:
     text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
     more = [estimates.contribution_table(record), estimates.coefficient_table(record)]
     more += [types.type_table(record), types.number_table(record)]
+    more += [attention.attention_table(record), attention.always_table(record)]
     shown = "".join(_table(t) for t in more if t is not None)
     checks = [estimates.wald_table(record), estimates.bootstrap_table(record)]
     folded = "".join(_folded(t) for t in checks if t is not None)
