@@ -32,6 +32,7 @@ def main(process: int) -> None:
     parser.add_argument("--data", help="members to start from (default: the panel the study was trained on)")
     parser.add_argument("--overwrite", action="store_true", help="replace the answer that is in the folder")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--compile", choices=("kernels", "graphs"), help="forward passes: torch.compile, CUDA graphs")
     arguments = parser.parse_args()
 
     scenario = load_scenario(arguments.scenario)
@@ -45,7 +46,7 @@ def main(process: int) -> None:
             frame = fitted_rows(read_table(model.config.data.path, columns=columns), model.config.data)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
     if process:  # it only takes its part of the members: the first one writes
-        question.answer()
+        question.answer(compile=arguments.compile)
         return
     out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
     asked = {"scenario": scenario.model_dump_json(), "run": str(arguments.run)}
@@ -62,7 +63,7 @@ def main(process: int) -> None:
                 tasks[stage] = progress.add_task(f"{stage:<10}", total=of)
             progress.update(tasks[stage], completed=done)
 
-        found = question.answer(tick=tick)
+        found = question.answer(tick=tick, compile=arguments.compile)
         content = yaml.safe_dump(scenario.model_dump(mode="json", exclude_none=True), sort_keys=False)
         runs.atomic_write(folder / "scenario.yaml", content)
         runs.atomic_write(folder / "outcomes.parquet", found.outcomes.to_parquet(index=False))

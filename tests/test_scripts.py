@@ -275,6 +275,33 @@ def test_sensitivity_is_added_to_the_run_and_reported(copied, capsys):
     assert script(*ask, "0.9", "--periods-per-year", "4", "--overwrite") == 0
 
 
+def test_scenarios_are_answered_under_other_assumptions_and_reported(copied, capsys):
+    run, other, again = copied / "run", copied / "other", ("--device", "cpu")
+    ask = ("assumptions", "--run", run, "--against", other, *again)
+    assert script("train", "--config", copied / "study.yaml", "--run", other, *again, "anchor.reward=0.5") == 0
+    assert script(*ask) == 2 and "it needs answered scenarios" in capsys.readouterr().err
+    better = {**SCENARIO, "changes": [{"reward": {"action": "annual", "add": 1.0}}]}
+    assert script("counterfactual", "--run", run, "--scenario", write(copied / "s.yaml", better), *again) == 0
+    assert script("assumptions", "--run", run, "--against", run, *again) == 2
+    assert "it assumes what the run does" in capsys.readouterr().err and not (run / "assumptions.json").exists()
+    sensitivity = ("sensitivity", "--run", run, "--discounts", "0.9", "--rewards", "0", *again)
+    assert script(*sensitivity) == 0 and script(*ask) == 0
+    said = capsys.readouterr().out
+    assert "What the answers rest on" in said and "2 variants" in said
+    found = json.loads((run / "assumptions.json").read_text(encoding="utf-8"))
+    assert found["variants"]["other"] == {"anchor.reward": [0.0, 0.5]}
+    assert [place for place in found["variants"]["discount 0.9 a year"]] == ["discount"]
+    assert [a["variant"] for a in found["answers"]] == ["", "discount 0.9 a year", "other"]
+    surplus = [[r["change"] for r in a["rows"] if r["outcome"] == "surplus"] for a in found["answers"]]
+    assert surplus[0] != surplus[1] and min(map(len, surplus)) > 0
+    before = listing(run)
+    assert script(*ask) == 0 and "2 variants" in capsys.readouterr().out
+    assert listing(run) == before  # all was there
+    assert script("report", "--run", run) == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Scenarios under other assumptions" in page and "anchor.reward 0.5 instead of 0.0" in page
+
+
 def test_what_the_estimate_assumes_is_tested_and_reported(copied, capsys):
     run = copied / "run"
     ask = ("falsify", "--run", run, "--device", "cpu")
@@ -462,6 +489,11 @@ FALSIFY = {
     "an unfinished run": (lambda f: [(f / "run" / "metrics.json").unlink(), "--run", f / "run"][1:], "not finished"),
     "a run without a refit": (lambda f: ["--run", without_refit(f)], "run has no refit"),
 }
+ASSUMPTIONS = {
+    "an unfinished run": (lambda f: [(f / "run" / "metrics.json").unlink(), "--run", f / "run"][1:], "not finished"),
+    "nothing to compare": (lambda f: ["--run", f / "run"], "scripts/sensitivity.py"),
+    "no such other run": (lambda f: ["--run", f / "run", "--against", f / "none"], "no such run folder"),
+}
 BACKTEST = {
     "an unfinished run": (lambda f: [(f / "run" / "metrics.json").unlink(), "--run", f / "run"][1:], "not finished"),
     "a run fitted on all rows": (lambda f: ["--run", f / "run"], "fitted on all rows"),
@@ -483,6 +515,7 @@ BY_SCRIPT = {
     "sensitivity": SENSITIVITY,
     "attribution": ATTRIBUTION,
     "falsify": FALSIFY,
+    "assumptions": ASSUMPTIONS,
     "backtest": BACKTEST,
 }
 BAD = [(name, *case) for name, cases in BY_SCRIPT.items() for case in cases.items()]

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,8 @@ from torch import Tensor, nn
 from irl.fitted import FittedModel
 from irl.networks import Crossings, Encoder, LinearTerms, Trunk
 
+Compile = Literal["kernels", "graphs"]
+"""How passes are compiled: by torch.compile; and recorded as CUDA graphs (where there is no CUDA, compiled alone)."""
 Key = tuple[int, float, float, float, float]
 """An input: column, code of the level (-1: a number), centre, scale, and the least value (-inf: none)."""
 PASS, PRODUCT, FLOP = 0.3, 1.5, 1 / 30
@@ -36,10 +40,77 @@ ROWS = 2048
 """States whose hidden units are held at once on a CPU, so that they stay in its cache."""
 
 
+@dataclass(frozen=True)
+class Tables:
+    """What one pass multiplies; E inputs, of which the first ``levels`` are indicators and the last is 1.
+
+    column[E - 1], code[levels, 1], centre, scale, least[E - 1 - levels, 1] : where inputs come from (see ``Key``).
+    first : [H + K L, E] of the H hidden units and, in the bilinear form, of every function and left factor; [H, E].
+    blocks : the hidden units of each trunk, and (weight, bias) of its further layers.
+    last : [K, features of the trunks]; None without.
+    factors : [2, L] inputs whose products are the left factors; else [3, P], those of the products.
+    weight : [K, P] of the products; None in the bilinear form.
+    """
+
+    levels: int
+    column: Tensor
+    code: Tensor
+    centre: Tensor
+    scale: Tensor
+    least: Tensor
+    number: int
+    hidden: int
+    first: Tensor
+    blocks: tuple[tuple[int, int, tuple[tuple[Tensor, Tensor], ...]], ...]
+    last: Tensor | None
+    factors: Tensor
+    weight: Tensor | None
+
+
+def passed(tables: Tables, state: Tensor) -> Tensor:
+    """The functions [K, N] of state[N, F]: a pure function of tensors, so that it can be compiled once for all."""
+    t = tables
+    raw = state.T.index_select(0, t.column)
+    x = state.new_empty(len(t.column) + 1, len(state))
+    torch.eq(raw[: t.levels], t.code, out=x[: t.levels])
+    numbers = x[t.levels : -1]
+    torch.sub(raw[t.levels :], t.centre, out=numbers)
+    torch.maximum(numbers.div_(t.scale), t.least, out=numbers)
+    x[-1] = 1
+    first = t.first @ x
+    products = x.index_select(0, t.factors[0])
+    for factor in t.factors[1:]:
+        products *= x.index_select(0, factor)
+    if t.weight is None:
+        out = first[t.hidden :].view(t.number, *products.shape).mul_(products).sum(1)
+    else:
+        out = t.weight @ products
+    if t.last is None:
+        return out
+    hidden = nn.functional.silu(first[: t.hidden], inplace=True)
+    features, at = state.new_empty(t.last.shape[1], len(state)), 0
+    for start, end, layers in t.blocks:
+        h = hidden[start:end]
+        for weight, bias in layers:
+            h = nn.functional.silu(torch.addmm(bias, weight, h), inplace=True)
+        features[at : at + len(h)] = h
+        at += len(h)
+    return out.addmm_(t.last, features)
+
+
+@cache
+def compiled(mode: Compile) -> Callable[[Tables, Tensor], Tensor]:
+    """``passed`` by torch.compile; ``graphs``: with CUDA graphs, whose outputs the next pass overwrites: copied."""
+    if mode == "kernels":
+        return torch.compile(passed, dynamic=True)
+    recorded = torch.compile(passed, mode="reduce-overhead", dynamic=False)
+    return lambda tables, state: recorded(tables, state).clone()
+
+
 class Forward:
     """``weights[K, D]`` times the basis of ``model``: state[N, F] -> [K, N], float32."""
 
-    def __init__(self, model: FittedModel, weights: Tensor) -> None:
+    def __init__(self, model: FittedModel, weights: Tensor, compile: Compile | None = None) -> None:
         device, weights = weights.device, weights.double().cpu()
         trunks = [n.trunk for n in (model.policy_network, model.anchor_network, model.reward_network)]
         self._places: dict[Key, int] = {}
@@ -71,94 +142,70 @@ class Forward:
         order = sorted(self._places, key=lambda key: key[1] < 0)  # levels before numbers
         moved = {self._places[key]: place for place, key in enumerate(order)}
         products = {tuple(sorted(moved[i] for i in product)): w for product, w in products.items()}
-        self._set_inputs(order, device)
-        self._set_trunks([(trunk, [moved[i] for i in places]) for trunk, places in deep], last, device)
-        self._set_products(products, len(weights), device)
+        deep = [(trunk, [moved[i] for i in places]) for trunk, places in deep]
+        self.tables = _tables(order, deep, last, products, len(weights), device)
+        self._pass = passed if compile is None else compiled(compile)
 
     def _place(self, key: Key) -> int:
         return self._places.setdefault(key, len(self._places))
-
-    def _set_inputs(self, keys: list[Key], device: torch.device) -> None:
-        self.levels = sum(key[1] >= 0 for key in keys)
-        self.width = len(keys) + 1  # the last input is 1
-        self.column = torch.tensor([key[0] for key in keys], dtype=torch.long, device=device)
-        about = torch.tensor([key[1:] for key in keys], dtype=torch.float32, device=device).view(-1, 4, 1)
-        self.code = about[: self.levels, 0]
-        self.centre, self.scale, self.least = about[self.levels :, 1:].unbind(1)
-
-    def _set_trunks(self, deep: list[tuple[Trunk, list[int]]], last: list[Tensor], device: torch.device) -> None:
-        rows, self.blocks, start = [], [], 0
-        for trunk, places in deep:
-            first, *rest = (layer for layer in trunk.layers if isinstance(layer, nn.Linear))
-            row = torch.zeros(first.out_features, self.width)
-            row[:, places] = first.weight.detach().cpu()
-            row[:, -1] = first.bias.detach().cpu()
-            rows.append(row)
-            self.blocks.append((slice(start, start + len(row)), rest))
-            start += len(row)
-        self.hidden = start
-        self.first = torch.cat([torch.zeros(0, self.width), *rows]).to(device)
-        self.last = torch.cat(last, 1).float().to(device) if last else None
-
-    def _set_products(self, products: dict[tuple[int, ...], Tensor], number: int, device: torch.device) -> None:
-        one = self.width - 1
-        split = _split(tuple(products))
-        lefts = {left: i for i, left in enumerate(dict.fromkeys(left for left, _ in split.values()))}
-        bilinear = number * len(lefts) * (self.width * FLOP + 2 * PASS)
-        self.bilinear = bilinear < len(products) * (PRODUCT + number * FLOP)
-        if self.bilinear:
-            matrix = torch.zeros(number, len(lefts), self.width, dtype=torch.float64)
-            for product, weight in products.items():
-                left, right = split[product]
-                matrix[:, lefts[left], one if right is None else right] += weight
-            self.first = torch.cat([self.first, matrix.flatten(0, 1).float().to(device)])
-            factors = [(*left, one, one)[:2] for left in lefts]
-        else:
-            self.weight = torch.stack(list(products.values()), 1).float().to(device)
-            factors = [(*product, one, one, one)[:3] for product in products]
-        self.factors = torch.tensor(factors, device=device).T.contiguous()
-        self.number = number
-
-    def inputs(self, state: Tensor) -> Tensor:
-        """x[E, N]: indicators of levels, numbers, and 1."""
-        raw = state.T.index_select(0, self.column)
-        x = state.new_empty(self.width, len(state))
-        torch.eq(raw[: self.levels], self.code, out=x[: self.levels])
-        numbers = x[self.levels : -1]
-        torch.sub(raw[self.levels :], self.centre, out=numbers)
-        torch.maximum(numbers.div_(self.scale), self.least, out=numbers)
-        x[-1] = 1
-        return x
 
     @torch.no_grad()
     def __call__(self, state: Tensor) -> Tensor:
         state = state.T.contiguous().T
         if state.device.type != "cpu":
-            return self._pass(state)
-        return torch.cat([self._pass(part) for part in state.split(ROWS)], 1)
+            return self._pass(self.tables, state)
+        return torch.cat([self._pass(self.tables, part) for part in state.split(ROWS)], 1)
 
-    def _pass(self, state: Tensor) -> Tensor:
-        x = self.inputs(state)
-        first = self.first @ x
-        products = x.index_select(0, self.factors[0])
-        for factor in self.factors[1:]:
-            products *= x.index_select(0, factor)
-        if self.bilinear:
-            out = first[self.hidden :].view(self.number, *products.shape).mul_(products).sum(1)
-        else:
-            out = self.weight @ products
-        if self.last is None:
-            return out
-        hidden = nn.functional.silu(first[: self.hidden], inplace=True)
-        features, at = state.new_empty(self.last.shape[1], len(state)), 0
-        for block, layers in self.blocks:
-            h = hidden[block]
-            for layer in layers:
-                h = torch.addmm(layer.bias.unsqueeze(1), layer.weight, h)
-                h = nn.functional.silu(h, inplace=True)
-            features[at : at + len(h)] = h
-            at += len(h)
-        return out.addmm_(self.last, features)
+
+def _tables(
+    inputs: list[Key],
+    deep: list[tuple[Trunk, list[int]]],
+    last: list[Tensor],
+    products: dict[tuple[int, ...], Tensor],
+    number: int,
+    device: torch.device,
+) -> Tables:
+    levels, width = sum(key[1] >= 0 for key in inputs), len(inputs) + 1
+    column = torch.tensor([key[0] for key in inputs], dtype=torch.long, device=device)
+    about = torch.tensor([key[1:] for key in inputs], dtype=torch.float32, device=device).view(-1, 4, 1)
+    centre, scale, least = about[levels:, 1:].unbind(1)
+    rows, blocks, hidden = [torch.zeros(0, width)], [], 0
+    for trunk, places in deep:
+        first, *rest = (layer for layer in trunk.layers if isinstance(layer, nn.Linear))
+        row = torch.zeros(first.out_features, width)
+        row[:, places] = first.weight.detach().cpu()
+        row[:, -1] = first.bias.detach().cpu()
+        rows.append(row)
+        layers = tuple((layer.weight.detach(), layer.bias.detach().unsqueeze(1)) for layer in rest)
+        blocks.append((hidden, hidden + len(row), layers))
+        hidden += len(row)
+    one, split = width - 1, _split(tuple(products))
+    lefts = {left: i for i, left in enumerate(dict.fromkeys(left for left, _ in split.values()))}
+    bilinear = number * len(lefts) * (width * FLOP + 2 * PASS) < len(products) * (PRODUCT + number * FLOP)
+    if bilinear:
+        matrix = torch.zeros(number, len(lefts), width, dtype=torch.float64)
+        for product, weight in products.items():
+            left, right = split[product]
+            matrix[:, lefts[left], one if right is None else right] += weight
+        rows.append(matrix.flatten(0, 1).float())
+        factors = [(*left, one, one)[:2] for left in lefts]
+    else:
+        factors = [(*product, one, one, one)[:3] for product in products]
+    return Tables(
+        levels=levels,
+        column=column,
+        code=about[:levels, 0],
+        centre=centre,
+        scale=scale,
+        least=least,
+        number=number,
+        hidden=hidden,
+        first=torch.cat(rows).to(device),
+        blocks=tuple(blocks),
+        last=torch.cat(last, 1).float().to(device) if last else None,
+        factors=torch.tensor(factors, device=device).T.contiguous(),
+        weight=None if bilinear else torch.stack(list(products.values()), 1).float().to(device),
+    )
 
 
 def _encoded(encoder: Encoder) -> Iterator[Key]:

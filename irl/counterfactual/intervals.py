@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from irl.counterfactual.money import PriceCoefficients
-from irl.counterfactual.rates import COUNTED, Arrays, Axes, Outcome, arrays, effects, levels, with_total
+from irl.counterfactual.rates import Arrays, Axes, Outcome, arrays, effects, levels, with_total
 from irl.counterfactual.rollout import GROUPS, Counts
 from irl.fitted import Z
 
@@ -66,8 +66,7 @@ def compared(
     with np.errstate(all="ignore"):
         error = np.sqrt(np.mean(slopes(changes, points, (*moves, moved)) ** 2, axis=1))
         reach = np.hypot(width * error, t_quantile(len(parts) - 1) * luck(changes, points, parts))
-    counted = np.concatenate([np.full(outcome.values.size, outcome.name in COUNTED) for outcome in after])
-    return Comparison(before, after, np.where(counted | ~np.isfinite(reach), np.nan, reach))
+    return Comparison(before, after, np.where(np.isfinite(reach), reach, np.nan))
 
 
 def _sides(axes: Axes, before: Arrays, after: Arrays, worth: Arrays) -> tuple[list[Outcome], list[Outcome]]:

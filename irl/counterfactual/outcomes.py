@@ -26,9 +26,8 @@ and without a period (the baseline of those from ``surplus`` on is 0 by definiti
 
 Where the anchor is a column's action or a policy, no action stands for not being a member, and the outcomes from
 ``membership`` to ``survival`` and ``tenure`` are left out. ``low`` and ``high`` are the bounds of a 95 % interval of
-``change`` (:mod:`irl.counterfactual.intervals`); they are empty where the model has no standard errors, for ``gainers``
-and ``losers``, which count members beyond a threshold, and where a row rests on too few members to tell. A rate of
-nobody has no row.
+``change`` (:mod:`irl.counterfactual.intervals`); they are empty where the model has no standard errors, and where a
+row rests on too few members to tell. A rate of nobody has no row.
 
 Limits: the intervals hold the dynamics fixed; money is counted at the prices that members face, so that a change
 declared in reward units moves no revenue of itself; a period of the simulation is one row of the panel, so studies with
@@ -53,6 +52,7 @@ from torch import Tensor
 
 from irl.config import InputError
 from irl.counterfactual.anchor_errors import MOST_ROWS, TOLERANCE, Dependence, dependence
+from irl.counterfactual.forward import Compile
 from irl.counterfactual.identification import classify
 from irl.counterfactual.intervals import Comparison, compared, t_quantile
 from irl.counterfactual.intervention import Intervention, added_actions, cautions, compile_scenario
@@ -115,9 +115,15 @@ class Question:
     rows: States
     starts: Starts
 
-    def answer(self, *, tick: Tick = lambda stage, done, of: None, bands: bool = True) -> Answer:
+    def answer(
+        self,
+        *,
+        tick: Tick = lambda stage, done, of: None,
+        bands: bool = True,
+        compile: Compile | None = None,
+    ) -> Answer:
         """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress. Without ``bands``, answers
-        that depend on the anchor's reward come without how far."""
+        that depend on the anchor's reward come without how far. ``compile``: how forward passes are compiled."""
         model, scenario = self.model, self.scenario
         parameters, width = None, math.nan
         if model.has_standard_errors:
@@ -127,7 +133,7 @@ class Question:
             width = Z if several <= PARAMETER_DRAWS else t_quantile(PARAMETER_DRAWS)
         unchanged = self._follow(self.interventions[BASELINE])
         tick("solve", 0, len(self.interventions))
-        baseline = solve(model, self.interventions[BASELINE], unchanged, draws=parameters)
+        baseline = solve(model, self.interventions[BASELINE], unchanged, draws=parameters, compile=compile)
         policies: dict[str, Policy] = {BASELINE: baseline}
         for i, (label, intervention) in enumerate(list(self.interventions.items())[1:], start=1):
             tick("solve", i, len(self.interventions))

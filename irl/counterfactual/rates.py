@@ -24,8 +24,6 @@ UNSEEN = 0.05
 """The most of the area under a survival curve that may be supposed."""
 MOVED = 0.02
 """Relative change of the mean price below which there is no elasticity to it: members whose price rises and falls."""
-COUNTED = ("gainers", "losers")
-"""Outcomes that count members beyond a threshold: they do not move smoothly with the parameters."""
 
 
 class Outcome(NamedTuple):
@@ -96,7 +94,7 @@ def effects(before: Arrays, after: Arrays, kappa: NDArray[Any], axes: Axes) -> l
         found = [Outcome("surplus", surplus, None), Outcome("surplus_money", worth, None)]
         found += [
             Outcome(name, after[sums] / after["valued"], None)
-            for name, sums in zip(COUNTED, ("gained", "lost"), strict=True)
+            for name, sums in (("gainers", "gained"), ("losers", "lost"))
         ]
         if axes.price is not None:
             found += _elasticities(before, after, axes)

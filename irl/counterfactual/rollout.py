@@ -64,7 +64,8 @@ class Counts:
     valued : [S], members who have a choice when they learn of the changes: inside a contract no value is known.
     value : [S], sums of their soft values then; gained, lost : [S], those of them whose value is above or below the
         first case's (the baseline's) by more than ``GAIN`` per period.
-    slopes : how each sum moves along each of B draws of the reward's parameters, [..., B]; None without draws.
+    slopes : how each sum moves along each of B draws of the reward's parameters, [..., B], ``gained`` and ``lost`` by
+        as many as it makes gain or lose; None without draws.
     groups : the sums of each of G random parts of the members, [G, ...], the same members in every case.
     """
 
@@ -202,10 +203,22 @@ def _add_values(
     counts.gained.index_add_(0, cell, (gain > GAIN) * here)
     counts.lost.index_add_(0, cell, (gain < -GAIN) * here)
     if counts.slopes is not None and len(some):
-        faced, segment, here = faced[some], segment[some], here[some].unsqueeze(1)
-        pi = policy.log_policy(faced, policy.menu(faced, segment), segment).double().exp()
-        moved = torch.einsum("na,nab->nb", pi, policy.q_draws(faced, segment))
+        segment, here, gain = segment[some], here[some].unsqueeze(1), gain[some].unsqueeze(1)
+        moved = _value_draws(policy, faced[some], segment)
         counts.slopes.value.index_add_(0, segment, moved * here)
+        if policy is not baseline:  # who gains jumps: what counts is how many more do under each draw
+            drawn = gain + (moved - _value_draws(baseline, unchanged[some], segment)) * (
+                1 - policy.model.config.discount
+            )
+            more, fewer = (drawn > GAIN).double() - (gain > GAIN).double(), (drawn < -GAIN).double()
+            counts.slopes.gained.index_add_(0, segment, more * here)
+            counts.slopes.lost.index_add_(0, segment, (fewer - (gain < -GAIN).double()) * here)
+
+
+def _value_draws(policy: ScenarioPolicy, faced: Tensor, segment: Tensor) -> Tensor:
+    """What each draw of the parameters adds to the soft values [N, B] at faced[N, F]."""
+    pi = policy.log_policy(faced, policy.menu(faced, segment), segment).double().exp()
+    return torch.einsum("na,nab->nb", pi, policy.q_draws(faced, segment))
 
 
 def _simulate(

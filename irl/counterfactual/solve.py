@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from irl import bellman, evaluation
 from irl.config import InputError
-from irl.counterfactual.forward import Forward
+from irl.counterfactual.forward import Compile, Forward
 from irl.counterfactual.intervention import Intervention
 from irl.fitted import FittedModel
 from irl.transitions import RIDGE_ROWS, Transitions, by_course
@@ -66,6 +66,7 @@ class ScenarioPolicy:
     converged: bool
     draws: Tensor | None = None
     weight_draws: Tensor | None = None
+    compile: Compile | None = None
 
     @property
     def news(self) -> int:
@@ -155,7 +156,7 @@ class ScenarioPolicy:
     def forward(self) -> Forward:
         """The continuation by group and course, then what the reward is made of."""
         parts, own = [self.weights[g] for g in self._solved], self.model.reward_weights
-        return Forward(self.model, torch.cat(parts if own is None else [*parts, own]))
+        return Forward(self.model, torch.cat(parts if own is None else [*parts, own]), self.compile)
 
     @cached_property
     def forward_draws(self) -> Forward:
@@ -163,7 +164,7 @@ class ScenarioPolicy:
         assert self.draws is not None and self.weight_draws is not None
         rest = self.weights.shape[-1] - self.draws.shape[-1]
         parts = [*(self.weight_draws[g] for g in self._solved), nn.functional.pad(self.draws, (0, rest))]
-        return Forward(self.model, torch.cat([part.flatten(0, 1) for part in parts]))
+        return Forward(self.model, torch.cat([part.flatten(0, 1) for part in parts]), self.compile)
 
 
 @torch.no_grad()
@@ -176,6 +177,7 @@ def solve(
     tolerance: float = TOLERANCE,
     max_rounds: int = 30,
     draws: Tensor | None = None,
+    compile: Compile | None = None,
 ) -> ScenarioPolicy:
     """The policy that is soft-optimal under ``intervention``, starting from the estimated one.
 
@@ -185,6 +187,7 @@ def solve(
     ridge_rows : the kernel's ridge, as a number of rows of average weight.
     tolerance : mean absolute change of the choice probabilities over rows at which the iteration stops.
     draws : [B, A, Dx], of the reward's parameters less their estimate, whose effect is wanted too.
+    compile : how the policy's forward passes are compiled, if they are to be.
 
     Raises
     ------
@@ -207,6 +210,7 @@ def solve(
         converged=all(end.change <= tolerance for end in ends.values()),
         draws=draws,
         weight_draws=None if draws is None else torch.stack(shifts),
+        compile=compile,
     )
 
 

@@ -94,7 +94,15 @@ def solve_path(
     last = baseline
     if timing.length is None:
         follow = rows(intervention)
-        last = solve(model, intervention, follow, ridge_rows=ridge_rows, tolerance=tolerance, draws=draws)
+        last = solve(
+            model,
+            intervention,
+            follow,
+            ridge_rows=ridge_rows,
+            tolerance=tolerance,
+            draws=draws,
+            compile=baseline.compile,
+        )
     news = 0 if timing.announced else timing.start
     first = [baseline] * news
     fits: dict[bool, list[_Regression]] = {}

@@ -43,6 +43,7 @@ from irl import bellman, evaluation
 from irl.config import Refit
 from irl.data.panel import Panel
 from irl.estimation import attention
+from irl.estimation.exclusion import entering
 from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
 from irl.estimation.training import Workbench
@@ -140,7 +141,7 @@ def fit_refit(
             theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
             theta, _ = maximised(logit, choices, theta, precision[groups])
-            effective = float(scale.isfinite().sum()) * len(refit.paid)  # none is shrunk
+            effective = float(scale.isfinite().sum())  # none is shrunk
         if mixture is not None:
             theta, choices = mixture.climb(logit, choices, theta, precision[groups])
         before = _sample_policy(model, rows, refitted=refitted)
@@ -189,7 +190,8 @@ def fit_refit(
 
 
 def standardised(model: FittedModel, states: States) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean[Dx] and scale[Dx] of the reward's features, and the group of every weight [P]: 0, the intercepts."""
+    """Mean[Dx] and scale[A - 1, Dx] of the reward's features (inf: not in the action's reward), and the group of every
+    weight [P]: 0, the intercepts."""
     x = torch.cat([model.terms(s) for s in states.state.split(CHUNK)]).double()
     mean, sd = x.mean(0), x.std(0, correction=0)
     varies = sd > 1e-4 * x.abs().amax(0).clamp_min(1e-12)
@@ -198,8 +200,8 @@ def standardised(model: FittedModel, states: States) -> tuple[Tensor, Tensor, Te
     if not model.config.reward.intercept:
         mean.zero_()
         scale[0] = torch.inf
-    own = model.terms.groups
-    actions = len(model.schema.actions) - 1
+    scale = torch.where(entering(model).to(scale.device), scale, torch.inf)
+    own, actions = model.terms.groups, len(scale)
     groups = torch.stack([torch.where(own > 0, own + b * (int(own.max()) + 1), 0) for b in range(actions)])
     return mean, scale, groups.flatten()
 
@@ -216,9 +218,9 @@ def feature_sums(
     def target(following: Tensor, phi: Tensor, log_pi: Tensor, discount: Tensor) -> Tensor:
         inertia = model.inertia_of(following)
         pi = bellman.seen_policy(log_pi, inertia).exp()
-        x = (phi[:, : len(mean)] - mean) / scale
+        x = (phi[:, : len(mean)] - mean).unsqueeze(1) / scale
         beyond = (pi - schema.reference(following, log_pi > -torch.inf).double())[:, paid]
-        worth = (beyond * discount.unsqueeze(1)).unsqueeze(2) * x.unsqueeze(1)
+        worth = (beyond * discount.unsqueeze(1)).unsqueeze(2) * x
         known = schema.known_reward(following).double() * (1 if schema.anchor is None else pi[:, schema.anchor])
         rest = discount * (known + alpha * bellman.received_entropy(log_pi, inertia=inertia))
         moved = [] if inertia is None else [discount.unsqueeze(1) * attention.slope(model, following, log_pi)]
@@ -250,8 +252,8 @@ def logit_of(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor, *
     at = torch.arange(width, device=mean.device)
     for b, a in enumerate(a for a in range(actions) if a != schema.base):
         own = mapping[a, :, b * width : (b + 1) * width]  # the present choice's own
-        own[at, at] += 1 / scale
-        own[0, :] -= mean / scale
+        own[at, at] += 1 / scale[b]
+        own[0, :] -= mean / scale[b]
     if model.attention is None:
         return Logit(mapping, offset, schema.anchor, model.config.temperature)
     eta = model.attention.weight.detach().double()
@@ -280,15 +282,16 @@ def _store_covariance(model: FittedModel, covariance: Tensor, mean: Tensor, scal
     refit = model.refit
     assert refit is not None
     size = len(refit.paid) * len(mean)
-    raw = to_raw(mean, scale, len(refit.paid))
+    raw = to_raw(mean, scale)
     refit.covariance.copy_(raw @ covariance[:size, :size] @ raw.T)
     if model.attention is not None:
         model.attention.covariance.copy_(covariance[size:, size:])
 
 
-def to_raw(mean: Tensor, scale: Tensor, actions: int) -> Tensor:
-    """[P, P]: theta[P] of raw features is this times that of standardised ones, P = actions Dx."""
-    raw = torch.diag(1 / scale)
-    raw[0] -= mean / scale
-    blocks: Tensor = torch.block_diag(*[raw] * actions)
-    return blocks
+def to_raw(mean: Tensor, scale: Tensor) -> Tensor:
+    """[P, P]: theta[P] of raw features is this times that of standardised ones, P = (A - 1) Dx."""
+    blocks = [torch.diag(1 / own) for own in scale]
+    for block, own in zip(blocks, scale, strict=True):
+        block[0] -= mean / own
+    found: Tensor = torch.block_diag(*blocks)
+    return found

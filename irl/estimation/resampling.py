@@ -128,7 +128,7 @@ def equations_of(model: FittedModel, panel: Panel, precisions: list[float]) -> E
     theta = model.refit.theta[[a for a in range(len(model.refit.theta)) if a != logit.anchor]]
     inside = torch.where(scale.isfinite(), scale, 0.0)
     standard = theta * inside
-    standard[:, 0] = (theta[:, 0] + theta @ mean) * inside[0]
+    standard[:, 0] = (theta[:, 0] + theta @ mean) * inside[:, 0]
     return Equations(
         model=model,
         panel=panel,
@@ -142,7 +142,7 @@ def equations_of(model: FittedModel, panel: Panel, precisions: list[float]) -> E
         matrix=sums.matrix,
         gram=torch.block_diag(*sums.gram),
         inverse=inverse,
-        raw=to_raw(mean, scale, len(theta)),
+        raw=to_raw(mean, scale),
     )
 
 

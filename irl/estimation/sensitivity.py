@@ -9,7 +9,8 @@ How likely choices are is told by members held out: five folds of members (or of
 maximised without it. Summed by group of members, so that two points are compared pair by pair (Vuong 1989) in
 :mod:`irl.report.sensitivity`. The likelihood of all choices favours the point with more effective parameters.
 
-``RUN/sensitivity.json`` is written after each point, whole; points that are there are not made again.
+``RUN/sensitivity.json`` is written after each point, whole; points that are there are not made again. The models at
+other discounts are left in ``RUN/variants``, for scenarios to be answered by (scripts/assumptions.py).
 
 Sources: Magnac & Thesmar (2002): gamma is not identified unless something moves what follows and not the reward of now;
 what a panel says here comes from the form of the reward. Limits: the trunks' features were trained at the study's own
@@ -46,6 +47,8 @@ SHIFTS = (-1.0, -0.5, 0.5, 1.0)
 """What is added to the anchor's reward, in reward units, unless other amounts are asked for."""
 ROWS = 8_000
 """States from which what follows is drawn, at most."""
+VARIANTS = "variants"
+"""Folder of a run with the models at other discounts."""
 FOLDS = 5
 MOST_GROUPS = 1_000
 """Groups of members (or clusters) whose held-out log-likelihoods are kept; a multiple of FOLDS."""
@@ -116,7 +119,9 @@ class Question:
         for done, (discount, shift) in enumerate(self.missing):
             year = discount ** self.about["periods_per_year"]
             tick(f"anchor {shift:+g}" if shift else f"discount {year:.3g} a year", done, of)
-            points.append(asdict(point_at(self.model, self.panel, discount, shift)))
+            kept = None if shift or discount == self.model.config.discount else self.path.parent / VARIANTS
+            kept = kept and kept / f"discount {year:.3g} a year"
+            points.append(asdict(point_at(self.model, self.panel, discount, shift, kept=kept)))
             found = {"about": self.about, "study": self.model.config.discount, "points": points}
             runs.write_json(self.path, found)
         tick("all points", of, of)
@@ -163,13 +168,14 @@ def ask(
     return Question(model, panel.to(model.device), path, about, missing, points)
 
 
-def point_at(model: FittedModel, panel: Panel, discount: float, shift: float) -> Point:
-    """The refit at a discount per period, with ``shift`` added to the anchor's reward; ``model`` stays as it is."""
+def point_at(model: FittedModel, panel: Panel, discount: float, shift: float, *, kept: Path | None = None) -> Point:
+    """The refit at a discount per period, with ``shift`` added to the anchor's reward; ``model`` stays as it is. The
+    refitted one is saved in the folder ``kept``."""
     started = time.perf_counter()
     assert model.refit is not None, "sensitivity is that of the refit"
     seed = model.config.seed
     known = {f.name: getattr(model.schema, f.name) for f in fields(StateSchema)}
-    refit = copy.deepcopy(model.refit)
+    schema, refit = model.schema, copy.deepcopy(model.refit)
     refit.covariance.zero_()  # has no standard errors
     model = replace(
         model,
@@ -190,6 +196,9 @@ def point_at(model: FittedModel, panel: Panel, discount: float, shift: float) ->
 
     bench = Workbench(device=model.device, seed=seed)
     _, report = fit_refit(model, panel, held_out, options, bench=bench, inspect=inspect)
+    if kept is not None:
+        kept.parent.mkdir(exist_ok=True)
+        replace(model, schema=schema).save(kept)
     rows = panel.free.nonzero().squeeze(1).cpu()
     chosen = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:DECISIONS]]
     pi = model.log_policy_of(panel.state[chosen], panel.menu[chosen]).exp()

@@ -17,6 +17,7 @@ import pandas as pd
 from irl import runs
 from irl.report import (
     answers,
+    assumptions,
     attention,
     attribution,
     backtest,
@@ -272,15 +273,17 @@ def _anchor(record: Record) -> str:
 
 
 def _assumptions(record: Record) -> str:
-    title = "How far the answers rest on assumptions"
+    title = "What the answers rest on, and how far"
     table, fits = sensitivity.profile_table(record), sensitivity.profile(record)
+    rests = "".join(_table(t) for t in assumptions.rests_table(record))
+    rests += "" if record.assumptions else _absent(assumptions.HOW_TO)
     if table is None:
-        return _section("assumptions", title, _absent(sensitivity.HOW_TO))
+        return _section("assumptions", title, rests + _absent(sensitivity.HOW_TO))
     numbers = _numbers(record, record.paid)
     annual, rewards = sensitivity.moves(record)
     by_discount = [plots.profile_panel(fits)]
     by_discount += plots.moves_panels(annual, rewards, numbers, "annual discount factor")
-    parts = [_bullets(sensitivity.sentences(record)), _grid(by_discount), _table(table)]
+    parts = [rests, _bullets(sensitivity.sentences(record)), _grid(by_discount), _table(table)]
     shown = [*sensitivity.tables_by_discount(record).items(), *sensitivity.tables_by_shift(record).items()]
     parts += [_table(t) if name.startswith("rewards") else _folded(t) for name, t in shown]
     return _section("assumptions", title, "".join(parts))

@@ -113,6 +113,11 @@ class Record:
         return self._found("attribution.json")
 
     @cached_property
+    def assumptions(self) -> Mapping[str, Any]:
+        """What scripts/assumptions.py found: ``variants`` and ``answers``; empty if it was not asked."""
+        return self._found("assumptions.json")
+
+    @cached_property
     def backtest(self) -> Mapping[str, Any]:
         """What scripts/backtest.py found: ``backtest`` and ``experiment``; empty if it was not asked."""
         return self._found("backtest.json")

@@ -12,7 +12,7 @@ from irl import tabular
 from irl.counterfactual.intervals import slopes
 from irl.counterfactual.outcomes import ask, axes_of
 from irl.counterfactual.rates import arrays, levels
-from irl.counterfactual.rollout import Starts, rollout
+from irl.counterfactual.rollout import GAIN, Starts, rollout
 from irl.counterfactual.solve import solve
 from irl.refitted import Refitted
 
@@ -123,6 +123,25 @@ def test_shares_and_surplus_move_with_the_parameters_as_they_should(refitted):
         assert surplus == pytest.approx((values[0] - values[1]) / (2 * STEP), abs=2e-2)
 
 
+def test_as_many_gain_and_lose_more_as_a_draw_makes(refitted):
+    world, draws = refitted
+    base, case = solved(world, draws), solved(world, draws, SCALED)
+    state = world.states()[SEEN]
+    starts = Starts(state.repeat(50, 1), torch.zeros(50 * len(state), dtype=torch.long))
+    slopes_of = rollout(world.model, {"baseline": base, "case": case}, starts, periods=1, seed=0)["case"].slopes
+    before, after = (exact(world, 0 * draws[0], fifth=fifth)[0].value[SEEN] for fifth in (False, True))
+    moves = []
+    for b, draw in enumerate(draws):
+        (up, down), (dear_up, dear_down) = exact(world, draw), exact(world, draw, fifth=True)
+        moved = ((dear_up.value - dear_down.value) - (up.value - down.value))[SEEN] / (2 * STEP)
+        gain, drawn = (g * (1 - world.model.config.discount) for g in (after - before, after - before + moved))
+        for sums, sign in ((slopes_of.gained, 1), (slopes_of.lost, -1)):
+            more = (sign * drawn > GAIN).double().sum() - (sign * gain > GAIN).double().sum()
+            moves.append(float(more))
+            assert float(sums[0, b]) == 50 * moves[-1]
+    assert any(moves)
+
+
 def test_intervals_are_as_wide_as_the_parameters_uncertainty(refitted, panel_and_frame):
     world, draws = refitted
     _, frame = panel_and_frame
@@ -145,7 +164,7 @@ def test_intervals_are_as_wide_as_the_parameters_uncertainty(refitted, panel_and
     assert np.median(squares[0] / squares[2]) > 4
     middle = (outcomes["high"] + outcomes["low"])[shares] / 2
     assert np.allclose(middle, outcomes.loc[shares, "change"])
-    assert outcomes.loc[outcomes["outcome"].isin(["gainers", "losers"]), ["low", "high"]].isna().all(axis=None)
+    assert outcomes.loc[outcomes["outcome"].isin(["gainers", "losers"]), ["low", "high"]].notna().all(axis=None)
     without = ask(world.model, scenario, frame).answer().outcomes
     assert without[["low", "high"]].isna().all(axis=None)
 

@@ -72,8 +72,8 @@ def test_it_is_the_basis_times_the_weights(reward, hidden, functions):
 def test_few_functions_take_the_bilinear_form_and_many_the_products():
     model = model_of({}, (6,))
     width = model.basis(states(1)).shape[1]
-    assert Forward(model, torch.ones(2, width)).bilinear
-    assert not Forward(model, torch.ones(200, width)).bilinear
+    assert Forward(model, torch.ones(2, width)).tables.weight is None
+    assert Forward(model, torch.ones(200, width)).tables.weight is not None
 
 
 def test_few_left_factors_cover_all_products():
@@ -91,3 +91,15 @@ def test_states_are_taken_in_parts_that_fit_a_cache(monkeypatch):
     whole = forward(state)
     monkeypatch.setattr(module, "ROWS", 16)
     assert torch.allclose(forward(state), whole, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["kernels", "graphs"])
+def test_compiled_it_gives_the_same(mode):
+    for seed, (reward, hidden, functions) in enumerate([({}, (6,), 2), ({"structure": "linear"}, (6,), 60)]):
+        model, state = model_of(reward, hidden), states(300)
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.randn(functions, model.basis(state).shape[1], generator=generator, dtype=torch.float64)
+        plain, compiled = Forward(model, weights), Forward(model, weights, mode)
+        for rows in (300, 20, 1):
+            assert torch.allclose(compiled(state[:rows]), plain(state[:rows]), rtol=1e-4, atol=1e-5)

@@ -116,7 +116,7 @@ def test_the_true_reward_gives_the_true_policy(form, discount, temperature, seed
         basis=basis,
         policy_network=lambda state, menu: exact.log_policy[state[:, 0].long()],
     )
-    mean, scale = torch.tensor([0, 0.5, 0.25, -1, 0]).double(), torch.tensor([1, 2, 1, 0.5, 4]).double()
+    mean, scale = torch.tensor([0, 0.5, 0.25, -1, 0]).double(), torch.tensor([[1, 2, 1, 0.5, 4]] * 2).double()
     sums = refit.feature_sums(model, transitions(true.transition), mean, scale, refitted=False)
     solution = evaluation.solve(sums, ridge=refit.RIDGE_ROWS / sums.rows)
     assert solution.residual < 1e-9  # what was never chosen has no value, so that the matrix is singular
@@ -125,7 +125,7 @@ def test_the_true_reward_gives_the_true_policy(form, discount, temperature, seed
     shift = 0 if schema.anchor is not None else true.reward[:, schema.base] * MENU[:, schema.base]
     utility = true.reward.T - shift
     paid = [a for a in range(3) if a != schema.base]
-    theta = torch.linalg.solve((x - mean) / scale, utility[paid].T).T.flatten()
+    theta = torch.linalg.solve((x - mean) / scale[0], utility[paid].T).T.flatten()
     continuation = x @ (solution.weights[..., :-1] @ theta + solution.weights[..., -1]).T
     expected = true.discount * true.transition @ exact.value
     rounding = 4e-10 / (1 - discount)  # of levels, which are as large as that

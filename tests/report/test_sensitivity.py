@@ -127,7 +127,7 @@ def test_the_section_of_the_report(answered):
     folder = answered().folder
     (folder / "sensitivity.json").unlink()
     html = write_report(load_record(folder), "no truth").read_text(encoding="utf-8")
-    assert "How far the answers rest on assumptions" in html and "scripts/sensitivity.py --run" in html
+    assert "What the answers rest on, and how far" in html and "scripts/sensitivity.py --run" in html
     record = answered(point(0.9, EVEN), point(0.95, WORSE), point(0.9, EVEN, shift=1.0, reward=0.0))
     html = write_report(record, "no truth").read_text(encoding="utf-8")
     assert "The panel favours an annual discount factor of 0.656" in html and module.HOW_TO not in html

@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from irl import membership
+from irl.config import InputError, load_config
+from irl.data import panel_from_frame
+from irl.estimation import refit
+from irl.estimation.exclusion import entering
+from irl.fitted import new_networks
+from irl.transitions import States
+
+
+@pytest.fixture(scope="module")
+def panel():
+    config = load_config("configs/membership.yaml")
+    market = membership.Market()
+    cells = [membership.Cell(s, p, 84.0 * k) for s in ("gen_z", "family_us") for p in (8.0, 12.0) for k in (0.8, 1.2)]
+    return config, panel_from_frame(
+        membership.simulate(membership.solve(market, cells=cells), members=60, periods=6, seed=0), config
+    )
+
+
+def of(panel, *options):
+    model = new_networks(load_config("configs/membership.yaml", options), panel.schema)
+    own = [dict(zip(model.terms.names, enters, strict=True)) for enters in entering(model).tolist()]
+    return dict(zip(("monthly", "annual"), own, strict=True))
+
+
+def test_a_price_enters_where_it_is_paid(panel):
+    enters = of(panel[1])
+    monthly, annual = enters["monthly"], enters["annual"]
+    assert monthly["price_monthly"] and not annual["price_monthly"]
+    assert not any(enters for name, enters in monthly.items() if "price_annual" in name)
+    assert not annual["price_annual"] and not annual["segment=gen_z x price_annual"]
+    for status in ("out", "monthly", "annual"):
+        name = next(n for n in annual if "price_annual" in n and f"status={status}" in n and "segment=gen_z" in n)
+        assert annual[name] == (status != "annual"), name
+    assert all(own[name] for own in enters.values() for name in own if "price" not in name)
+
+
+def test_without_money_or_by_a_reference_policy_everything_enters(panel):
+    assert all(all(own.values()) for own in of(panel[1], "money=null").values())
+    model = new_networks(load_config("configs/membership.yaml"), panel[1].schema)
+    assert not bool(entering(model).all())
+    assert bool(entering(replace(model, schema=replace(model.schema, anchor=None))).all())
+
+
+def test_an_amount_that_no_feature_can_confine_enters_everywhere_it_is_paid(panel):
+    enters = of(panel[1], "reward.structure=linear")
+    assert enters["annual"]["price_annual"] and not enters["monthly"]["price_annual"]
+    enters = of(panel[1], "money.price.annual={amount: price_annual, where: {price_monthly: {min: 9}}}")
+    assert enters["annual"]["price_annual"] and not enters["monthly"]["price_annual"]
+
+
+def test_a_level_that_does_not_exist_is_named(panel):
+    with pytest.raises(InputError, match="did you mean 'out'"):
+        of(panel[1], "money.price.annual={amount: price_annual, where: {status: [ou]}}")
+
+
+def test_what_does_not_enter_is_nothing_in_the_refit(panel):
+    config, panel = panel
+    model = new_networks(config, panel.schema)
+    enters = entering(model)
+    mean, scale, _ = refit.standardised(model, States(panel.state, panel.segment, panel.weight))
+    assert bool(scale[~enters].isinf().all()) and bool(scale[enters].isfinite().any())
+    theta = torch.ones(scale.numel(), dtype=torch.float64)
+    weights = torch.zeros(3, model.basis(panel.state[:1]).shape[1], len(theta) + 1, dtype=torch.float64)
+    refit._store(model.refit, theta, weights, mean, scale)
+    assert bool((model.refit.theta[1:][~enters] == 0).all())
+    dearer = panel.state.clone()
+    dearer[:, panel.schema.index("price_annual")] += 10
+    inside = panel.state[:, panel.schema.index("status")] == panel.schema.columns[
+        panel.schema.index("status")
+    ].labels.index("annual")
+    moved = (model.reward_of(dearer) - model.reward_of(panel.state)).abs()
+    assert float(moved[inside].max()) == 0 and float(moved[~inside, 2].min()) > 0 and float(moved[:, 1].max()) == 0
