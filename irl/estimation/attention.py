@@ -14,7 +14,10 @@ Where a column says which periods passed without a decision, the likelihood fall
 of that column but for what it does to what follows.
 
 Source: the mixture of a default and a choice is that of Abaluck & Adams-Prassl (2021), Hortacsu, Madanizadeh & Puller
-(2017), here with members who know that they will not always decide. Limits: see :func:`identified_by`.
+(2017), here with members who know that they will not always decide. Limits: shifters identify the ratio of lambda between their
+levels whatever the reward, and its level by the form of the reward and of the logit (without shifters, these alone
+identify anything); the P step's network does not know that what follows may depend on a shifter, the refit does; the
+intervals of scenarios hold lambda at its estimate, though those of rewards contain its error.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from irl.fitted import FittedModel, Z
 from irl.networks import PolicyNetwork
 
 STEPS = 25
-"""Newton steps of a logit, at most more than enough."""
+"""Newton steps of a logit with two outcomes: more than enough."""
 FEW, MOST_CELLS = 4, 60
 """Values of a number up to which each is reported, and combinations of levels up to which all are."""
 ROUNDS = 5
