@@ -14,10 +14,10 @@ Where a column says which periods passed without a decision, the likelihood fall
 of that column but for what it does to what follows.
 
 Source: the mixture of a default and a choice is that of Abaluck & Adams-Prassl (2021), Hortacsu, Madanizadeh & Puller
-(2017), here with members who know that they will not always decide. Limits: shifters identify the ratio of lambda between their
-levels whatever the reward, and its level by the form of the reward and of the logit (without shifters, these alone
-identify anything); the P step's network does not know that what follows may depend on a shifter, the refit does; the
-intervals of scenarios hold lambda at its estimate, though those of rewards contain its error.
+(2017), here with members who know that they will not always decide. Limits: shifters identify the ratio of lambda
+between their levels whatever the reward, and its level by the form of the reward and of the logit (without shifters,
+these alone identify anything); the P step's network does not know that what follows may depend on a shifter, the refit
+does; the intervals of scenarios hold lambda at its estimate, though those of rewards contain its error.
 """
 
 from __future__ import annotations

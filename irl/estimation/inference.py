@@ -20,8 +20,8 @@ J A^-1 sum over the draws in the cell of psi (E[V(s')|l] - E[V(s')]) / n_c, colu
 the observed transition itself, gamma^k V(s') - c(s, a), which is right for dynamics that are fitted freely (Newey 1994)
 and too wide where the model is simpler; so it is after contracts, where a choice is several transitions away.
 
-With inattention eta is among the parameters (:class:`irl.estimation.attention.Inattentive`): a choice counts in the first
-part of u by the probability that it was decided, and W(s') takes the place of V(s').
+With inattention eta is among the parameters (:class:`irl.estimation.attention.Inattentive`): a choice counts in the
+first part of u by the probability that it was decided, and W(s') takes the place of V(s').
 
 Conditional on: the discount, logit shocks, the anchor's reward, the features (the networks' included), and the
 precisions of the prior as found.

@@ -52,7 +52,7 @@ def worth(use, status, price):
     return 0.5 * use - price - JOINING * (1 - status)
 
 
-def solved(price: float, add: float = 0.0) -> tuple[tabular.FiniteMDP, tabular.Solution]:
+def solved(price: float, add: float = 0.0, told: float = TOLD) -> tuple[tabular.FiniteMDP, tabular.Solution]:
     """The market at one price; members know that they will be told, or not, in time."""
     use, status = (torch.tensor(column).double() for column in zip(*STATES, strict=True))
     reward = torch.stack([torch.zeros_like(use), worth(use, status, price) + add], 1)
@@ -60,7 +60,7 @@ def solved(price: float, add: float = 0.0) -> tuple[tabular.FiniteMDP, tabular.S
     for s, (level, _) in enumerate(STATES):
         for a, t in itertools.product((0, 1), range(len(STATES))):
             move[s, a, t] = MOVES[a][level, STATES[t][0]] * (STATES[t][1] == a)
-    mean = TOLD * LAMBDA[1] + (1 - TOLD) * LAMBDA[0]
+    mean = told * LAMBDA[1] + (1 - told) * LAMBDA[0]
     inertia = bellman.Inertia(torch.full((len(STATES),), mean).double(), status.long())
     expectation = tabular.dense_expectation(torch.from_numpy(move))
     menu = torch.ones(len(STATES), 2, dtype=torch.bool)
@@ -172,14 +172,14 @@ def test_the_score_and_the_information_of_the_mixture(study):
 
 def test_rollouts_follow_the_oracle_under_a_scenario(study):
     frame, model, _ = study
-    changes = [{"reward": {"action": "member", "add": 0.6}}]
-    scenario = {"name": "sweeter", "periods": 8, "members": "all", "changes": changes}
+    changes = [{"reward": {"action": "member", "add": 0.6}}, {"feature": {"name": "told", "set": 1}}]
+    scenario = {"name": "sweeter, and everybody is reminded", "periods": 8, "members": "all", "changes": changes}
     rows = ask(model, scenario, frame).answer().outcomes
     rows = rows[(rows["outcome"] == "membership") & (rows["segment"] == "all")]
     first = frame[frame["month"] == 0]
     exact = np.zeros((2, 8))
-    for price, (k, add) in itertools.product(PRICES, enumerate((0.0, 0.6))):
-        mdp, found = solved(price, add)
+    for price, (k, change) in itertools.product(PRICES, enumerate(((0.0, TOLD), (0.6, 1.0)))):
+        mdp, found = solved(price, *change)
         here = first[first["price"] == price]
         start = torch.from_numpy(np.bincount(2 * here["use"] + (here["status"] == "in"), minlength=8) / MEMBERS)
         path = tabular.propagate(mdp, found.policy, start, periods=8)
