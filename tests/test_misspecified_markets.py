@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from irl import bellman, membership, membership_types, tabular
+from irl import bellman, membership, membership_scenarios, membership_types, tabular
 from irl.membership import ANNUAL, MONTHLY, NONE, Market
+from irl.scenario import scenario_from
 
 
 def small_market(**options) -> Market:
@@ -86,6 +87,21 @@ def test_who_does_not_decide_renews():
     np.testing.assert_allclose(happens, 0.42 * decided + 0.58 * np.eye(3)[MONTHLY])
     renewed = market.renewed().reshape(market.contracts, -1)
     assert renewed[:, 0].tolist() == [NONE, MONTHLY, *[ANNUAL] * (market.contracts - 2)]
+
+
+def test_the_exact_answer_where_members_do_not_always_decide():
+    market = small_market(attention=0.5, reminded=0.3, attention_reminded=0.9)
+    panel = membership.simulate(membership.solve(market), members=6000, periods=8, seed=1)
+    change = {"reward": {"action": "monthly", "add": -0.5, "where": {"status": ["monthly"]}}}
+    scenario = scenario_from({"name": "a fee", "periods": 8, "changes": [change]})
+    answer = membership_scenarios.exact_answer(market, scenario, panel[panel["period"] == 0])
+    seen = np.array([(panel["plan"] == plan).groupby(panel["period"]).mean() for plan in membership.ACTIONS]).T
+    shares = answer.baseline[[f"share_{plan}" for plan in membership.ACTIONS]].to_numpy()
+    np.testing.assert_allclose(shares, seen, atol=0.02)
+    edited = membership.solve(market, edit=membership_scenarios.scenario_edit(market, scenario))
+    direct = membership_scenarios.exact_outcomes(edited, panel[panel["period"] == 0], periods=8)
+    np.testing.assert_allclose(answer.scenario["share_none"], direct["share_none"], atol=1e-9)
+    assert (answer.scenario["share_none"] > answer.baseline["share_none"]).all() and (answer.surplus < 0).all()
 
 
 def test_plans_that_share_their_shocks():

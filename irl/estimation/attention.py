@@ -213,13 +213,15 @@ def _surprises(inertia: bellman.Inertia, log_pi: Tensor, action: Tensor, told: T
     return decided, torch.where(attention < 1, decided - attention, 0.0)
 
 
-def checked(model: FittedModel) -> None:
+def checked(model: FittedModel, panel: Panel) -> None:
     """InputError if a study whose panel has been read cannot have inattention."""
     if model.refit is None:
         raise InputError(
             "attention: it is told from the reward by the refit, which needs an anchor reward that is a number or a "
             "state column"
         )
+    if model.config.data.active is not None and not panel.tells_active:
+        raise InputError("data.active: every period was decided; leave out `data.active` and `attention`")
 
 
 def found_of(model: FittedModel, always: FittedModel, panel: Panel) -> dict[str, Any]:

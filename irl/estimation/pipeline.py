@@ -200,7 +200,7 @@ def _policy(model: FittedModel, panel: Panel, held_out: Tensor, bench: Workbench
     fit = partial(fit_policy, panel, held_out, options, bench=bench, attention=looks)
     if looks is None:
         return step("policy", model.policy_network, fit)
-    attention.checked(model)
+    attention.checked(model, panel)
     looks.standardise(panel.state[panel.free])
 
     def both() -> tuple[nn.ModuleDict, Any]:

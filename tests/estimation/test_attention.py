@@ -14,7 +14,7 @@ from irl import bellman, tabular
 from irl.config import Config, InputError
 from irl.counterfactual import ask
 from irl.data.panel import panel_from_frame
-from irl.estimation.attention import Inattentive
+from irl.estimation.attention import Inattentive, slope
 from irl.estimation.falsification import battery
 from irl.estimation.logit import Choices
 from irl.estimation.pipeline import estimate
@@ -136,6 +136,24 @@ def test_what_is_seen_what_is_decided_and_values(study):
     assert np.abs(mean - of.groupby(["use", "status", "price"])["true"].first()).max() < 0.35
 
 
+def test_how_values_move_with_eta(study):
+    frame, model, _ = study
+    state = model.schema.encode(frame.head(50))
+    menu = model.schema.menu(state)
+    q, log_pi = model.reward_of(state) + model.refit.continuation(model.basis(state)), model.log_policy_of(state, menu)
+    value, h = bellman.soft_value(q, menu, 1.0), 1e-3
+    found, eta = slope(model, state, log_pi), model.attention.weight.detach().clone()
+    for p in range(len(eta)):
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                model.attention.weight[p] = eta[p] + sign * h
+            ends.append(bellman.ex_ante_value(value, q, menu, model.inertia_of(state)))
+        with torch.no_grad():
+            model.attention.weight.copy_(eta)
+        torch.testing.assert_close(found[:, p], (ends[0] - ends[1]) / (2 * h), rtol=1e-3, atol=1e-4)
+
+
 def test_the_score_and_the_information_of_the_mixture(study):
     """The gradient is the likelihood's; its expected square over what may happen is the information."""
     frame, model, _ = study
@@ -234,5 +252,7 @@ def test_what_does_not_know_attention_is_refused(study):
     frame, model, metrics = study
     with pytest.raises(InputError, match="falsification cannot be asked with `attention`"):
         battery(model, panel_from_frame(frame, model.config, schema=model.schema), metrics["refit"]["precisions"])
+    with pytest.raises(InputError, match="every period was decided"):
+        fitted(frame.assign(looked=1), data=STUDY["data"] | {"active": "looked"})
     with pytest.raises(InputError, match="attention: it is told from the reward by the refit"):
         fitted(frame.assign(g=0.0), anchor={"action": "none", "reward": "g"}, reward={})
