@@ -21,7 +21,7 @@ from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
 from irl.fitted import load_model
 
-LEVELS, GAMMA, MEMBERS, PERIODS, TOLD, JOINING = 4, 0.8, 1500, 24, 0.4, 1.2
+LEVELS, GAMMA, MEMBERS, PERIODS, TOLD, JOINING = 4, 0.8, 1200, 20, 0.4, 1.2
 PRICES, LAMBDA = (0.5, 1.0, 1.5), (0.3, 0.85)
 TINY = {"hidden": [8], "max_epochs": 8, "batch_size": 1024, "weight_decay": 0.1}
 STUDY = {
@@ -39,7 +39,7 @@ STUDY = {
     "discount": GAMMA,
     "attention": {"default": {"none": {"status": ["out"]}, "member": {"status": ["in"]}}, "shifters": ["told"]},
     "estimation": {"policy": TINY, "anchor_q": TINY | {"rounds": 1}, "reward": TINY, "dynamics": TINY, "folds": 1,
-                   "refit": {"rows": 600}},
+                   "refit": {"rows": 300}},
 }  # fmt: skip
 STATES = list(itertools.product(range(LEVELS), (0, 1)))  # use, status
 UP, DOWN = np.eye(LEVELS, k=1), np.eye(LEVELS, k=-1)
@@ -106,7 +106,7 @@ def test_lambda_and_the_joining_reward(study):
     found = metrics["attention"]
     assert found["identified_by"] == "shifters"
     for cell, true in zip(found["cells"], LAMBDA, strict=True):
-        assert cell["lambda"] == pytest.approx(true, abs=0.03) and 0.01 < cell["se"] < 0.06
+        assert cell["lambda"] == pytest.approx(true, abs=0.03) and 0.01 < cell["se"] < 0.08
         assert cell["low"] < cell["lambda"] < cell["high"]
     out = frame["status"] == "out"
     reward = model.reward(frame)["member"]
@@ -192,7 +192,7 @@ def test_rollouts_follow_the_oracle_under_a_scenario(study):
     frame, model, _ = study
     changes = [{"reward": {"action": "member", "add": 0.6}}, {"feature": {"name": "told", "set": 1}}]
     scenario = {"name": "sweeter, and everybody is reminded", "periods": 8, "members": "all", "changes": changes}
-    rows = ask(model, scenario, frame).answer().outcomes
+    rows = ask(model, scenario, frame).answer(bands=False).outcomes
     rows = rows[(rows["outcome"] == "membership") & (rows["segment"] == "all")]
     first = frame[frame["month"] == 0]
     exact = np.zeros((2, 8))
@@ -229,7 +229,7 @@ def test_shifters_are_in_nothing_but_attention_and_what_follows(study):
 
 
 def test_where_it_is_told_who_decided():
-    frame = panel(seed=1, members=500)
+    frame = panel(seed=1, members=400)
     data = STUDY["data"] | {"active": "looked"}
     model, metrics = fitted(frame, data=data)
     found = metrics["attention"]
