@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from irl.data.panel import Panel
+from irl.estimation.exclusion import entering
 from irl.estimation.logit import CHUNK
 from irl.fitted import FittedModel, Z
 from irl.networks import LinearTerms
@@ -121,14 +122,14 @@ def coefficients(model: FittedModel) -> list[dict[str, Any]]:
     """
     if model.refit is None or not isinstance(model.terms, LinearTerms):
         return []
-    found = []
-    for a in model.refit.paid:
+    found, enters = [], entering(model).tolist()
+    for a, own in zip(model.refit.paid, enters, strict=True):
         action, one = model.schema.actions[a], torch.eye(model.terms.width, dtype=torch.float64, device=model.device)
         contrast = one.new_zeros(len(one), len(model.schema.actions), len(one))
         contrast[:, a] = one
         error = model.refit.error_of(contrast)
         for i, name in enumerate(model.terms.names):
-            if name == "1" and not model.config.reward.intercept:
+            if not own[i] or (name == "1" and not model.config.reward.intercept):
                 continue
             estimate, se = float(model.refit.theta[a, i]), float(error[i])
             row: dict[str, Any] = {"action": action, "name": "constant" if name == "1" else name, "estimate": estimate}
@@ -143,16 +144,17 @@ def wald_tests(model: FittedModel) -> list[dict[str, Any]]:
     """For every action and column, whether the reward depends on the column at all: action, column, chi2, df, p.
 
     Tests that all coefficients (:func:`coefficients`) of features made of the column are 0. With shrinkage the
-    covariance is the Bayesian one, and the test is only indicative. Empty without standard errors.
+    covariance is the Bayesian one, and the test is only indicative. Left out where it does not enter
+    (:mod:`irl.estimation.exclusion`). Empty without standard errors.
     """
     if not model.has_standard_errors:
         return []
     assert model.refit is not None
-    refit, width, found = model.refit, model.terms.width, []
+    refit, width, found, enters = model.refit, model.terms.width, [], entering(model)
     for b, a in enumerate(refit.paid):
         for f, column in enumerate(model.schema.columns):
-            own = torch.tensor([f in columns for columns in model.terms.columns_of], device=model.device).nonzero()
-            own = own.squeeze(1)
+            made_of = torch.tensor([f in columns for columns in model.terms.columns_of])
+            own = (made_of & enters[b]).nonzero().squeeze(1).to(model.device)
             if not len(own):
                 continue
             at = b * width + own

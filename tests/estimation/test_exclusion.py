@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from irl import membership
 from irl.config import InputError, load_config
 from irl.data import panel_from_frame
-from irl.estimation import refit
+from irl.estimation import findings, refit
 from irl.estimation.exclusion import entering
 from irl.fitted import new_networks
 from irl.transitions import States
@@ -57,6 +58,19 @@ def test_an_amount_that_no_feature_can_confine_enters_everywhere_it_is_paid(pane
 def test_a_level_that_does_not_exist_is_named(panel):
     with pytest.raises(InputError, match="did you mean 'out'"):
         of(panel[1], "money.price.annual={amount: price_annual, where: {status: [ou]}}")
+
+
+def test_what_does_not_enter_is_not_tested_and_has_no_coefficient(panel):
+    for options in ((), ("reward.structure=linear",)):
+        model = new_networks(load_config("configs/membership.yaml", options), panel[1].schema)
+        enters = entering(model)
+        model.refit.covariance.copy_(torch.diag(enters.flatten().double()))
+        model.refit.theta[1:][enters] = 1.0
+        tested = {(row["action"], row["column"]): row["p"] for row in findings.wald_tests(model)}
+        assert ("monthly", "price_annual") not in tested and ("monthly", "price_monthly") in tested
+        assert all(math.isfinite(p) for p in tested.values())
+        named = {(row["action"], row["name"]) for row in findings.coefficients(model)}
+        assert not named or (("annual", "price_annual") in named and ("monthly", "price_annual") not in named)
 
 
 def test_what_does_not_enter_is_nothing_in_the_refit(panel):
