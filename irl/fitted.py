@@ -339,14 +339,14 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
     e, form = config.estimation, config.reward
     terms: Crossings | LinearTerms
     columns = (*form.columns, *schema.hidden) if form.columns else ()
-    if schema.shifters and not columns:
+    if schema.shifters and not form.columns:
         columns = tuple(name for name in schema.names if name not in schema.shifters)
     if form.structure == "linear":
         terms = LinearTerms(schema, columns)
     else:
         terms = Crossings(schema, columns, alone=form.benefits if form.structure == "additive" else ())
-    plain = form.structure == "full" and not columns
-    crossings = None if plain else Crossings(schema)
+    plain = form.structure == "full" and not form.columns  # then only what the shifters have a part in is missing
+    crossings = None if plain and not schema.shifters else Crossings(schema, of=schema.shifters if plain else ())
     model = FittedModel(
         config=config,
         schema=schema,

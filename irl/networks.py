@@ -272,6 +272,7 @@ class Crossings(nn.Module):
     ----------
     names : the columns to use; empty: all.
     alone : columns that are crossed with no other moving one.
+    of : if given, only features in which one of these columns has a part.
 
     Attributes
     ----------
@@ -288,9 +289,17 @@ class Crossings(nn.Module):
     factors: Tensor
     groups: Tensor
 
-    def __init__(self, schema: StateSchema, names: tuple[str, ...] = (), *, alone: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        schema: StateSchema,
+        names: tuple[str, ...] = (),
+        *,
+        alone: tuple[str, ...] = (),
+        of: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
         columns = schema.columns
+        wanted = {schema.index(name) for name in of}
         used = [f for f, c in enumerate(columns) if c.minimum < c.maximum and (not names or c.name in names)]
         inputs: list[_Input] = []
         for f in used:
@@ -330,8 +339,11 @@ class Crossings(nn.Module):
             (i, j)
             for f, g in itertools.combinations([f for f in moving if columns[f].name not in alone], 2)
             for i, j in itertools.product(ranks[f], ranks[g])
+            if not wanted or wanted & {f, g}
         ]
         chosen += pairs if len(pairs) <= MOST_PAIRS else []
+        if wanted:
+            chosen = [product for product in chosen if not product or wanted & {inputs[i].column for i in product}]
         of_columns = [tuple(sorted(inputs[i].column for i in product)) for product in chosen]
         of_knots = [any(inputs[i].knot is not None for i in product) for product in chosen]
         keys = list(zip(of_columns, of_knots, strict=True))
