@@ -13,6 +13,7 @@ import torch
 from irl import bellman, tabular
 from irl.config import Config, InputError
 from irl.counterfactual import ask
+from irl.counterfactual.attribution import attribute
 from irl.data.panel import panel_from_frame
 from irl.estimation.attention import Inattentive, slope
 from irl.estimation.falsification import battery
@@ -35,7 +36,7 @@ STUDY = {
         },
     },
     "anchor": {"action": "none"},
-    "reward": {"structure": "linear"},
+    "reward": {"structure": "linear", "benefits": ["use"]},
     "discount": GAMMA,
     "attention": {"default": {"none": {"status": ["out"]}, "member": {"status": ["in"]}}, "shifters": ["told"]},
     "estimation": {"policy": TINY, "anchor_q": TINY | {"rounds": 1}, "reward": TINY, "dynamics": TINY, "folds": 1,
@@ -205,6 +206,18 @@ def test_rollouts_follow_the_oracle_under_a_scenario(study):
     assert np.abs(rows["baseline"].to_numpy() - exact[0]).max() < 0.03
     assert np.abs(rows["scenario"].to_numpy() - exact[1]).max() < 0.03
     assert (exact[1] - exact[0])[-1] > 0.08 and (rows["low"] < rows["change"]).all()
+
+
+def test_what_members_collect_is_what_happens(study):
+    frame, model, _ = study
+    found = attribute(model, panel_from_frame(frame, model.config, schema=model.schema), rows=300)["visited"]["all"]
+    expected = []
+    for price, here in frame.groupby("price"):
+        mdp, solution = solved(price)
+        collected = tabular.evaluate(mdp, solution.policy, entropy=False).value
+        expected.append(collected[2 * here["use"].to_numpy() + (here["status"] == "in").to_numpy()])
+    exact, total = float(torch.cat(expected).mean()), found["total"]
+    assert abs(total["mean"] - exact) < 2.5 * total["se"] < 0.4
 
 
 def test_saved_and_loaded(study, tmp_path):
