@@ -99,9 +99,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _names_are_known(self) -> Config:
         problems = self.anchor.problems(self.data) + (self.money.problems(self.data) if self.money else [])
-        for place, names in (("reward.columns", self.reward.columns), ("reward.benefits", self.reward.benefits)):
-            problems += [p for name in names for p in unknown(name, self.data.state, place, "state column")]
-        if self.reward != Reward(benefits=self.reward.benefits) and not self.estimation.refit.rounds:
+        problems += self.reward.problems(self.data)
+        if self.reward.shaped and not self.estimation.refit.rounds:
             problems.append("reward: its form is the refit's: `estimation.refit.rounds` must be at least 1")
         rounds, structure = self.estimation.refit.rounds, self.reward.structure
         problems += self.types.problems(

@@ -35,6 +35,10 @@ Condition = dict[str, Values]
 """Column name -> allowed values (or a range). All columns must hold at once."""
 
 
+def _where_true(value: Any) -> Any:
+    return {value: [True, 1]} if isinstance(value, str) else value
+
+
 def _period(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value  # YAML reads dates as such
 
@@ -98,6 +102,16 @@ class Data(Section):
     )
     active: str | None = Field(
         None, description="column that is 1 where a decision was made, 0 where the period passed without (`attention`)"
+    )
+    entry: Literal["flow", "stock"] | None = Field(
+        None,
+        description="flow: a member's rows begin when it comes (a cohort of newcomers); stock: whoever was there when "
+        "observation began, in the middle of its membership (of hidden types, the shares depend on the first state)",
+    )
+    exit: Annotated[Condition, BeforeValidator(_where_true)] = Field(
+        default_factory=dict,
+        description="condition on any columns, or a column of trues: rows after which the member is observed no more, "
+        "whatever it does (attrition, not a choice)",
     )
     duration: str | None = Field(None, description="column of periods until the member's next row (default 1)")
     until: Period | None = Field(
@@ -182,6 +196,19 @@ class Anchor(Section):
         return found
 
 
+class Alike(Section):
+    """The reward of ``action`` in the same state, its columns of ``at`` put to these values, and ``add`` more (reward
+    units per period)."""
+
+    action: str
+    at: dict[str, bool | float | str] = Field(default_factory=dict)
+    add: float = 0.0
+
+
+def _alike(value: Any) -> Any:
+    return {"action": value} if isinstance(value, str) else value
+
+
 class Reward(Section):
     """The form of the reward of every action but the anchor.
 
@@ -196,6 +223,11 @@ class Reward(Section):
     benefits: tuple[str, ...] = Field((), description="state columns whose contributions to the reward are reported")
     intercept: bool = Field(True, description="linear: whether an action has a constant of its own")
     select: bool = Field(False, description="linear: shrink every column by evidence (the others always do)")
+    same_flow_as: dict[str, Annotated[Alike, BeforeValidator(_alike)]] = Field(
+        default_factory=dict,
+        description="action -> another, which gives in a period what it gives where it is all there is to choose, "
+        "inside a contract: {annual: monthly}, or {annual: {action: monthly, at: {status: monthly}}}",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Reward:
@@ -211,6 +243,24 @@ class Reward(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def shaped(self) -> bool:
+        """Whether something is said of its form, which is the refit's."""
+        return self != Reward(benefits=self.benefits, same_flow_as=self.same_flow_as)
+
+    def problems(self, data: Data) -> list[str]:
+        """Names that the data section does not have, and flows that are their own."""
+        named = (("columns", self.columns), ("benefits", self.benefits))
+        found = [p for place, names in named for n in names for p in unknown(n, data.state, place, "state column")]
+        for action, flow in self.same_flow_as.items():
+            place = f"same_flow_as.{action}"
+            found += unknown(action, data.actions, "same_flow_as", "action")
+            found += unknown(flow.action, data.actions, place, "action")
+            found += [p for name in flow.at for p in unknown(name, data.state, f"{place}.at", "state column")]
+            alone = action == flow.action and not flow.at
+            found += [f"{place}: give another action, or `at` which state its own is meant"] if alone else []
+        return [f"reward.{problem}" for problem in found]
 
 
 class Flow(Section):

@@ -24,7 +24,7 @@ from irl.config import Config, InputError, nearest, validated
 from irl.data.encode import factorized
 from irl.data.panel import Panel, first_rows, of_type, panel_from_frame
 from irl.data.schema import StateSchema
-from irl.declared import TYPE, Reward
+from irl.declared import TYPE
 from irl.dynamics import TransitionModel
 from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork, TypeShares
 from irl.refitted import Refitted
@@ -362,7 +362,7 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
     if not e.refit.rounds:
         return model
     if not schema.knows_anchor_reward or config.data.duration is not None:
-        if config.reward != Reward(benefits=config.reward.benefits):
+        if config.reward.shaped:
             raise InputError(
                 "reward: its form is the refit's, which needs an anchor reward that is a number or a state column, and "
                 "no `data.duration`; leave out `reward`"

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from irl import bellman, tabular
 from irl.bellman import Nests
-from irl.config import InputError
+from irl.config import Config, InputError
 from irl.membership_tastes import LEVELS, YEAR, Segment, invented_seasons, invented_segments
 
 ACTIONS = ("none", "monthly", "annual")
@@ -207,6 +207,14 @@ class Market:
         """What the members of a cell face, after ``edit`` if there is one."""
         rules = Rules(self.reward(cell), self.available(), self.kernels(cell.segment))
         return rules if edit is None else edit(self.state_table(cell), rules)
+
+
+def market_of(config: Config) -> Market:
+    """The market that a study is simulated on, of one type of members; InputError if it has none."""
+    if config.market is None:
+        raise InputError("no `market` section; add e.g. market: {members: 4000, periods: 36}")
+    about = config.market.model_dump(exclude={"members", "periods", "types"})
+    return Market(discount=config.discount, temperature=config.temperature, **about)
 
 
 @dataclass(frozen=True)

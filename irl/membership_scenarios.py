@@ -188,7 +188,8 @@ def _number(amount: Any, default: float) -> float:
 
 class ExactAnswer(NamedTuple):
     """The truth: baseline and scenario as of :func:`exact_outcomes`, and ``surplus``, by segment, in reward units per
-    member and period: (1 - gamma) E[V - V before] in the period in which members learn of the changes."""
+    member and period: (1 - gamma) E[V - V before] in the period in which members learn of the changes, over those who
+    have a choice then."""
 
     baseline: pd.DataFrame
     scenario: pd.DataFrame
@@ -220,6 +221,7 @@ def exact_answer(
             flows[1, s] += _flow(market, [(problem, policy) for problem, _, policy in path], mass, scenario.periods)
             news = 0 if scenario.timing.announced else scenario.timing.start
             there = _present(before, known.policy, mass, news)
+            there = there * (before.available.sum(-1) > 1)
             gains[0, s] += (there * (path[min(news, len(path) - 1)][1] - known.value)).sum()
             gains[1, s] += there.sum()
     surplus = pd.Series(((1 - market.discount) * gains[0] / gains[1]).numpy(), index=segments, name="surplus")

@@ -97,7 +97,8 @@ Shares = Annotated[dict[str, float], BeforeValidator(_shares)]
 
 
 class RewardChange(Section):
-    """The reward of an action: ``scale`` first, then ``add`` (reward units)."""
+    """The reward of an action: ``scale`` first, then ``add`` (reward units); inside a contract, of each of its periods
+    for which ``where`` holds."""
 
     action: str
     add: Amount = None

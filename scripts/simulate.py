@@ -34,8 +34,7 @@ def main() -> None:
         raise InputError(f"--out {arguments.out}: cannot be used as a folder ({error.strerror})") from None
 
     console = Console(stderr=True)
-    about = config.market.model_dump(exclude={"members", "periods", "types"})
-    market = membership.Market(discount=config.discount, temperature=config.temperature, **about)
+    market = membership.market_of(config)
     cells = partial(track, description="solving the market", total=len(market.cells()), console=console)
     solutions = membership_types.solve_types(market, config.market.types, track=cells)
     panel, kind = membership_types.simulate_types(

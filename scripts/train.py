@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,6 +16,7 @@ from irl import runs
 from irl.config import InputError, load_config
 from irl.data import read_panel
 from irl.data.describe import summary
+from irl.data.sampling import sampling
 from irl.estimation.pipeline import train
 from irl.report import load_record
 from irl.report.words import cautions
@@ -39,7 +41,15 @@ def main() -> None:
     with console.status(f"reading {config.data.path}"):
         panel = read_panel(config)
     print(summary(panel, estimation=config.estimation))
+    sampled = sampling(panel, config.data)
+    print(sampled)
+
+    def warn(texts: Iterable[str]) -> None:
+        for text in texts:
+            console.print(f"WARNING: {text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
     if arguments.dry_run:
+        warn(sampled.warnings)
         return
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console) as progress:
@@ -55,8 +65,7 @@ def main() -> None:
             train(config, panel, arguments.run, device=device, **options)
         except FloatingPointError as error:
             raise InputError(f"the training diverged: {error}") from None
-    for caution in cautions(load_record(arguments.run)):
-        console.print(f"WARNING: {caution}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    warn(cautions(load_record(arguments.run)))
     print(f"run finished: {arguments.run}")
 
 

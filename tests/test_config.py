@@ -364,6 +364,11 @@ def test_nearest_and_unknown():
         ({"select": True}, "`select` and `intercept` are for `structure: linear`"),
         ({"structure": "full", "intercept": False}, "`structure: linear`"),
         ({"structure": "liner"}, "linear"),
+        ({"same_flow_as": {"anual": "monthly"}}, "did you mean 'annual'"),
+        ({"same_flow_as": {"annual": "montly"}}, "did you mean 'monthly'"),
+        ({"same_flow_as": {"annual": "annual"}}, "`at` which state its own is meant"),
+        ({"same_flow_as": {"annual": {"action": "monthly", "at": {"lefty": 0}}}}, "did you mean 'left'"),
+        ({"same_flow_as": {"annual": {"like": "monthly"}}}, "unknown key"),
     ],
 )
 def test_a_form_of_the_reward_that_makes_no_sense_is_refused(study, reward, said):
@@ -377,3 +382,21 @@ def test_the_form_of_the_reward_is_the_refits(study):
     assert "estimation.refit.rounds" in refusal(study)
     study["reward"] = {"benefits": ["left"]}  # only asks what is reported
     validated(Config, study, "study.yaml")
+
+
+def test_flows_inside_contracts(study):
+    flow = {"action": "annual", "at": {"left": 0}}
+    study["reward"] = {"same_flow_as": {"annual": flow, "monthly": "annual"}}
+    study["estimation"] = {"refit": {"rounds": 0}}  # it is no form of the reward
+    declared = Config.model_validate(study).reward.same_flow_as
+    assert declared["annual"].model_dump() == flow | {"add": 0.0} and declared["monthly"].at == {}
+
+
+def test_how_members_enter_and_leave(study):
+    assert Config.model_validate(study).data.exit == {} and Config.model_validate(study).data.entry is None
+    study["data"] |= {"entry": "stock", "exit": "left_us"}
+    assert Config.model_validate(study).data.exit == {"left_us": (True, 1)}
+    study["data"]["exit"] = {"reason": ["moved", "died"]}
+    assert Config.model_validate(study).data.exit == {"reason": ("moved", "died")}
+    study["data"]["entry"] = "flows"
+    assert "'flow' or 'stock'" in refusal(study)

@@ -10,6 +10,12 @@ import pytest
 import torch
 
 from irl import bellman, membership, membership_scenarios, membership_types, tabular
+from irl.config import Config
+from irl.counterfactual import ask
+from irl.data import panel_from_frame
+from irl.declared import Reward
+from irl.estimation.pipeline import estimate
+from irl.estimation.training import Workbench
 from irl.membership import ANNUAL, MONTHLY, NONE, Market
 from irl.scenario import scenario_from
 
@@ -141,3 +147,54 @@ def test_a_type_s_use_may_depend_on_its_taste():
 def test_impossible_members_are_refused(wrong):
     with pytest.raises(ValueError, match=r"probability|nest"):
         small_market(**wrong)
+
+
+def test_a_committed_market_from_panel_to_answer():
+    """Trained with its contracts declared: flows near the truth, and an answer that says what it is about."""
+    market = small_market(commitment=True)
+    panel = membership.simulate(membership.solve(market), members=500, periods=16, seed=0)
+    tiny = {"hidden": [8], "max_epochs": 4, "batch_size": 2048}
+    free, out = {"status": ["out", "monthly"]}, {"months_left": 0}
+    static, table = (
+        {"kind": "category", "dynamics": "static"},
+        {"dynamics": "table", "parents": ["status", "months_left"]},
+    )
+    use = {"kind": "ordinal", "levels": 3, "dynamics": "learned"}
+    config = Config.model_validate(
+        {
+            "data": {
+                "path": "x.parquet", "member": "member_id", "period": "period", "action": "plan",
+                "actions": list(membership.ACTIONS), "available": {"none": free, "monthly": free}, "segment": "segment",
+                "state": {
+                    "segment": static, "status": {"kind": "category"} | table,
+                    "months_left": {"kind": "ordinal", "levels": 4} | table,
+                    "video": use, "gaming": use, "month": {"kind": "ordinal", "levels": 12, "dynamics": "clock"},
+                },
+            },
+            "anchor": {"action": "none"}, "discount": 0.95,
+            "reward": {"same_flow_as": {"annual": {"action": "monthly", "at": out | {"status": "monthly"}}}},
+            "estimation": {k: tiny for k in ("policy", "reward", "dynamics")}
+            | {"anchor_q": tiny | {"rounds": 1}, "folds": 1}
+            | {"refit": {"rows": 300, "rounds": 1, "standard_errors": False}},
+        }
+    )  # fmt: skip
+    bench = Workbench(device=torch.device("cpu"), seed=0)
+    model, metrics = estimate(config, panel_from_frame(panel, config), bench=bench)
+    inside = panel[panel["status"] == "annual"]
+    found = metrics["contracts"]["annual"]
+    assert found["share"] == pytest.approx(len(inside) / len(panel))
+    cell = found["segments"]["gen_z"]
+    assert cell["periods"] == 4
+    like = inside.assign(status="monthly", months_left=0)  # what a month gives, less the price that is not paid inside
+    true = membership.true_reward(membership.solve(market), like)["monthly"].mean()
+    assert cell["flow"]["mean"] == pytest.approx(true, abs=0.15)
+    change = {"dynamics": {"name": "gaming", "shift": 1.0}}
+    some = panel[panel["member_id"] < "m040"]
+    question = ask(model, {"name": "x", "periods": 3, "members": 200, "changes": [change]}, some)
+    answer = question.answer(bands=False)
+    assert "are inside a contract when they learn" in " ".join(answer.warnings())
+    surplus = answer.outcomes.set_index("outcome").loc["surplus", "change"]
+    plain = replace(model, config=config.model_copy(update={"reward": Reward()}))
+    without = ask(plain, question.scenario, some).answer(bands=False)
+    assert "not identified" in " ".join(without.warnings())
+    assert 0 < without.outcomes.set_index("outcome").loc["surplus", "change"] < 0.97 * surplus

@@ -14,8 +14,8 @@ of b that membership itself raises count for b, and nobody chooses anew. With in
 up, and *removal effects* are given instead: V - V(without b), b at its lowest level in the reward only (use still moves
 as it did), each under its own optimal policy (:mod:`irl.counterfactual.solve`); they overlap where benefits substitute.
 
-Averages are over members at their first choice (``start``) and over all choices in the panel (``visited``),
-unweighted, in reward units. Intervals are 95 %, by the delta method with exact derivatives, clustered as the refit is:
+Averages are over members at their first choice (``start``) and over all choices in the panel (``visited``), by
+weight, in reward units. Intervals are 95 %, by the delta method with exact derivatives, clustered as the refit is:
 C_b is moved by the parameters through r_b and, by the policy gradient theorem (Sutton et al. 2000), through the policy,
 
     dC_b = E[ sum_t gamma^t ( dr_b + sum_a pi (q_b - sum_a' pi q_b) dQ/alpha ) ],  q_b = r_b + its continuation,
@@ -145,14 +145,15 @@ def _cells(panel: Panel) -> tuple[list[tuple[str, str, int]], Groups]:
         raise InputError("nobody has anything to choose from: are all rows in contracts or terminal states?")
     member, segment = panel.member[rows], panel.segment[rows]
     first = torch.cat([member.new_ones(1, dtype=torch.bool), member[1:] != member[:-1]])
+    weight = panel.weight[rows].double()
     of = {name: segment == code for code, name in enumerate(panel.schema.segments)}
     of |= {ALL: torch.ones_like(first)}
     cells, columns = [], []
     for place, here in (("start", first), ("visited", torch.ones_like(first))):
         for name, mine in of.items():
-            if bool((chosen := (here & mine).double()).any()):
+            if bool((chosen := here & mine).any()):
                 cells.append((place, name, int(chosen.sum())))
-                columns.append(chosen / chosen.sum())
+                columns.append(weight * chosen / (weight * chosen).sum())
     return cells, Groups(panel.state[rows], torch.stack(columns, 1))
 
 

@@ -117,7 +117,7 @@ def _verdict(change: Change, schema: StateSchema, scales_all: bool) -> Verdict:
         return DYNAMICS
     if schema.columns[schema.index(part.name)].dynamics != "static":
         return MOVING
-    return STATIC if _lasting(part.where, schema) else WHILE
+    return STATIC if lasting(part.where, schema) else WHILE
 
 
 def _scales(part: RewardChange) -> bool:
@@ -127,10 +127,10 @@ def _scales(part: RewardChange) -> bool:
 def _scales_all(parts: Sequence[RewardChange], schema: StateSchema) -> bool:
     """Each action, once, by one factor, for members chosen for good. (An anchor action is never scaled.)"""
     alike = len({(part.scale, str(part.where)) for part in parts}) == 1
-    return alike and sorted(p.action for p in parts) == sorted(schema.actions) and _lasting(parts[0].where, schema)
+    return alike and sorted(p.action for p in parts) == sorted(schema.actions) and lasting(parts[0].where, schema)
 
 
-def _lasting(condition: Condition, schema: StateSchema) -> bool:
+def lasting(condition: Condition, schema: StateSchema) -> bool:
     """The condition asks only what never changes for a member: static columns, and segments."""
     asked = [schema.columns[schema.index(name)] for name in condition if name in schema.names]
     return all(column.dynamics == "static" for column in asked)

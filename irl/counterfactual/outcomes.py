@@ -51,13 +51,13 @@ import torch
 from torch import Tensor
 
 from irl.config import InputError
+from irl.counterfactual import contracts, population
 from irl.counterfactual.anchor_errors import MOST_ROWS, TOLERANCE, Dependence, dependence
 from irl.counterfactual.forward import Compile
 from irl.counterfactual.identification import classify
 from irl.counterfactual.intervals import Comparison, compared, t_quantile
 from irl.counterfactual.intervention import Intervention, added_actions, cautions, compile_scenario
 from irl.counterfactual.money import check_money, paid, price_coefficients
-from irl.counterfactual.population import check_population, draw_starts
 from irl.counterfactual.rates import Axes
 from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import solve
@@ -67,7 +67,7 @@ from irl.data.panel import Panel, panel_from_frame
 from irl.declared import Money
 from irl.fitted import FittedModel, Z
 from irl.scenario import BASELINE, Scenario, cases, scenario_from
-from irl.transitions import States, Transitions, drawn
+from irl.transitions import States, Transitions
 
 COLUMNS = ["case", "segment", "period", "outcome", "baseline", "scenario", "change", "low", "high"]
 ALL = "all"
@@ -106,7 +106,7 @@ class Answer:
 class Question:
     """A scenario that fits a study, and the members it is asked for: what can be refused has been.
 
-    ``rows`` are the states of the frame.
+    ``rows`` are the states of the frame; ``about`` says what the start population is.
     """
 
     model: FittedModel
@@ -114,6 +114,7 @@ class Question:
     interventions: dict[str, Intervention]
     rows: States
     starts: Starts
+    about: tuple[str, ...] = ()
 
     def answer(
         self,
@@ -135,9 +136,10 @@ class Question:
         tick("solve", 0, len(self.interventions))
         baseline = solve(model, self.interventions[BASELINE], unchanged, draws=parameters, compile=compile)
         policies: dict[str, Policy] = {BASELINE: baseline}
+        follow = partial(self._follow, parameters=parameters)
         for i, (label, intervention) in enumerate(list(self.interventions.items())[1:], start=1):
             tick("solve", i, len(self.interventions))
-            policies[label] = solve_path(baseline, intervention, scenario.timing, self._follow)
+            policies[label] = solve_path(baseline, intervention, scenario.timing, follow)
         tick("solve", len(policies), len(policies))
         seen = Tally(support(model.schema, self.rows.state, self.rows.segment))
         prices = {label: changed_price(each) for label, each in self.interventions.items()}
@@ -186,6 +188,9 @@ class Question:
                     seed=scenario.seed,
                 )
             said = cautions(policy.intervention, self.rows.state, self.rows.segment)
+            said += self.about if label == BASELINE else ()
+            said += contracts.cautions(model, policy.intervention, self.rows)
+            said += contracts.left_out(counts[label], policy.news)
             said += rests.warnings(label) + seen.warnings(label, BASELINE)
             solved[label] = _record(policy, said) | rests.plain() | {"outside": seen.plain(label)}
         tick("anchor", len(policies), len(policies))
@@ -194,12 +199,15 @@ class Question:
             about = {"currency": money.currency, "price_coefficients": worth.estimates, "notes": list(worth.notes)}
         return Answer(pd.concat(parts, ignore_index=True), solved, len(self.starts.state), about)
 
-    def _follow(self, intervention: Intervention, *, most: int | None = None) -> Callable[[int], Transitions]:
+    def _follow(
+        self, intervention: Intervention, *, most: int | None = None, parameters: Tensor | None = None
+    ) -> Callable[[int], Transitions]:
         """What follows (so many of) the rows under an intervention, as a function of the segment they are taken to be
-        of."""
+        of, with what draws of the parameters make of contracts."""
         most = MOST_DRAWN if most is None else min(most, MOST_DRAWN)
         seed, rows = self.scenario.seed, self.rows.at_most(most, seed=self.scenario.seed)
-        return lambda segment: drawn(self.model.dynamics, intervention, rows.of_segment(segment), seed=seed)
+        of = partial(contracts.followed, self.model, intervention, seed=seed, parameters=parameters)
+        return lambda segment: of(rows.of_segment(segment))
 
 
 def simulate(
@@ -227,14 +235,17 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
     scenario = scenario_from(scenario)
     check_study(model)
     interventions = {BASELINE: Intervention(model.schema, (), added_actions(scenario))}
-    check_population(scenario.population, model.schema)
+    population.check_population(scenario.population, model.schema)
     check_money(money_of(model, scenario), model.config.data, model.schema)
     interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
     panel, rows = _rows(model, model.with_types(frame, seed=scenario.seed))
     for each in interventions.values():
         each.menu(each.state(rows.state, rows.segment), rows.segment)  # refuses to leave nothing to choose
-    starts = draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario, model.schema)
-    return Question(model, scenario, interventions, rows, starts)
+        if problems := contracts.problems_of(model, each, rows):
+            raise InputError(f"scenario {scenario.name!r}:\n  " + "\n  ".join(problems))
+    starts = population.draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario, model.schema)
+    about = population.cautions(scenario, model.config.data.entry, panel)
+    return Question(model, scenario, interventions, rows, starts, tuple(about))
 
 
 def check_study(model: FittedModel) -> None:

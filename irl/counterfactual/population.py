@@ -1,8 +1,9 @@
 """Who is simulated: the panel's members as they are, or a population that a scenario describes.
 
 Start rows are kept ``where`` a condition holds, drawn in strata (segment, and the label of a reweighted column) whose
-sizes follow the wanted shares up to one member, and their states then ``set``. Within a stratum all rows are as likely.
-Baseline and cases start from the same members. Limit: a reweighted column changes who is there, not what they value.
+sizes follow the wanted shares up to one member, and their states then ``set``. Within a stratum rows are as likely as
+their weights say (each member once, with ``members: all``, whatever its weight). Baseline and cases start from the same
+members. Limit: a reweighted column changes who is there, not what they value.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from torch import Tensor
 from irl.config import InputError, unknown
 from irl.counterfactual import conditions
 from irl.counterfactual.rollout import Starts
+from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.scenario import SLACK, Population, Scenario
 from irl.transitions import States
+
+GONE = 0.05
+"""Share of members who were not observed to the end from which on a start at the newest row is explained."""
 
 
 def check_population(population: Population | None, schema: StateSchema) -> None:
@@ -47,6 +52,28 @@ def _setting_problems(name: str, value: bool | float | str, schema: StateSchema)
     return schema.columns[schema.index(name)].setting_problems(value, f"{place}: {name!r}")
 
 
+def cautions(scenario: Scenario, entry: str | None, panel: Panel | None) -> list[str]:
+    """What the start population is, where it may be taken for another; ``entry``: as the study declares it."""
+    if panel is None:
+        return []
+    found = []
+    if entry == "stock" and scenario.start == "first":
+        found.append(
+            "members start as they were when observation began (`entry: stock`): in the middle of what they did, "
+            "longer spells more often; it is no cohort of newcomers, whom `population: {where: ...}` may pick"
+        )
+    last = panel.period[torch.cat([panel.member.diff() > 0, panel.member.new_ones(1, dtype=torch.bool)])]
+    gone = float((last < panel.period.max()).double().mean())
+    if scenario.start == "last" and gone > GONE:
+        found.append(
+            f"`start: last` takes every member's newest row, also of the {gone:.0%} of them who were not observed to "
+            "the panel's last period"
+        )
+    if scenario.members == "all" and float(panel.weight.max() - panel.weight.min()) > 0:
+        found.append("each of the panel's members counts once, whatever its weight; `members: 20000` draws by weight")
+    return found
+
+
 def draw_starts(states: States, rows: Tensor, scenario: Scenario, schema: StateSchema) -> Starts:
     """The start states of the simulated members, of the members who start in ``rows[M]`` of ``states``.
 
@@ -60,13 +87,14 @@ def draw_starts(states: States, rows: Tensor, scenario: Scenario, schema: StateS
     population = scenario.population or Population.model_construct()
     rows = rows[conditions.holds(schema, population.where, states.state[rows], states.segment[rows])]
     if not len(rows):
-        raise InputError("population.where: no member starts there")
+        raise InputError(f"population.where: no member starts there (`start: {scenario.start}` row)")
     if scenario.members != "all":
-        weight, stratum = torch.ones(len(rows), dtype=torch.float64), states.segment[rows]
+        own, stratum = states.weight[rows].double().cpu(), states.segment[rows]
+        weight = own
         for name, shares in population.reweight.items():
             code, weight = _reweighted(states.only(rows), name, shares, schema)
             stratum = stratum * (len(shares) + 1) + code
-        rows = rows[_drawn(stratum, weight, scenario.members, scenario.seed)]
+        rows = rows[_drawn(stratum, weight, own, scenario.members, scenario.seed)]
     state = states.state[rows]  # a copy
     if population.set:
         for name, value in population.set.items():
@@ -82,7 +110,8 @@ def _reweighted(states: States, name: str, shares: dict[str, float], schema: Sta
     code = torch.full((len(states.state),), len(shares), device=states.state.device)
     for i, each in enumerate(shares):
         code[conditions.holds(schema, {name: (each,)}, states.state, states.segment)] = i
-    present = torch.bincount(code, minlength=len(shares) + 1).double().cpu()
+    own = states.weight.double().cpu()
+    present = torch.bincount(code.cpu(), own, minlength=len(shares) + 1)
     rest = 1 - sum(shares.values())
     wanted = torch.tensor([*shares.values(), rest if rest > SLACK else 0.0], dtype=torch.float64)
     missing = [each for each, share, n in zip(shares, wanted, present, strict=False) if share > 0 and not n]
@@ -90,11 +119,12 @@ def _reweighted(states: States, name: str, shares: dict[str, float], schema: Sta
         raise InputError(f"population.reweight.{name}: nobody starts with {', '.join(missing)}")
     if wanted[-1] > 0 and not present[-1]:
         raise InputError(f"population.reweight.{name}: the shares add up to {1 - rest:g}, and no other label is left")
-    return code, (wanted / present.clamp_min(1))[code.cpu()]
+    return code, own * (wanted / present.clamp_min(1e-300))[code.cpu()]
 
 
-def _drawn(stratum: Tensor, weight: Tensor, members: int, seed: int) -> Tensor:
-    """So many of M rows, with replacement; each stratum's part is that of its weights, up to one member."""
+def _drawn(stratum: Tensor, weight: Tensor, own: Tensor, members: int, seed: int) -> Tensor:
+    """So many of M rows, with replacement; each stratum's part is that of its weights, up to one member, and a row's
+    part of it that of its ``own`` weight [M]."""
     generator = torch.Generator().manual_seed(seed)
     sums = torch.bincount(stratum.cpu(), weight)
     exact = (members * sums / sums.sum()).tolist()
@@ -106,5 +136,12 @@ def _drawn(stratum: Tensor, weight: Tensor, members: int, seed: int) -> Tensor:
     for s, k in enumerate(quota):
         mine = (stratum == s).nonzero().squeeze(1)
         if k:
-            picked.append(mine[torch.randint(len(mine), (k,), generator=generator).to(mine.device)])
+            part = own[mine.cpu()]
+            alike = bool((part == part[0]).all())
+            chosen = (
+                torch.randint(len(mine), (k,), generator=generator)
+                if alike
+                else part.multinomial(k, replacement=True, generator=generator)
+            )
+            picked.append(mine[chosen.to(mine.device)])
     return torch.cat(picked)

@@ -334,11 +334,12 @@ def _kernel_rows(
         )
         value = torch.einsum("na,nab->nb", pi, added)
     discount = (model.config.discount**part.steps * ~part.ends).double()
+    mean = (discount.unsqueeze(2) * value.view(n, draws, -1)).mean(1)
     return evaluation.Rows(
         phi=chunk.phi.double(),
         phi_next=following.phi.double().view(n, draws, -1),
         discount=discount,
-        target=(discount.unsqueeze(2) * value.view(n, draws, -1)).mean(1),
+        target=part.with_flow(mean, first=0 if parameters is None else 1),
         weight=chunk.weight,
         action=part.action,
         next_policy=by_course(intervention.courses, pi).view(n, draws, -1),

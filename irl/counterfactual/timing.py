@@ -172,7 +172,7 @@ class _Regression:
             value = own if value is None else torch.where((steps == k).unsqueeze(1), own, value)
         assert value is not None, "at least one draw"
         discount = (gamma**part.steps * ~part.ends).double().unsqueeze(2)
-        return (discount * value.view(n, draws, -1)).mean(1)
+        return part.with_flow((discount * value.view(n, draws, -1)).mean(1))
 
     def _chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(rows, their features [n, D], their weights [n], 0 for what is on no menu)."""

@@ -2,7 +2,8 @@
 
 Rows are sorted by member, then period. Forced rows (a menu of one) are collapsed as in the design: the row of the
 last free choice runs to the next free choice, ``steps`` periods later. A transition across missing periods is dropped
-and counted. A declared terminal row has no next row; any other last row is censored and serves the policy step only.
+and counted. A declared terminal row has no next row; any other last row (at the panel's end, a declared exit or not) is
+censored and serves the policy step only.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Panel:
     steps : float32 [N], periods from a free row to its next choice (its k); 1 where there is none
     ends : bool [N], the next choice is a terminal row (continuation 0)
     gaps : transitions dropped because periods are missing
+    leaves : bool [N], after this row, its last, the member is observed no more, as declared; None: nothing is declared
     """
 
     schema: StateSchema
@@ -63,6 +65,7 @@ class Panel:
     steps: Tensor
     ends: Tensor
     gaps: int
+    leaves: Tensor | None = None
 
     def __post_init__(self) -> None:
         problems = _broken_invariants(self)
@@ -111,8 +114,9 @@ class Panel:
 
 
 def tensors_of(panel: Panel) -> dict[str, Tensor]:
-    """The tensors of a panel by name."""
-    return {f.name: getattr(panel, f.name) for f in fields(panel) if f.name not in ("schema", "gaps")}
+    """The tensors of a panel by name; those that it does not have are left out."""
+    named = {f.name: getattr(panel, f.name) for f in fields(panel) if f.name not in ("schema", "gaps")}
+    return {name: values for name, values in named.items() if values is not None}
 
 
 def first_rows(member: Tensor) -> Tensor:
@@ -171,6 +175,7 @@ def panel_from_frame(
         steps=torch.from_numpy(steps).float(),
         ends=torch.from_numpy(ends),
         gaps=gaps,
+        leaves=torch.from_numpy(rows.leaves) if config.data.exit else None,
     )
 
 
@@ -201,7 +206,7 @@ def _broken_invariants(panel: Panel) -> list[str]:
         return ["it has no rows"]
     shapes = {"state": (n, len(schema.columns)), "menu": (n, len(schema.actions))}
     types = dict.fromkeys(("state", "anchor_reward", "weight", "steps"), torch.float32)
-    types |= dict.fromkeys(("menu", "free", "active", "ends"), torch.bool)
+    types |= dict.fromkeys(("menu", "free", "active", "ends", "leaves"), torch.bool)
     problems = []
     for name, values in tensors_of(panel).items():
         shape, dtype = shapes.get(name, (n,)), types.get(name, torch.int64)

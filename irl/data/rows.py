@@ -30,6 +30,7 @@ from irl.data.encode import (
 )
 from irl.data.periods import period_numbers
 from irl.data.schema import StateSchema, encode_columns, fit_schema
+from irl.data.split import holding
 from irl.declared import TYPE, Data
 
 
@@ -50,6 +51,7 @@ class Rows:
     active: Bools
     weight: Floats
     duration: Floats
+    leaves: Bools
 
     def take(self, rows: Ints) -> Rows:
         """These rows, in this order."""
@@ -58,7 +60,7 @@ class Rows:
 
 def data_columns(data: Data) -> tuple[str, ...]:
     """The columns that the data section names."""
-    named = [data.member, data.period, data.action, *data.state, *data.segment]
+    named = [data.member, data.period, data.action, *data.state, *data.segment, *data.exit]
     named += [name for name in (data.weight, data.cluster, data.active, data.duration) if name is not None]
     return tuple(dict.fromkeys(named))
 
@@ -79,7 +81,10 @@ def checked_rows(
     InputError
         Naming every problem of the frame.
     """
-    findings = missing_columns(study_columns(config), frame)
+    spared = (
+        () if schema is None else set(config.data.exit) - set(config.data.state)
+    )  # who left matters to fitting only
+    findings = missing_columns([name for name in study_columns(config) if name not in spared], frame)
     if schema is not None and any(name not in frame.columns for name in schema.hidden):
         raise InputError(
             f"{source}: this study has hidden types, and no column {TYPE!r} says who is of which; "
@@ -165,8 +170,16 @@ def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[
         active=active,
         weight=weight,
         duration=duration,
+        leaves=_leaving(frame, data),
     )
     return rows, findings
+
+
+def _leaving(frame: pd.DataFrame, data: Data) -> Bools:
+    """Rows after which the member is declared to be observed no more; none where columns are missing."""
+    if not data.exit or not set(data.exit) <= set(frame.columns):
+        return np.zeros(len(frame), dtype=bool)
+    return holding(frame, data.exit)
 
 
 def _clusters(frame: pd.DataFrame, data: Data, member: Ints) -> tuple[Ints, list[Finding]]:
@@ -187,20 +200,16 @@ def _clusters(frame: pd.DataFrame, data: Data, member: Ints) -> tuple[Ints, list
 def _active(
     frame: pd.DataFrame, config: Config, schema: StateSchema, action: Ints, state: torch.Tensor, *, where: Bools
 ) -> tuple[Bools, list[Finding]]:
-    """Whether a decision was made, everywhere without a column for it; of rows ``where`` there was something to decide,
-    those that passed without have to show their default."""
+    """Whether there was a decision (without a column: always); ``where`` there was none, the default has to happen."""
     column = config.data.active
     if column is None or column not in frame.columns:
         return np.ones(len(frame), dtype=bool), []
-    values, _ = numbers(frame[column])
-    strange = (values != 0) & (values != 1)
-    what = f"active column {column!r}"
-    findings = finding(f"{what}: neither 0 nor 1", strange, values=frame[column])
-    active = values != 0
+    values, what = numbers(frame[column])[0], f"active column {column!r}"
+    findings = finding(f"{what}: neither 0 nor 1", ~np.isin(values, (0, 1)), values=frame[column])
+    active: Bools = values != 0
     if not any(schema.problems_of(condition, "") for _, condition in schema.defaults):
         wrong = where & ~active & (action >= 0) & (action != schema.default(state).numpy())
-        remedy = "Correct the rows, or `attention.default`"
-        findings += finding(f"{what}: 0 where the action is not the default", wrong, remedy=remedy)
+        findings += finding(f"{what}: 0 where the action is not the default of `attention`", wrong)
     return active, findings
 
 
@@ -345,6 +354,10 @@ def _condition_problems(frame: pd.DataFrame, config: Config, schema: StateSchema
     for place, condition in places:
         present = {name: values for name, values in condition.items() if name in frame.columns}
         problems += schema.problems_of(present, place)
+    for action, like in config.reward.same_flow_as.items():
+        for name in (name for name in like.at if name in frame.columns):
+            column, place = schema.columns[schema.index(name)], f"reward.same_flow_as.{action}.at"
+            problems += column.setting_problems(like.at[name], place)
     return [Finding(problem) for problem in problems]
 
 
@@ -371,6 +384,7 @@ def _link_problems(rows: Rows, data: Data, *, transitions_needed: bool) -> list[
         return finding(what, spread, remedy=remedy)
 
     findings = found("rows after a terminal state", revived, "Correct `terminal` or drop the later rows")
+    findings += found("rows after an exit", inner & rows.leaves, "Correct `exit`: it holds in a member's last row")
     if data.duration is not None:
         what = f"duration column {data.duration!r}"
         findings += found(f"{what}: missing before a next row", inner & np.isnan(rows.duration), "Fill it in")

@@ -14,7 +14,7 @@ from irl.config import InputError, unknown
 from irl.data.column import TOLERANCE
 from irl.data.encode import Bools, Ints, factorized, label, labelled, numbers
 from irl.data.periods import period_numbers
-from irl.declared import Between, Data, Period, Values
+from irl.declared import Between, Condition, Data, Period, Values
 
 
 def fitted_rows(frame: pd.DataFrame, data: Data) -> pd.DataFrame:
@@ -40,9 +40,7 @@ def held_out(frame: pd.DataFrame, data: Data) -> Bools:
     problems = [p for name in data.held_out for p in unknown(name, frame.columns, "data.held_out", "column")]
     if problems:
         raise InputError("\n".join(problems))
-    here = np.ones(len(frame), dtype=bool)
-    for name, allowed in data.held_out.items():
-        here &= _holds(frame[name], allowed)
+    here = holding(frame, data.held_out)
     member = factorized(frame[data.member])[0] if data.member in frame.columns else np.arange(len(frame))
     return np.isin(member, member[here])
 
@@ -82,6 +80,14 @@ def _with(period: pd.Series, until: Period) -> pd.Series:
     else:
         last = str(until)
     return pd.concat([period, pd.Series([last], name=period.name)], ignore_index=True)
+
+
+def holding(frame: pd.DataFrame, condition: Condition) -> Bools:
+    """bool[N]: the rows for which a condition on any columns, all of which are there, holds."""
+    here = np.ones(len(frame), dtype=bool)
+    for name, allowed in condition.items():
+        here &= _holds(frame[name], allowed)
+    return here
 
 
 def _holds(values: pd.Series, allowed: Values) -> Bools:

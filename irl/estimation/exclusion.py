@@ -1,10 +1,13 @@
-"""Which features enter whose reward: all, but a price only where it is paid.
+"""Which features enter whose reward: all, but a price only as money that is paid.
 
 Where a study declares what members pay (``money.price``) and an amount is a column, that column is a price: of the
 action that pays it, in the states in which it is due. Elsewhere it says nothing about what members like. Left free, its
 effect is split between the state in which it is paid and those in which it is not (a year's price, between signing up
 and the months inside the contract): their sum over a contract is known well, the parts are not, and with them go the
 price coefficient and the answers to scenarios that keep to one part.
+
+What money is worth may differ by who a member is, by static categories and levels. That it differs by what a member
+does or uses now is left out: else the many ways in which it might are weighed against the few in which it does.
 
 An amount that counts only where a category or ordinal has certain levels enters by its products with their indicators;
 where the features hold no such products, it enters everywhere. This is a restriction of the reward only: what follows
@@ -37,13 +40,17 @@ def entering(model: FittedModel) -> Tensor:
     for name, payers in flows.items():
         price = schema.index(name)
         made_of = torch.tensor([price in columns for columns in terms.columns_of])
+        who = {price, *(f for f, c in enumerate(schema.columns) if c.dynamics == "static" and c.discrete)}
         for b, a in enumerate(paid):
             if a not in payers:
                 enters[b, made_of] = False
-            elif payers[a].where:
-                due = made_of & torch.tensor([_due(model, d, payers[a].where) for d in range(terms.width)])
-                if bool(due.any()):
-                    enters[b, made_of & ~due] = False
+                continue
+            where = payers[a].where
+            due = torch.tensor([_due(model, d, where) for d in range(terms.width)])
+            confined = bool((made_of & due).any())
+            known = who | {schema.index(c) for c in where if confined}
+            by_who = torch.tensor([columns <= known for columns in terms.columns_of])
+            enters[b, made_of & ~(by_who & due if confined else by_who)] = False
     return enters
 
 

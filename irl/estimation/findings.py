@@ -1,8 +1,9 @@
 """What was found, in numbers: mean rewards by action and segment, what each benefit contributes, coefficients; each
 with its standard error and 95 % interval where there is a refit to take them from.
 
-Averages are over the states visited in the panel, which are taken as given: the intervals are those of the estimated
-reward, by the delta method (exact here, since rewards are linear in the parameters).
+Averages are over the states visited in the panel, by weight (spreads count rows alike), which are taken as given: the
+intervals are those of the estimated reward, by the delta method (exact here, since rewards are linear in the
+parameters).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from irl.data.panel import Panel
+from irl.estimation.contracts import contracts
 from irl.estimation.exclusion import entering
 from irl.estimation.logit import CHUNK
 from irl.fitted import FittedModel, Z
@@ -24,12 +26,14 @@ from irl.networks import LinearTerms
 
 
 def findings(model: FittedModel, panel: Panel) -> dict[str, Any]:
-    """``reward_summary`` and ``contributions`` ({action: {segment or "all": ...}}), ``coefficients`` and ``wald``."""
+    """``reward_summary`` and ``contributions`` ({action: {segment or "all": ...}}), ``coefficients``, ``wald`` and
+    ``contracts``."""
     return {
         "reward_summary": reward_summary(model, panel),
         "contributions": contributions(model, panel),
         "coefficients": coefficients(model),
         "wald": wald_tests(model),
+        "contracts": contracts(model, panel),
     }
 
 
@@ -65,11 +69,11 @@ def reward_summary(model: FittedModel, panel: Panel) -> dict[str, Any]:
         errors = _standard_errors(model, cells, _contrasts(panel, cells, partial(_loadings, model)))
     found: dict[str, Any] = {action: {} for action in panel.schema.actions}
     for (a, name), available in cells.items():
-        values = reward[available, a].double()
+        values, weight = reward[available, a].double(), panel.weight[available].double()
         p10, p50, p90 = torch.quantile(_thinned(values), levels).tolist()
         mine = panel.free if name == "all" else panel.free & (panel.segment == panel.schema.segments.index(name))
         found[panel.schema.actions[a]][name] = {
-            **interval(float(values.mean()), errors.get((a, name))),
+            **interval(float((values * weight).sum() / weight.sum()), errors.get((a, name))),
             "sd": float(values.std(correction=0)),
             "p10": p10,
             "p50": p50,
@@ -231,8 +235,8 @@ def _cells(panel: Panel) -> dict[tuple[int, str], Tensor]:
 
 
 def _means(panel: Panel, cells: Mapping[tuple[int, str], Tensor], features: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean [K, Dx] of features(state) over the rows of each of K cells; one pass."""
-    members = torch.stack(list(cells.values()), 1).double()
+    """Mean [K, Dx] of features(state) over the rows of each of K cells, by weight; one pass."""
+    members = torch.stack(list(cells.values()), 1) * panel.weight.double().unsqueeze(1)
     total = sum(members[i].T @ features(panel.state[i]).double() for i in _chunks(panel))
     assert isinstance(total, Tensor)
     mean: Tensor = total / members.sum(0).unsqueeze(1)

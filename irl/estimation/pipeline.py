@@ -25,6 +25,7 @@ from irl import bellman, runs
 from irl.config import Config, InputError
 from irl.data.describe import summary
 from irl.data.panel import Panel
+from irl.data.sampling import sampling
 from irl.estimation import attention
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.diagnostics import support
@@ -296,7 +297,7 @@ def held_out_rows(panel: Panel, share: float, seed: int) -> Tensor:
 
 
 def panel_metrics(panel: Panel, config: Config) -> Metrics:
-    """Sizes of the panel, and how often the anchor was chosen, by segment (None where there was no choice)."""
+    """Sizes of the panel, its sampling, and how often the anchor was chosen, by segment (None: there was no choice)."""
     found = summary(panel, estimation=config.estimation)
     segments = {
         name: {"decisions": rows, "anchor_share": share if rows else None}
@@ -308,6 +309,7 @@ def panel_metrics(panel: Panel, config: Config) -> Metrics:
         "transitions": found.transitions,
         "gaps": found.gaps,
         "segments": segments,
+        "sampling": asdict(sampling(panel, config.data)),
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from irl.report import contracts
 from irl.report.falsification import LEVEL
 from irl.report.record import ALL, Record, at
 from irl.report.tables import DASH, Table, number, percent, probability, signed
@@ -49,7 +50,7 @@ def _assumptions(record: Record) -> list[tuple[str, str, str, str, float | None,
     """(assumption, what rests on it, test, relaxed to, move of rewards, of shares, of surplus)."""
     config, annual = record.config, _annual(record)
     prices = [name for name, feature in config.data.state.items() if feature.assigned == "randomised"]
-    nests, band = _nests(record), _bands(record)
+    nests, band, nothing = _nests(record), _bands(record), (None, None, None)
     return [
         (
             f"The discount factor is {number(config.discount, 4)} a period.",
@@ -90,6 +91,10 @@ def _assumptions(record: Record) -> list[tuple[str, str, str, str, float | None,
             _others(record, "types"),
             None,
             *_variants(record, "types"),
+        ),
+        *(
+            (said, "Scenarios that change what periods inside contracts give, or what moves there.", "", "", *nothing)
+            for said in contracts.assumed(record)
         ),
         (
             "Rewards and dynamics stay as they are.",

@@ -18,6 +18,11 @@ WHAT = {
     "additive}` gives contributions that do.",
 }
 
+INSIDE = (
+    " Inside a contract nothing is chosen: a benefit counts there through its level when the contract is signed, which "
+    "the lump is a function of, not through its levels in the contract's own periods."
+)
+
 
 def attribution_table(record: Record) -> Table | None:
     """Lifetime contribution (or removal effect) of each benefit by segment."""
@@ -41,7 +46,8 @@ def attribution_table(record: Record) -> Table | None:
         header=("mean over", "segment", *benefits, *whole),
         rows=tuple(rows),
         labels=2,
-        note=f"{WHAT[found['kind']]} {CONDITIONAL} Also given the fitted dynamics, and the states averaged over.",
+        note=f"{WHAT[found['kind']]} {CONDITIONAL} Also given the fitted dynamics, and the states averaged over."
+        + (INSIDE if at(record.metrics, "contracts") else ""),
     )
 
 

@@ -21,6 +21,7 @@ from irl.report import (
     attention,
     attribution,
     backtest,
+    contracts,
     estimates,
     falsification,
     plots,
@@ -119,7 +120,7 @@ def _study(record: Record) -> str:
     facts = "".join(
         f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in words.facts(record)
     )
-    said = f"<p>{escape(words.identification(record))}</p>"
+    said = f"<p>{escape(words.identification(record))}</p>{_bullets(contracts.sentences(record))}"
     return _section("study", "What was estimated, and from what", f'<dl class="facts">{facts}</dl>\n{said}')
 
 
@@ -142,7 +143,7 @@ def _rewards(record: Record) -> str:
     bar = "Bar: 10th to 90th percentile over visited states (a spread between states, not a confidence interval)."
     text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
     more = [estimates.contribution_table(record), estimates.coefficient_table(record)]
-    more += [types.type_table(record), types.number_table(record)]
+    more += [contracts.contract_table(record), types.type_table(record), types.number_table(record)]
     more += [attention.attention_table(record), attention.always_table(record)]
     shown = "".join(_table(t) for t in more if t is not None)
     checks = [estimates.wald_table(record), estimates.bootstrap_table(record)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from irl import runs
-from irl.report import attention, attribution, backtest, estimates, falsification, sensitivity, types
+from irl.report import attention, attribution, backtest, contracts, estimates, falsification, sensitivity, types
 from irl.report.record import Record
 from irl.report.tables import Table
 
@@ -26,6 +26,7 @@ def write_latex(record: Record) -> list[Path]:
         "contributions": estimates.contribution_table(record),
         "coefficients": estimates.coefficient_table(record),
         "wald": estimates.wald_table(record),
+        "contracts": contracts.contract_table(record),
         "types": types.type_table(record),
         "number_of_types": types.number_table(record),
         "attention": attention.attention_table(record),

@@ -95,6 +95,17 @@ def facts(record: Record) -> list[tuple[str, str]]:
     decisions = sum(int(at(s, "decisions", default=0)) for s in at(panel, "segments", default={}).values())
     if decisions:
         found.append(("decisions, rows with a choice", f"{decisions:,}"))
+    sampled = at(panel, "sampling", default={})
+    what = {
+        "single": "members with one row, which serve choice probabilities only",
+        "begun": "members who begin in a state that only follows a choice other than the anchor",
+        "ended": "members whose rows end before the panel does",
+        "exits": "of them, declared exits",
+        "worth": "rows that the weights are worth",
+    }
+    found += [(label, f"{at(sampled, key):,.0f}") for key, label in what.items() if at(sampled, key)]
+    if config.data.entry is not None:
+        found.append(("how members entered, as declared", config.data.entry))
     if config.data.until is not None:
         found.append(("last period fitted on", str(config.data.until)))
     if config.data.held_out:
@@ -152,6 +163,8 @@ def limits(record: Record) -> list[str]:
         "Rewards at states that few members visit are extrapolated by the networks, and so is a far-off scenario.",
         "Lump-sum changes of rewards and removed actions give an answer that does not depend on the anchor's value. "
         "Scaled rewards and changed dynamics do depend on it. Levels of values are never identified.",
+        "Whether members were sampled by what they chose cannot be seen, unless weights say so; nor whether they leave "
+        "the data because of what would have followed.",
         "A removed action's members spread over the others in proportion (independence of irrelevant alternatives).",
         "Price effects are as good as the price test: they need prices that vary for reasons unrelated to taste.",
     ]
@@ -166,6 +179,9 @@ def limits(record: Record) -> list[str]:
 def cautions(record: Record) -> list[str]:
     """Everything that went wrong or rests on little, one sentence each; empty if nothing did."""
     found = [f"Segment {s.segment}: {s.thin}." for s in anchor_shares(record) if s.thin]
+    found += [
+        f"{text[0].upper()}{text[1:]}." for text in at(record.metrics, "panel", "sampling", "warnings", default=[])
+    ]
     for step, label in STEPS.items():
         metrics = at(record.metrics, step, default={})
         if at(metrics, "fell_back"):
@@ -244,8 +260,14 @@ def _change(change: Change) -> str:
     elif change.dynamics is not None:
         part = change.dynamics
         words = f"“{part.name}” moves {_movement(part)}"
+    elif change.add is not None:
+        part = change.add
+        said = [f"at its reward with {_settings(part.facing)}"] if part.facing else []
+        said += [f"leading to {_settings(part.then)}"] if part.then else []
+        said += [] if part.nest is None else [f"sharing {_listed(part.nest)} of its taste shock"]
+        words = f"“{part.action}” is offered, like “{part.like}”{''.join(f', {text}' for text in said)},"
     else:
-        assert change.remove is not None, "a change is one of the four"
+        assert change.remove is not None, "a change is one of the five"
         part = change.remove
         words = f"“{part.action}” is taken off the menu"
     return f"{words}{where(part.where)}."

@@ -18,7 +18,12 @@ goes on where it was.
 
 python scripts/benchmark.py counterfactual [--members 20000] [--periods 36] [--discounts .95 .99] [--seeds 0]
     [--simulated 60000] [--only scenarios | attribution] [--scenarios NAME ...] [--structure full | additive]
-    [--complete] [--device cpu] [--out FOLDER]
+    [--complete] [--device cpu] [--out FOLDER] [key.path=value ...]
+
+Overrides make another study, of another market; with contracts that cannot be left:
+
+... market.commitment=true data.available.none='{status: [out, monthly]}' \\
+    reward.same_flow_as.annual='{action: monthly, at: {status: monthly, months_left: 0}}'
 """
 
 from __future__ import annotations
@@ -43,14 +48,14 @@ from rich.table import Table
 
 import irl
 from irl import membership
-from irl.config import InputError, load_config, unknown
+from irl.config import Config, InputError, load_config, unknown
 from irl.counterfactual import ask
 from irl.counterfactual.attribution import attribute
 from irl.counterfactual.outcomes import ALL
 from irl.data import panel_from_frame
 from irl.estimation.pipeline import train
 from irl.fitted import FittedModel, Z
-from irl.membership import MarketSolution
+from irl.membership import Market, MarketSolution, market_of
 from irl.membership_attribution import exact_contributions, exact_removals
 from irl.membership_scenarios import exact_answer
 from irl.runs import LAST, atomic_write
@@ -86,7 +91,8 @@ def main() -> None:
     parser.add_argument("--complete", action="store_true", help="answers with intervals and bands, which take longer")
     parser.add_argument("--device", default="cpu", help="where the estimation runs")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/counterfactual"), help="folder of all results")
-    arguments = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options of the study to change")
+    arguments = parser.parse_intermixed_args()
     console = Console(width=None if Console().is_terminal else 150)
     found: dict[str, list[pd.DataFrame]] = {"scenarios": [], "attribution": []}
     with Console(stderr=True).status("") as status:
@@ -99,8 +105,10 @@ def main() -> None:
             show(console, pd.concat(found[kind]), factor)
     console.print(
         f"{arguments.members:,} members x {arguments.periods} periods, seeds {', '.join(map(str, arguments.seeds))}, "
-        f"reward: {arguments.structure}, {arguments.simulated:,} simulated; torch {torch.__version__}, "
-        f"{platform.machine()}, {os.cpu_count()} cores. Studies and CSV files in {arguments.out}"
+        f"reward: {arguments.structure}, {' '.join([*arguments.overrides, ''])}"
+        f"{arguments.simulated:,} simulated; torch {torch.__version__}, "
+        f"{platform.machine()}, {os.cpu_count()} cores. Studies and CSV files in {arguments.out}",
+        markup=False,
     )
 
 
@@ -112,6 +120,8 @@ def results(arguments: argparse.Namespace, tell: Tell) -> Iterator[tuple[str, st
         raise InputError("; ".join(strange))
     for discount, seed in itertools.product(arguments.discounts, arguments.seeds):
         name = f"{arguments.members}x{arguments.periods}-{discount}-{seed}-{arguments.structure}"
+        other = hashlib.sha256(" ".join(arguments.overrides).encode()).hexdigest()[:8]
+        name += f"-{other}" if arguments.overrides else ""
         model, frame = study(arguments, discount, seed, arguments.out / name, lambda text, n=name: tell(f"{n}: {text}"))
         folder = arguments.out / name / version(arguments.out / name)
         kind = f"{arguments.simulated}{'-complete' if arguments.complete else ''}"
@@ -138,11 +148,14 @@ def study(
     """The trained study in ``folder``, made if it is not there, and its panel."""
     options = [f"discount={discount}", f"seed={seed}", f"reward.structure={arguments.structure}"]
     options += [f"market.members={arguments.members}", f"market.periods={arguments.periods}"]
-    config, panel = load_config(CONFIGS / "membership.yaml", options), folder / "membership.parquet"
+    config = load_config(CONFIGS / "membership.yaml", [*arguments.overrides, *options])
+    if config.market is None or config.market.types != (1.0,):
+        raise InputError("the exact answers are those of members of one type: leave `market.types` as it is")
+    panel = folder / "membership.parquet"
     if not panel.is_file():
         tell("simulating")
         frame = membership.simulate(
-            oracle(discount), members=arguments.members, periods=arguments.periods, seed=config.seed
+            oracle(config.model_dump_json()), members=arguments.members, periods=arguments.periods, seed=config.seed
         )
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(panel, frame.to_parquet(index=False))
@@ -160,9 +173,9 @@ def study(
 
 
 @cache
-def oracle(discount: float) -> MarketSolution:
-    """The market as it is, solved exactly."""
-    return membership.solve(membership.Market(discount=discount))
+def oracle(study: str) -> MarketSolution:
+    """The market of a study (its options as JSON) as it is, solved exactly."""
+    return membership.solve(market_of(Config.model_validate_json(study)))
 
 
 def version(folder: Path) -> str:
@@ -193,7 +206,7 @@ def answers(
     scenario = load_scenario(path).model_copy(update={"members": simulated})
     question, taken = ask(model, scenario, frame), {"start": time.perf_counter()}
     start = model.schema.decode(question.starts.state)
-    exact = {label: truth(model.config.discount, case, start) for label, case in cases(scenario).items()}
+    exact = {label: truth(market_of(model.config), case, start) for label, case in cases(scenario).items()}
 
     def tick(stage: str, done: int, of: int) -> None:
         tell(f"{stage} {done}/{of}")
@@ -220,14 +233,14 @@ def answers(
     return pd.concat([both, pd.DataFrame(spent)], ignore_index=True)
 
 
-def truth(discount: float, scenario: Scenario, start: pd.DataFrame) -> pd.DataFrame:
+def truth(market: Market, scenario: Scenario, start: pd.DataFrame) -> pd.DataFrame:
     """Columns segment, outcome, period, exact_before, exact_after of members who start in the rows of ``start``."""
-    exact, keys = exact_answer(membership.Market(discount=discount), scenario, start), ["segment", "outcome", "period"]
+    exact, keys = exact_answer(market, scenario, start), ["segment", "outcome", "period"]
     columns = {}
     for name, table in (("exact_before", exact.baseline), ("exact_after", exact.scenario)):
         shares = [column for column in table if column.startswith("share_")]
         columns[name] = table.melt(["segment", "period"], shares, "outcome").set_index(keys)["value"]
-    worth = (exact.surplus / (1 - discount)).rename("exact_after").rename_axis("segment").reset_index()
+    worth = (exact.surplus / (1 - market.discount)).rename("exact_after").rename_axis("segment").reset_index()
     worth = worth.assign(exact_before=0.0, outcome="surplus", period=NEVER)
     return pd.concat([pd.DataFrame(columns).reset_index(), worth], ignore_index=True)
 
@@ -236,7 +249,7 @@ def attributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
     """Columns segment, benefit, exact, found, se; with ``over``, the gap between that benefit and another."""
     found = attribute(model, panel_from_frame(frame, model.config, schema=model.schema))
     exact_of = exact_contributions if found["kind"] == "contribution" else exact_removals
-    exact = exact_of(oracle(model.config.discount), frame.groupby(model.config.data.member).head(1))
+    exact = exact_of(oracle(model.config.model_dump_json()), frame.groupby(model.config.data.member).head(1))
     rows = []
     for segment, cell in found["start"].items():
         if segment == ALL:

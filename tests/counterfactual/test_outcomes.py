@@ -117,7 +117,7 @@ def test_surplus_is_the_oracle_s(world, panel_and_frame, monkeypatch):
     change = {"reward": {"action": "annual", "add": 1.0, "where": {"place": "out", "tier": 1}}}
     frame = panel_and_frame[1]
     # exact, where draws are noisy
-    monkeypatch.setattr(outcomes, "drawn", lambda *_, **__: world.transitions())
+    monkeypatch.setattr(outcomes.contracts, "drawn", lambda *_, **__: world.transitions())
     table = simulate(world.model, {"name": "x", "periods": 1, "changes": [change]}, frame)
     reward = world.reward.clone()
     reward[0, 1, 2] += 1.0

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from irl.config import InputError
+from irl.config import Config, InputError
 from irl.data import panel_from_frame
 from irl.declared import Money
 
@@ -126,6 +126,15 @@ def test_when_money_is_paid_must_be_something_that_occurs(study, frame):
     config = study().model_copy(update={"money": Money(currency="USD", price={"monthly": 1, "annual": flow})})
     said = "money.price.annual.where.status: 'outt' never occurs in the data; did you mean 'out'?"
     assert problems(frame, config) == [said]
+
+
+def test_the_state_whose_flow_is_declared_must_be_one(study, frame):
+    plain = study().model_dump()
+    plain["reward"]["same_flow_as"] = {"monthly": {"action": "annual", "at": {"status": "outt", "left": 7, "uses": -1}}}
+    with pytest.raises(InputError) as caught:
+        panel_from_frame(frame, Config.model_validate(plain))
+    for said in ("reward.same_flow_as.monthly.at: 'outt' never occurs", "'7' is not one of the levels", "is a count"):
+        assert said in str(caught.value)
 
 
 def test_a_segment_unknown_to_the_model(study, frame):

@@ -39,6 +39,9 @@ def test_a_price_enters_where_it_is_paid(panel):
         name = next(n for n in annual if "price_annual" in n and f"status={status}" in n and "segment=gen_z" in n)
         assert annual[name] == (status != "annual"), name
     assert all(own[name] for own in enters.values() for name in own if "price" not in name)
+    assert monthly["segment=gen_z x price_monthly"]
+    other = [n for n in monthly if "price_monthly" in n and ("status" in n or "video" in n or "month=" in n)]
+    assert other and not any(monthly[name] for name in other)
 
 
 def test_without_money_or_by_a_reference_policy_everything_enters(panel):

@@ -17,6 +17,19 @@ from irl.scenario import scenario_from
     ("change", "words"),
     [
         (
+            {
+                "add": {
+                    "action": "quarterly",
+                    "like": "annual",
+                    "facing": {"price": 27},
+                    "then": {"left": 2},
+                    "nest": 0.5,
+                }
+            },
+            "“quarterly” is offered, like “annual”, at its reward with price 27, leading to left 2, sharing 0.5 of its "
+            "taste shock, for everyone, always.",
+        ),
+        (
             {"reward": {"action": "annual", "add": -1.08, "where": {"segment": "north", "status": ["out", "in"]}}},
             "The reward of “annual” is lowered by 1.08 reward units where segment is north and status is out or in.",
         ),
@@ -170,3 +183,22 @@ def test_scenarios_without_intervals_say_so(run, scenario, add_scenario, make_ou
     assert any("carry no intervals" in text for text in limits(load_record(run)))
     add_scenario(run, scenario, table.assign(low=-0.1, high=0.1), name="bounded")
     assert not any("carry no intervals" in text for text in limits(load_record(run)))
+
+
+def test_how_members_were_sampled(make_run, config, metrics):
+    config["data"] |= {"entry": "stock"}
+    sampled = {
+        "single": 12,
+        "begun": 0,
+        "ended": 34,
+        "exits": None,
+        "worth": 20_000.4,
+        "warnings": ["something is off"],
+    }
+    metrics["panel"] |= {"sampling": sampled}
+    record = load_record(make_run(config, metrics))
+    told = dict(facts(record))
+    assert told["members with one row, which serve choice probabilities only"] == "12"
+    assert told["rows that the weights are worth"] == "20,000" and told["how members entered, as declared"] == "stock"
+    assert not any("begin in a state" in name or "declared exits" in name for name in told)
+    assert "Something is off." in cautions(record)

@@ -1,0 +1,220 @@
+"""How members came into the panel and left it, and what in its rows says that it is not the sample it is taken for.
+
+    single      members with one row: nothing follows it, so they serve choice probabilities only
+    begun       members whose first state follows, in this panel, only a choice other than the anchor: they were in the
+                middle of something when observation began
+    ended       members whose rows end before the panel does, at no terminal state
+    leaving     the same by what was chosen in the last row, as a share of the rows with a choice after which there
+                could have been another, and whether it depends on the choice given the segment: likelihood ratio
+                G2 = 2 sum n log(n / expected), chi-squared (Agresti, Categorical Data Analysis, section 2.4)
+    worth       rows that would tell as much, were their weights alike: (sum w)^2 / sum w^2 (Kish 1965)
+    by_choice   mean weight after each choice, as a part of the segment's mean weight, over segments
+
+Choices given the state are estimated rightly from any sample that was drawn by the state. What is not said here cannot
+be seen: members sampled by what they chose (without a weight), or who leave for what would have followed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irl.data.panel import Panel, first_rows
+from irl.declared import Data
+
+LEAST = 20
+"""Members who left, and transitions of a kind, below which nothing is said."""
+BEGUN = 0.05
+"""Share of members in the middle of something with which newcomers (``entry: flow``) are doubted."""
+UNEXPLAINED = 0.01
+"""Share of members whose rows end without a declared exit beyond which a study that declares exits is doubted."""
+LEVEL, APART = 0.01, 0.005
+"""A p-value and a difference of rates beyond which leaving is said to depend on the choice."""
+BY_CHOICE, SURE = 0.05, 4.0
+"""A part of the mean weight, and so many standard errors, beyond which weights are said to depend on the choice."""
+LONG = 8
+"""Periods of a panel from which on segments are looked for in its first and last quarter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The figures above; None where there is nothing to tell. ``leaving``: {action: share}, ``p`` of its test."""
+
+    members: int
+    entry: str | None
+    single: int
+    begun: int | None
+    ended: int | None
+    exits: int | None
+    leaving: dict[str, float]
+    p: float | None
+    worth: float | None
+    by_choice: dict[str, float]
+    warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        counts = {
+            "members with one row": self.single,
+            "begun before their rows": self.begun,
+            "ended before the panel": self.ended,
+            "of them declared exits": self.exits,
+            "rows that weights are worth": None if self.worth is None else round(self.worth),
+        }
+        return "\n".join(f"{name:<28}{count:>12,}" for name, count in counts.items() if count is not None)
+
+
+def sampling(panel: Panel, data: Data) -> Sampling:
+    """What a panel says of its own sampling; figures count rows and members alike, whatever their weight."""
+    warnings: list[str] = []
+    begun = _begun(panel)
+    if begun is not None and data.entry == "flow" and begun > BEGUN * panel.n_members:
+        warnings.append(
+            f"`entry: flow` is declared, but {begun:,} of {panel.n_members:,} members begin in a state that only "
+            "follows a choice other than the anchor: they had begun before, and their first rows are no newcomers'; "
+            "declare `entry: stock`, or keep each member's rows from the beginning"
+        )
+    ended, exits, leaving, p = None, None, dict[str, float](), None
+    if data.duration is None:
+        last, at_risk = _last(panel)
+        ended = int((last & at_risk).sum())
+        left = last & at_risk
+        if panel.leaves is not None:
+            exits, left = int(panel.leaves.sum()), left & panel.leaves
+            unexplained = int((last & at_risk & ~panel.leaves).sum())
+            if unexplained > UNEXPLAINED * panel.n_members:
+                warnings.append(
+                    f"the rows of {unexplained:,} of {panel.n_members:,} members end before the panel does, with "
+                    "neither `exit` nor a terminal state: it is not known why"
+                )
+        leaving, p = _leaving(panel, left, at_risk & panel.free)
+        warnings += _informative(panel, leaving, p)
+    worth, by_choice = None, dict[str, float]()
+    if data.weight is not None:
+        weight = panel.weight.double()
+        worth = float(weight.sum().square() / weight.square().sum())
+        by_choice, sure = _by_choice(panel)
+        if sure and by_choice:
+            said = ", ".join(f"{action} {ratio:.2f}" for action, ratio in by_choice.items())
+            warnings.append(
+                f"weights depend on what was chosen (mean weight after a choice, as a part of the segment's: {said}): "
+                "the sample was drawn by choices, and estimates weight it back; percentiles, counts of decisions and "
+                "of members do not"
+            )
+    return Sampling(
+        members=panel.n_members,
+        entry=data.entry,
+        single=int((panel.member.bincount() == 1).sum()),
+        begun=begun,
+        ended=ended,
+        exits=exits,
+        leaving=leaving,
+        p=p,
+        worth=worth,
+        by_choice=by_choice,
+        warnings=(*warnings, *_absent(panel)),
+    )
+
+
+def _at_anchor(panel: Panel) -> Tensor:
+    """bool[N]: the anchor was chosen, where it is an action."""
+    chosen = panel.schema.reference(panel.state, panel.menu).gather(1, panel.action.unsqueeze(1)).squeeze(1)
+    return chosen == 1
+
+
+def _begun(panel: Panel) -> int | None:
+    """Members whose first state only follows a choice other than the anchor; None if that cannot be told."""
+    columns = [f for f, c in enumerate(panel.schema.columns) if c.dynamics == "table"]
+    moved = (panel.next_row >= 0).nonzero().squeeze(1)
+    after_anchor = _at_anchor(panel)[moved]
+    if not columns or panel.schema.anchor_weights or int(after_anchor.sum()) < LEAST:
+        return None
+    cell = torch.unique(panel.state[:, columns], dim=0, return_inverse=True)[1]
+    counts = torch.stack(
+        [torch.bincount(cell[panel.next_row[moved[mine]]], minlength=int(cell.max()) + 1)
+         for mine in (after_anchor, ~after_anchor)]
+    )  # fmt: skip
+    only_other = (counts[0] == 0) & (counts[1] > 0)
+    return int(only_other[cell[first_rows(panel.member)]].sum())
+
+
+def _last(panel: Panel) -> tuple[Tensor, Tensor]:
+    """bool[N]: members' last rows, terminal ones apart; rows after which the panel goes on."""
+    last = torch.cat([panel.member.diff() > 0, panel.member.new_ones(1, dtype=torch.bool)])
+    return last & ~panel.schema.is_terminal(panel.state), panel.period < panel.period.max()
+
+
+def _leaving(panel: Panel, left: Tensor, at_risk: Tensor) -> tuple[dict[str, float], float | None]:
+    """By action, the share of the rows at risk that were the member's last; p that it does not depend on it."""
+    actions, segments = panel.n_actions, len(panel.schema.segments)
+    cell = (panel.segment * actions + panel.action) * 2 + (left & at_risk)
+    n = torch.bincount(cell[at_risk], minlength=segments * actions * 2).double().view(segments, actions, 2)
+    total = n.sum((0, 2))
+    rates = n[..., 1].sum(0) / total
+    found = {a: float(rates[k]) for k, a in enumerate(panel.schema.actions) if total[k] > 0}
+    if float(n[..., 1].sum()) < LEAST:
+        return found, None
+    expected = n.sum(2, keepdim=True) * n.sum(1, keepdim=True) / n.sum((1, 2), keepdim=True).clamp_min(1)
+    statistic = 2 * torch.where(n > 0, n * (n / expected.clamp_min(1e-300)).log(), 0.0).sum()
+    mixed = (n.sum(1) > 0).all(1)  # segments in which some left and some stayed
+    df = float((((n.sum(2) > 0).sum(1) - 1).clamp_min(0) * mixed).sum())
+    if not df:
+        return found, None
+    return found, float(torch.special.gammaincc(torch.tensor(df / 2, dtype=torch.float64), statistic.cpu() / 2))
+
+
+def _informative(panel: Panel, leaving: dict[str, float], p: float | None) -> list[str]:
+    if p is None or p >= LEVEL or max(leaving.values()) - min(leaving.values()) < APART:
+        return []
+    rates = ", ".join(f"{action} {100 * rate:.1f} %" for action, rate in leaving.items())
+    said = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    most = max(leaving, key=lambda action: leaving[action])
+    more = ""
+    if panel.schema.anchor is not None and most == panel.schema.actions[panel.schema.anchor]:
+        more = (
+            f"; if the data hold members only, not to be seen any more is to stay at {most}: declare a `terminal` "
+            "state, or give the rows that are missing"
+        )
+    return [
+        f"members leave the panel more often after some choices than others (last row of a member, of those with the "
+        f"choice: {rates}; {said} given the segment): what follows is learned from those who stay, rightly if they are "
+        f"like those who leave in the same state, and shares by period are of those left{more}"
+    ]
+
+
+def _by_choice(panel: Panel) -> tuple[dict[str, float], bool]:
+    """Mean weight after each choice relative to the segment's, and whether some surely differs from 1 by much."""
+    weight, rows = panel.weight.double(), panel.free
+    segments = len(panel.schema.segments)
+    mean = torch.zeros(segments, dtype=torch.float64, device=weight.device).index_add_(
+        0, panel.segment[rows], weight[rows]
+    ) / torch.bincount(panel.segment[rows], minlength=segments).clamp_min(1)
+    relative, found, sure = weight / mean[panel.segment].clamp_min(1e-300), {}, False
+    for k, action in enumerate(panel.schema.actions):
+        own = relative[rows & (panel.action == k)]
+        if len(own) >= LEAST:
+            found[action] = float(own.mean())
+            error = float(own.std()) / len(own) ** 0.5
+            sure |= abs(found[action] - 1) > max(BY_CHOICE, SURE * error)
+    return found, sure
+
+
+def _absent(panel: Panel) -> list[str]:
+    """Segments of which the first or the last quarter of the periods has no row."""
+    first, periods = int(panel.period.min()), int(panel.period.max() - panel.period.min()) + 1
+    if periods < LONG:
+        return []
+    found = []
+    for code, name in enumerate(panel.schema.segments):
+        own = panel.period[panel.segment == code]
+        if not len(own):
+            continue
+        since, until = int(own.min()) - first + 1, int(own.max()) - first + 1
+        for what, absent in (("late", until <= periods - periods // 4), ("early", since > periods // 4)):
+            if absent:
+                found.append(
+                    f"segment {name} is there in periods {since} to {until} of {periods} only: {what} ones say nothing "
+                    "of it, and what they have in common with other segments is taken for its own"
+                )
+    return found
