@@ -259,15 +259,14 @@ def _simulate(
         here = menu.any(1)
         if t == news:
             _add_values(policy, baseline.at(t), batch, state, here & free_rows(model.schema, state), counts)
-        decided = policy.decided(faced, menu, segment)
-        log_pi = bellman.seen_policy(decided, model.inertia_of(faced))
+        log_pi = policy.log_policy(faced, menu, segment)
         luck = torch.cat([uniform[:, :own], uniform[:, moves:]], 1)  # added actions come last: the others keep theirs
         action = (log_pi - (-luck.log()).log()).argmax(1)
         if len(some):
             see = some[here[some]]
             visit(faced[see], segment[see])
             if counts.slopes is not None:
-                moved = _score(policy, faced[some], segment[some], decided[some], action[some])
+                moved = _score(policy, faced[some], menu[some], segment[some], log_pi[some], action[some])
                 scores[t] = scores[max(t - 1, 0)] + moved * here[some].unsqueeze(1)
         member = action != anchor
         risk = here & (age >= 0)
@@ -350,12 +349,13 @@ def _sampled_blocks(segment: Tensor, segments: int) -> Tensor:
     return sampled.to(segment.device)
 
 
-def _score(policy: ScenarioPolicy, faced: Tensor, segment: Tensor, decided: Tensor, action: Tensor) -> Tensor:
-    """How the log-probability of action[N] moves along each draw of the parameters, [N, B]; members decide by
-    ``decided`` [N, A], log pi."""
-    slope = policy.q_draws(faced, segment)
+def _score(
+    policy: ScenarioPolicy, faced: Tensor, menu: Tensor, segment: Tensor, log_pi: Tensor, action: Tensor
+) -> Tensor:
+    """How the log-probability of action[N] moves along each draw of the parameters, [N, B]."""
+    slope, inertia = policy.q_draws(faced, segment), policy.model.inertia_of(faced)
     nests, alpha = policy.intervention.nests, policy.model.config.temperature
-    inertia = policy.model.inertia_of(faced)
+    decided = log_pi if inertia is None else policy.decided(faced, menu, segment)
     moved = bellman.log_policy_slope(slope, decided.to(slope.dtype), alpha, nests, inertia)
     return moved.gather(1, action.view(-1, 1, 1).expand(-1, 1, moved.shape[2])).squeeze(1)
 
