@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from irl.declared import Anchor, Attention, Data, Money, Reward, Types
+from irl.declared import Anchor, Attention, Condition, Data, Money, Reward, Types
 from irl.sections import InputError, Section, nearest, unknown, validated
 
 __all__ = ["Config", "InputError", "Section", "load_config", "nearest", "read_yaml", "unknown", "validated"]
@@ -95,6 +95,11 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     estimation: Estimation = Estimation()
     market: Market | None = Field(None, description="only for studies on the simulated market")
+
+    @property
+    def defaults(self) -> dict[str, Condition]:
+        """What happens without a decision: action -> condition on the state; empty where everything is decided."""
+        return {} if self.attention is None else self.attention.default
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Config:

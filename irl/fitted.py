@@ -356,7 +356,7 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
         dynamics=TransitionModel(schema, e.dynamics.hidden),
         terms=terms,
         crossings=crossings,
-        shares=TypeShares(schema) if schema.hidden else None,
+        shares=TypeShares(schema, (len(schema.actions) - 1) * terms.width) if schema.hidden else None,
         attention=AttentionLogit(schema, config.attention) if config.attention else None,
     )
     if not e.refit.rounds:

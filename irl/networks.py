@@ -217,17 +217,22 @@ class TypeShares(nn.Module):
     Attributes
     ----------
     weight : [K, D], float64, the row of the first type 0.
+    covariance : [B, P + B], float64, of the B weights of all other rows with the P parameters of the reward and with
+        themselves; 0 without standard errors.
     """
 
     weight: Tensor
+    covariance: Tensor
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, schema: StateSchema) -> None:
+    def __init__(self, schema: StateSchema, parameters: int = 0) -> None:
         super().__init__()
         self.terms = LinearTerms(schema, tuple(c.name for c in schema.columns if not c.hidden))
         width = self.terms.width
+        several = (schema.types - 1) * width
         self.register_buffer("weight", torch.zeros(schema.types, width, dtype=torch.float64))
+        self.register_buffer("covariance", torch.zeros(several, parameters + several, dtype=torch.float64))
         self.register_buffer("centre", torch.zeros(width, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(width, dtype=torch.float64))
 

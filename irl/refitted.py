@@ -72,16 +72,23 @@ class Refitted(nn.Module):
         return ((flat @ self.covariance) * flat).sum(1).clamp_min(0).sqrt()
 
     def draws(self, number: int, *, seed: int) -> Tensor:
-        """Draws [number, A, Dx] of theta less its estimate, normal with its covariance; 0 for the fixed action.
+        """Draws [number, A, Dx] of theta less its estimate, by :func:`normal_draws`; 0 for the fixed action."""
+        return self.shaped(normal_draws(self.covariance, number, seed=seed))
 
-        Where there are no more parameters than draws, their second moments are the covariance exactly.
-        """
-        values, vectors = torch.linalg.eigh(self.covariance)
-        generator = torch.Generator().manual_seed(seed)
-        normal = torch.randn(number, len(values), generator=generator, dtype=torch.float64).to(values.device)
-        if number >= len(values):
-            normal = torch.linalg.qr(normal).Q * number**0.5
-        free: Tensor = (normal * values.clamp_min(0).sqrt()) @ vectors.T
-        out: Tensor = free.new_zeros(number, *self.theta.shape)
-        out[:, self.paid] = free.view(number, -1, self.theta.shape[1])
+    def shaped(self, free: Tensor) -> Tensor:
+        """free[B, P], numbered as the covariance, as [B, A, Dx]; 0 for the fixed action."""
+        out: Tensor = free.new_zeros(len(free), *self.theta.shape)
+        out[:, self.paid] = free.view(len(free), -1, self.theta.shape[1])
         return out
+
+
+def normal_draws(covariance: Tensor, number: int, *, seed: int) -> Tensor:
+    """Draws [number, P] around 0; where there are no more parameters than draws, their second moments are the
+    covariance exactly."""
+    values, vectors = torch.linalg.eigh(covariance)
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(number, len(values), generator=generator, dtype=torch.float64).to(values.device)
+    if number >= len(values):
+        normal = torch.linalg.qr(normal).Q * number**0.5
+    drawn: Tensor = (normal * values.clamp_min(0).sqrt()) @ vectors.T
+    return drawn

@@ -43,12 +43,14 @@ def main() -> None:
     data = model.config.data.model_copy(update={"path": arguments.data or model.config.data.path})
     console = Console(stderr=True)
     with console.status(f"reading {data.path}"):
-        panel = read_panel(model.config.model_copy(update={"data": data}), schema=model.schema).to(model.device)
+        panel = read_panel(model.config.model_copy(update={"data": data}), schema=model.schema.without_types)
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with runs.locked(arguments.run):
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("attributing")
-            found = attribute(model, panel, tick=lambda done, of: progress.update(task, completed=done, total=of))
+            found = attribute(
+                model, panel.to(model.device), tick=lambda done, of: progress.update(task, completed=done, total=of)
+            )
         runs.write_json(path, found | {"data": data.path})
     record = load_record(arguments.run)
     table = attribution_table(record)

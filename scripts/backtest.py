@@ -43,8 +43,6 @@ def main() -> None:
     if arguments.config:
         config = load_config(arguments.config, overrides)
         check(config.data)
-        if config.types.number > 1:
-            raise InputError("backtests cannot draw hidden types yet: give `types=1`")
         with console.status(f"training on {config.data.path}"):
             train(config, read_panel(config), arguments.run, device=device, overwrite=arguments.overwrite)
     elif overrides:

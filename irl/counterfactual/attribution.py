@@ -14,8 +14,9 @@ of b that membership itself raises count for b, and nobody chooses anew. With in
 up, and *removal effects* are given instead: V - V(without b), b at its lowest level in the reward only (use still moves
 as it did), each under its own optimal policy (:mod:`irl.counterfactual.solve`); they overlap where benefits substitute.
 
-Averages are over members at their first choice (``start``) and over all choices in the panel (``visited``), by
-weight, in reward units. Intervals are 95 %, by the delta method with exact derivatives, clustered as the refit is:
+Averages are over members at their first choice (``start``) and over all choices in the panel (``visited``), by weight
+and, with hidden types, over each member's posterior, in reward units. Intervals are 95 %, by the delta method with
+exact derivatives, clustered as the refit is:
 C_b is moved by the parameters through r_b and, by the policy gradient theorem (Sutton et al. 2000), through the policy,
 
     dC_b = E[ sum_t gamma^t ( dr_b + sum_a pi (q_b - sum_a' pi q_b) dQ/alpha ) ],  q_b = r_b + its continuation,
@@ -42,7 +43,7 @@ from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import ALL
 from irl.counterfactual.solve import solve
 from irl.counterfactual.visits import Groups, visits
-from irl.data.panel import Panel
+from irl.data.panel import Panel, expanded, typed
 from irl.fitted import FittedModel, Z
 from irl.refitted import Refitted
 from irl.transitions import States, Transitions, Unchanged, drawn
@@ -99,6 +100,8 @@ def attribute(
 ) -> dict[str, Any]:
     """What each declared benefit contributes, as plain values for JSON.
 
+    A panel that does not show the members' hidden types is taken once per type, weighted by the posterior.
+
     ``kind`` is contribution or removal. ``start`` and ``visited``: {segment or "all": ``choices`` averaged over,
     ``benefits`` {name: interval}, ``gaps`` [``of``, ``over``, interval of the difference], largest benefit first}; an
     interval is mean, se, low, high (None without standard errors) in reward units. Contributions come with ``total``
@@ -113,7 +116,11 @@ def attribute(
     """
     check(model)
     names = model.config.reward.benefits
-    cells, groups = _cells(panel)
+    copies = 1 if panel.schema.hidden else model.schema.types
+    if copies > 1:
+        coded = typed(panel, model.schema, torch.zeros_like(panel.member))
+        panel = expanded(panel, model.schema, model.posterior(coded))
+    cells, groups = _cells(panel, copies)
     states = States(panel.state, panel.segment, panel.weight).at_most(rows, seed=seed)
     transitions = drawn(model.dynamics, Unchanged(model.schema), states, seed=seed)
     method = _contributions if (adds := additive(model)) else _removals
@@ -138,8 +145,9 @@ def check(model: FittedModel) -> None:
         )
 
 
-def _cells(panel: Panel) -> tuple[list[tuple[str, str, int]], Groups]:
-    """(start or visited, segment or "all", choices) of each group with any, and the choices they are made of."""
+def _cells(panel: Panel, copies: int) -> tuple[list[tuple[str, str, int]], Groups]:
+    """(start or visited, segment or "all", choices) of each group with any, and the choices they are made of, each so
+    many times."""
     rows = panel.free.nonzero().squeeze(1)
     if not len(rows):
         raise InputError("nobody has anything to choose from: are all rows in contracts or terminal states?")
@@ -152,7 +160,7 @@ def _cells(panel: Panel) -> tuple[list[tuple[str, str, int]], Groups]:
     for place, here in (("start", first), ("visited", torch.ones_like(first))):
         for name, mine in of.items():
             if bool((chosen := here & mine).any()):
-                cells.append((place, name, int(chosen.sum())))
+                cells.append((place, name, int(chosen.sum()) // copies))
                 columns.append(weight * chosen / (weight * chosen).sum())
     return cells, Groups(panel.state[rows], torch.stack(columns, 1))
 

@@ -14,12 +14,14 @@ by age (:mod:`irl.counterfactual.spells`); and with what simpler forecasts say:
     control    nothing happens: as in the members who were fitted on
     logit      the reduced form: of the action on the member's first state (its price in it) and the period
 
+With hidden types members are of types drawn by what they chose before T0, or, in the arm, by their first state alone.
 Members count alike, whatever their weight. Members who leave the panel are followed for as long as they are there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,11 +45,11 @@ from irl.counterfactual.forecast import (
 from irl.counterfactual.outcomes import check_study
 from irl.counterfactual.spells import Counts, Floats, Rates
 from irl.counterfactual.static_logit import fit_static_logit
-from irl.data.encode import label
+from irl.data.encode import factorized, label
 from irl.data.panel import Panel, panel_from_frame
 from irl.data.periods import period_numbers
 from irl.data.split import fitted_rows, held_out, numbered
-from irl.declared import Data
+from irl.declared import TYPE, Data
 from irl.fitted import FittedModel
 from irl.networks import Encoder
 
@@ -79,12 +81,14 @@ def backtest(
     data = model.config.data
     if data.held_out:
         frame = frame[~held_out(frame, data)].reset_index(drop=True)
+    frame, types = _typed(model, frame, seed)
     fitted, whole = _panel(model, fitted_rows(frame, data)), _panel(model, frame)
     last = numbered(frame, data)[1]
     rows = (_present(whole) & (whole.period == last + 1)).nonzero().squeeze(1)
     if not len(rows):
         raise InputError(f"nobody has a row in the period after {data.until}: there is nothing to compare with")
     observed = observed_from(whole, rows, first=last + 1)
+    observed = replace(observed, types=_types_of(model, types, frame, whole, rows))
     before = observed_from(fitted, _first_rows(fitted))
     periods = observed.action.shape[1] - observed.first
     others = {
@@ -108,12 +112,14 @@ def experiment(
     """
     check_study(model)
     data = model.config.data
+    frame, types = _typed(model, frame, seed)
     inside = held_out(frame, data)
     if not inside.any():
         raise InputError("`data.held_out` holds for no row: there is nobody to compare with")
     arm_rows = frame[inside].reset_index(drop=True)
     fitted, arm = _panel(model, fitted_rows(frame, data)), _panel(model, arm_rows)
     observed = observed_from(arm, _first_rows(arm))
+    observed = replace(observed, types=_types_of(model, types, arm_rows, arm, _first_rows(arm)))
     low, periods = int(arm.period.min()), observed.action.shape[1]
     control = observed_from(fitted, _first_rows(fitted))
     theirs = control.count(model.schema)
@@ -153,6 +159,34 @@ def _forecast(
         "seed": seed,
         "segments": segments,
     }
+
+
+def _typed(model: FittedModel, frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The frame, its members numbered and each of a hidden type that is drawn, and their probabilities [M, K]: given
+    what they chose in the rows that were fitted on, or the first state of those without any."""
+    if model.shares is None:
+        return frame, None
+    data = model.config.data
+    codes = factorized(frame[data.member])[0]
+    frame = frame.assign(**{data.member: pd.Series(codes, index=frame.index).where(codes >= 0)})
+    fitted = fitted_rows(frame, data)
+    known = model.type_probabilities(fitted).groupby(fitted[data.member].to_numpy()).first()
+    first = frame.sort_values(data.period, kind="stable").drop_duplicates(data.member).set_index(data.member)
+    others = first.loc[first.index.difference(known.index)].drop(columns=[data.action])
+    found = pd.concat([known, model.type_probabilities(others)] if len(others) else [known]).sort_index()
+    uniform = np.random.default_rng(seed).random((len(found), 1))
+    kind = pd.Series(1 + (uniform > found.to_numpy().cumsum(1)[:, :-1]).sum(1), index=found.index)
+    return frame.assign(**{TYPE: frame[data.member].map(kind)}), found
+
+
+def _types_of(
+    model: FittedModel, types: pd.DataFrame | None, frame: pd.DataFrame, panel: Panel, rows: Tensor
+) -> Tensor | None:
+    """Probabilities [M, K] of the members who start in ``rows``[M] of the panel of ``frame``."""
+    if types is None:
+        return None
+    own = types.loc[np.unique(frame[model.config.data.member])].to_numpy()
+    return torch.tensor(own, device=rows.device)[panel.member[rows]]
 
 
 def _panel(model: FittedModel, frame: pd.DataFrame) -> Panel:
@@ -202,7 +236,7 @@ def _steady(whole: Counts, window: Counts, periods: int, *, last: bool) -> Rates
 
 def _static(model: FittedModel, fitted: Panel, observed: Observed, seed: int) -> Rates:
     """A static logit of the state's columns, simulated with the fitted dynamics."""
-    schema, encoder = model.schema, Encoder(model.schema).to(model.device)
+    schema, encoder = model.schema, Encoder(model.schema, without=model.schema.hidden).to(model.device)
 
     def columns(state: Tensor) -> Tensor:
         return torch.cat([torch.ones_like(state[:, :1]), encoder(state)], 1)
@@ -230,7 +264,7 @@ def _static(model: FittedModel, fitted: Panel, observed: Observed, seed: int) ->
 
 def _reduced_form(model: FittedModel, fitted: Panel, arm: Panel, observed: Observed) -> Rates:
     """Shares of a static logit on the period and on each member's first state; nothing is said of hazards."""
-    schema, encoder = model.schema, Encoder(model.schema).to(model.device)
+    schema, encoder = model.schema, Encoder(model.schema, without=model.schema.hidden).to(model.device)
     periods = fitted.period.unique()
 
     def columns(panel: Panel, rows: Tensor) -> Tensor:

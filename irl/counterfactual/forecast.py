@@ -6,7 +6,8 @@ both what is not known of the parameters and the luck of as many members as were
 another. With 199 draws the observed value lies between the 5th and the 195th with probability .95 if all is as the
 model says. The forecast is that of all draws together.
 
-Limits: the interval holds the fitted dynamics fixed, and the discount, logit shocks and the anchor's reward; values in
+Limits: the interval holds the fitted dynamics fixed, the discount, logit shocks, the anchor's reward, and how probable
+each member's hidden types are; values in
 several periods and ages are of the same members, so that how many of them lie inside says less than their number.
 """
 
@@ -26,6 +27,7 @@ from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import ALL, MOST_DRAWN
 from irl.counterfactual.solve import ScenarioPolicy, solve
 from irl.counterfactual.spells import Bools, Counts, Floats, Ints, Rates
+from irl.counterfactual.type_draws import parameter_draws
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel
@@ -50,6 +52,7 @@ class Observed:
         other than by a terminal state.
     first : the first period of the shares.
     state : [M, F]; segment : [M].
+    types : [M, K], the probabilities of each member's hidden types, which every draw draws anew; None: as in the state.
     """
 
     action: Ints
@@ -58,11 +61,20 @@ class Observed:
     followed: Bools
     first: int
     state: Tensor
+    types: Tensor | None = None
 
     @property
     def periods(self) -> int:
         """Choices to simulate for a member, at most."""
         return int(self.action.shape[1] - self.start.min())
+
+    def starts(self, generator: torch.Generator) -> Tensor:
+        """state [M, F], of types drawn by their probabilities."""
+        if self.types is None:
+            return self.state
+        uniform = torch.rand(len(self.state), 1, generator=generator, dtype=torch.float64).to(self.state.device)
+        kind = (uniform > self.types.cumsum(1)[:, :-1]).sum(1)
+        return torch.cat([self.state[:, :-1], kind.unsqueeze(1).to(self.state.dtype)], 1)
 
     def count(self, schema: StateSchema, action: Ints | None = None) -> Counts:
         """Counts of what happened, or of other actions [M, T] of the same members."""
@@ -147,8 +159,7 @@ def policy_for(model: FittedModel, panel: Panel, observed: Observed, *, seed: in
     transitions = drawn(model.dynamics, Unchanged(schema), rows, seed=seed)
     parameters = None
     if model.has_standard_errors:
-        assert model.refit is not None
-        parameters = model.refit.draws(draws, seed=seed)
+        parameters = parameter_draws(model, draws, seed=seed)[0]
     return solve(model, Intervention(schema, ()), transitions.of_segment, draws=parameters)
 
 
@@ -176,7 +187,7 @@ def draws_of(
         path = choice_paths(
             policy.model.dynamics,
             lambda state, menu, mine=mine: mine.log_policy(state, menu, segment),  # type: ignore[misc]
-            observed.state,
+            observed.starts(generator),
             periods=observed.periods,
             generator=generator,
         )

@@ -63,6 +63,7 @@ from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import solve
 from irl.counterfactual.support import Tally, support
 from irl.counterfactual.timing import Policy, remembered, solve_path
+from irl.counterfactual.type_draws import parameter_draws, start_scores
 from irl.data.panel import Panel, panel_from_frame
 from irl.declared import Money
 from irl.fitted import FittedModel, Z
@@ -106,7 +107,8 @@ class Answer:
 class Question:
     """A scenario that fits a study, and the members it is asked for: what can be refused has been.
 
-    ``rows`` are the states of the frame; ``about`` says what the start population is.
+    ``rows`` are the states of the frame, and ``panel`` the frame if it is one; ``about`` says what the start population
+    is.
     """
 
     model: FittedModel
@@ -115,6 +117,7 @@ class Question:
     rows: States
     starts: Starts
     about: tuple[str, ...] = ()
+    panel: Panel | None = None
 
     def answer(
         self,
@@ -126,15 +129,17 @@ class Question:
         """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress. Without ``bands``, answers
         that depend on the anchor's reward come without how far. ``compile``: how forward passes are compiled."""
         model, scenario = self.model, self.scenario
-        parameters, width = None, math.nan
+        starts, parameters, shares, width = self.starts, None, None, math.nan
         if model.has_standard_errors:
             assert model.refit is not None
-            several = len(model.refit.covariance)
-            parameters = model.refit.draws(min(PARAMETER_DRAWS, several), seed=scenario.seed)
+            several = len(model.refit.covariance) + (0 if model.shares is None else len(model.shares.covariance))
+            parameters, shares = parameter_draws(model, min(PARAMETER_DRAWS, several), seed=scenario.seed)
             width = Z if several <= PARAMETER_DRAWS else t_quantile(PARAMETER_DRAWS)
         unchanged = self._follow(self.interventions[BASELINE])
         tick("solve", 0, len(self.interventions))
         baseline = solve(model, self.interventions[BASELINE], unchanged, draws=parameters, compile=compile)
+        if shares is not None and starts.row is not None:
+            starts = replace(starts, score=start_scores(baseline, starts, self.panel, shares))
         policies: dict[str, Policy] = {BASELINE: baseline}
         follow = partial(self._follow, parameters=parameters)
         for i, (label, intervention) in enumerate(list(self.interventions.items())[1:], start=1):
@@ -148,7 +153,7 @@ class Question:
         counts = rollout(
             model,
             policies,
-            self.starts,
+            starts,
             periods=scenario.periods,
             seed=scenario.seed,
             used=used,
@@ -238,14 +243,17 @@ def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path,
     population.check_population(scenario.population, model.schema)
     check_money(money_of(model, scenario), model.config.data, model.schema)
     interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
-    panel, rows = _rows(model, model.with_types(frame, seed=scenario.seed))
+    typed = model.with_types(frame, seed=scenario.seed)
+    panel, rows = _rows(model, typed)
     for each in interventions.values():
         each.menu(each.state(rows.state, rows.segment), rows.segment)  # refuses to leave nothing to choose
         if problems := contracts.problems_of(model, each, rows):
             raise InputError(f"scenario {scenario.name!r}:\n  " + "\n  ".join(problems))
     starts = population.draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario, model.schema)
+    if typed is frame:  # the types, if there are any, are known
+        starts = replace(starts, row=None)
     about = population.cautions(scenario, model.config.data.entry, panel)
-    return Question(model, scenario, interventions, rows, starts, tuple(about))
+    return Question(model, scenario, interventions, rows, starts, tuple(about), panel)
 
 
 def check_study(model: FittedModel) -> None:

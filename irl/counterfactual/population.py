@@ -102,7 +102,7 @@ def draw_starts(states: States, rows: Tensor, scenario: Scenario, schema: StateS
         stuck = ~schema.menu(state).any(1) | schema.is_terminal(state)
         if bool(stuck.any()):
             raise InputError("population.set: puts members where there is nothing to choose or to sit out")
-    return Starts(state, states.segment[rows])
+    return Starts(state, states.segment[rows], rows)
 
 
 def _reweighted(states: States, name: str, shares: dict[str, float], schema: StateSchema) -> tuple[Tensor, Tensor]:

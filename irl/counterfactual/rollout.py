@@ -22,7 +22,6 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from irl import bellman
 from irl.counterfactual.processes import add_up, group, side_by_side
 from irl.counterfactual.solve import ScenarioPolicy
 from irl.counterfactual.streams import Streams
@@ -43,10 +42,16 @@ GRID = 2.0**-24
 
 @dataclass(frozen=True)
 class Starts:
-    """Where the simulated members start: state [M, F] before any intervention, and segment [M]."""
+    """Where the simulated members start: state [M, F] before any intervention, and segment [M].
+
+    row : [M], of the states that they were taken from, where their hidden types were drawn.
+    score : of n of them, by how much the log-probability of these types moves along each draw of the parameters [n, B].
+    """
 
     state: Tensor
     segment: Tensor
+    row: Tensor | None = None
+    score: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,8 @@ def rollout(
     def simulated(rows: slice) -> dict[str, Counts]:
         counts = {case: _no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
         some = sampled[rows].nonzero().squeeze(1)
-        batch = Batch(starts.state[rows], starts.segment[rows], cell[rows], rows.start, some)
+        score = None if starts.score is None or not len(some) else starts.score(rows.start + some)
+        batch = Batch(starts.state[rows], starts.segment[rows], cell[rows], rows.start, some, score)
         for case, policy in policies.items():
             own = (policy, baseline)
             _simulate(model, own, news, batch, counts[case], periods, seed, used, paid, partial(see, case))
@@ -168,13 +174,14 @@ def batches(members: int, device: torch.device) -> list[slice]:
 @dataclass(frozen=True)
 class Batch:
     """Whole blocks of members: state[N, F], segment[N], cell[N] where they are counted (segment * GROUPS + part), the
-    number of the first, and which rows are sampled."""
+    number of the first, which rows are sampled, and where the scores of these start [n, B] (None: at 0)."""
 
     state: Tensor
     segment: Tensor
     cell: Tensor
     first: int
     sampled: Tensor
+    score: Tensor | None = None
 
 
 def _parts(members: int, seed: int) -> Tensor:
@@ -206,6 +213,10 @@ def _add_values(
         segment, here, gain = segment[some], here[some].unsqueeze(1), gain[some].unsqueeze(1)
         moved = _value_draws(policy, faced[some], segment)
         counts.slopes.value.index_add_(0, segment, moved * here)
+        if batch.score is not None:
+            for name in ("valued", "value", "gained", "lost"):
+                own = {"valued": here, "value": value[some].unsqueeze(1), "gained": gain > GAIN, "lost": gain < -GAIN}
+                getattr(counts.slopes, name).index_add_(0, segment, own[name] * here * batch.score)
         if policy is not baseline:  # who gains jumps: what counts is how many more do under each draw
             drawn = gain + (moved - _value_draws(baseline, unchanged[some], segment)) * (
                 1 - policy.model.config.discount
@@ -251,6 +262,8 @@ def _simulate(
     if counts.slopes is not None:
         number = counts.slopes.value.shape[-1]
         scores = state.new_zeros(periods, len(some), number, dtype=torch.float64)
+        if batch.score is not None:
+            scores[0] = batch.score
     for t in range(periods):
         policy = path.at(t)
         faced = policy.intervention.state(state, segment)
@@ -266,7 +279,7 @@ def _simulate(
             see = some[here[some]]
             visit(faced[see], segment[see])
             if counts.slopes is not None:
-                moved = _score(policy, faced[some], menu[some], segment[some], log_pi[some], action[some])
+                moved = policy.score_draws(faced[some], segment[some], log_pi[some], action[some])
                 scores[t] = scores[max(t - 1, 0)] + moved * here[some].unsqueeze(1)
         member = action != anchor
         risk = here & (age >= 0)
@@ -347,17 +360,6 @@ def _sampled_blocks(segment: Tensor, segments: int) -> Tensor:
         found = members[sampled, s].sum() + torch.cat([members.new_zeros(1), members[order, s].cumsum(0)[:-1]])
         sampled[order[found < members[:, s].sum().clamp_max(ENOUGH)]] = True
     return sampled.to(segment.device)
-
-
-def _score(
-    policy: ScenarioPolicy, faced: Tensor, menu: Tensor, segment: Tensor, log_pi: Tensor, action: Tensor
-) -> Tensor:
-    """How the log-probability of action[N] moves along each draw of the parameters, [N, B]."""
-    slope, inertia = policy.q_draws(faced, segment), policy.model.inertia_of(faced)
-    nests, alpha = policy.intervention.nests, policy.model.config.temperature
-    decided = log_pi if inertia is None else policy.decided(faced, menu, segment)
-    moved = bellman.log_policy_slope(slope, decided.to(slope.dtype), alpha, nests, inertia)
-    return moved.gather(1, action.view(-1, 1, 1).expand(-1, 1, moved.shape[2])).squeeze(1)
 
 
 def measure(column: Column, device: torch.device) -> Tensor | None:

@@ -106,6 +106,14 @@ class ScenarioPolicy:
         reward = self.intervention.over_actions(reward_of if one_pass else self.model.reward_of, faced)
         return self.intervention.reward(reward, faced, segment) + self._by_segment(segment, continuation)
 
+    def score_draws(self, faced: Tensor, segment: Tensor, log_pi: Tensor, action: Tensor) -> Tensor:
+        """How the log-probability of action[N] moves along each draw of the parameters, [N, B]."""
+        slope, inertia = self.q_draws(faced, segment), self.model.inertia_of(faced)
+        decided = log_pi if inertia is None else self.decided(faced, log_pi > -torch.inf, segment)
+        alpha, nests = self.model.config.temperature, self.intervention.nests
+        slope = bellman.log_policy_slope(slope, decided.to(slope.dtype), alpha, nests, inertia)
+        return slope.gather(1, action.view(-1, 1, 1).expand(-1, 1, slope.shape[2])).squeeze(1)
+
     def menu(self, faced: Tensor, segment: Tensor) -> Tensor:
         """menu[N, A] at the changed state; empty in terminal states."""
         return self.intervention.menu(faced, segment)

@@ -22,6 +22,9 @@ from irl.data.rows import Rows, checked_rows, last_of_member
 from irl.data.schema import StateSchema
 from irl.data.split import fitted_rows
 
+LEAST_WEIGHT = 1e-6
+"""The smallest posterior of a hidden type with which a row is weighted: weights are positive."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
@@ -129,6 +132,26 @@ def of_type(state: Tensor, k: int) -> Tensor:
     state = state.clone()
     state[:, -1] = k
     return state
+
+
+def typed(panel: Panel, schema: StateSchema, kind: Tensor) -> Panel:
+    """A panel without hidden types as one of ``schema``, which has them: rows of types kind[N]."""
+    return replace(panel, schema=schema, state=torch.cat([panel.state, kind.unsqueeze(1).to(panel.state.dtype)], 1))
+
+
+def expanded(panel: Panel, schema: StateSchema, posterior: Tensor) -> Panel:
+    """A panel without hidden types once per type of ``schema``, rows weighted by posterior[M, K]: member i as of type k
+    is member k M + i, row t is row k N + t; clusters stay."""
+    number = posterior.shape[1]
+    parts = {name: torch.cat([values] * number) for name, values in tensors_of(panel).items()}
+    block = torch.arange(number, device=panel.member.device).repeat_interleave(panel.n_rows)
+    parts["state"] = torch.cat([parts["state"], block.unsqueeze(1).to(parts["state"].dtype)], 1)
+    parts["member"] += block * panel.n_members
+    for name in ("next_row", "next_choice"):
+        parts[name] = torch.where(parts[name] >= 0, parts[name] + block * panel.n_rows, -1)
+    own = posterior.clamp_min(LEAST_WEIGHT)[panel.member].T
+    parts["weight"] = (own * panel.weight.double()).flatten().float()
+    return replace(panel, schema=schema, **parts, gaps=panel.gaps * number)
 
 
 def panel_from_frame(

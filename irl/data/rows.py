@@ -87,9 +87,9 @@ def checked_rows(
     findings = missing_columns([name for name in study_columns(config) if name not in spared], frame)
     if schema is not None and any(name not in frame.columns for name in schema.hidden):
         raise InputError(
-            f"{source}: this study has hidden types, and no column {TYPE!r} says who is of which; "
-            "FittedModel.with_types draws them. Bootstrap, sensitivity, attribution and backtest cannot do so yet: "
-            "train with `types: 1` for these"
+            f"{source}: this study has hidden types, and no column {TYPE!r} says who is of which. Bootstrap, "
+            "sensitivity and falsification cannot draw them yet: train with `types: 1` for these (in Python, "
+            "FittedModel.with_types draws them)"
         )
     if frame.empty:
         raise _error([*findings, Finding("there are no rows")], frame, config, source)
@@ -345,8 +345,7 @@ def _condition_problems(frame: pd.DataFrame, config: Config, schema: StateSchema
     """Labels in conditions that the data do not know; columns that are missing are reported as such."""
     places = [("terminal", config.data.terminal)]
     places += [(f"available.{action}", condition) for action, condition in config.data.available.items()]
-    defaults = config.attention.default if config.attention else {}
-    places += [(f"attention.default.{action}", condition) for action, condition in defaults.items()]
+    places += [(f"attention.default.{action}", condition) for action, condition in config.defaults.items()]
     money = config.money
     for kind, flows in (("price", money.price), ("cost", money.cost)) if money else ():
         places += [(f"money.{kind}.{action}.where", flow.where) for action, flow in flows.items()]

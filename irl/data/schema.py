@@ -98,6 +98,11 @@ class StateSchema:
         return replace(self, columns=(*self.columns, column))
 
     @property
+    def without_types(self) -> StateSchema:
+        """The schema of what data show: without the column of the hidden types, if there is one."""
+        return replace(self, columns=tuple(column for column in self.columns if not column.hidden))
+
+    @property
     def base(self) -> int:
         """The action from which the others' utilities are counted: the anchor action, else the first."""
         return 0 if self.anchor is None else self.anchor
@@ -229,8 +234,7 @@ class StateSchema:
         return holds if self.terminal else ~holds
 
     def default(self, state: Tensor) -> Tensor:
-        """int64[...]: the action that happens without a decision in state[..., F], the first whose condition holds; -1
-        where there is none."""
+        """int64[...]: what happens without a decision in state[..., F], the first whose condition holds; -1: none."""
         found = torch.full(state.shape[:-1], -1, dtype=torch.long, device=state.device)
         for action, condition in reversed(self.defaults):
             found = found.masked_fill(self.matches(state, condition), action)
@@ -299,9 +303,7 @@ def fit_schema(frame: pd.DataFrame, config: Config) -> StateSchema:
         segments=natural_order(seen),
         available=tuple((data.actions.index(a), condition) for a, condition in data.available.items()),
         terminal=data.terminal,
-        defaults=tuple((data.actions.index(a), c) for a, c in config.attention.default.items())
-        if config.attention
-        else (),
+        defaults=tuple((data.actions.index(action), condition) for action, condition in config.defaults.items()),
         shifters=config.attention.shifters if config.attention else (),
     )
 

@@ -174,15 +174,17 @@ class Inattentive(Logit):
 
     def rows(self, theta: Tensor, choices: Choices) -> Iterator[Decisions]:
         """The choices in chunks, at theta[P + E]."""
+        panel = choices.panel
+        assert isinstance(panel, Panel)
         eta, at = theta[-len(self.attention.weight) :], choices.rows.split(CHUNK)
         for i, (phi, known, menu, action, weight) in zip(at, choices.chunks(), strict=True):
-            state = choices.panel.state[i]
+            state = panel.state[i]
             x = self.attention.features(state).double()
             inertia = bellman.Inertia(likely(x @ eta), self.attention.schema.default(state))
             log_pi = self.log_policy(theta, phi, known, menu).double()
             default, attention = inertia.passive(menu.shape[1]) * menu, inertia.within(menu)
             chosen = action.unsqueeze(1)
-            decided, surprise = _surprises(inertia, log_pi, action, choices.panel.active[i] if self.told else None)
+            decided, surprise = _surprises(inertia, log_pi, action, panel.active[i] if self.told else None)
             log_seen = bellman.seen_policy(log_pi, inertia).gather(1, chosen).squeeze(1)
             if self.told:
                 log_own = attention.log() + log_pi.gather(1, chosen).squeeze(1)

@@ -23,6 +23,9 @@ and too wide where the model is simpler; so it is after contracts, where a choic
 With inattention eta is among the parameters (:class:`irl.estimation.attention.Inattentive`): a choice counts in the
 first part of u by the probability that it was decided, and W(s') takes the place of V(s').
 
+With hidden types H is that of the mixture, what the choices do not say of the types taken off, and the weights of the
+types' shares are parameters beside theta (:mod:`irl.estimation.missing_information`).
+
 Conditional on: the discount, logit shocks, the anchor's reward, the features (the networks' included), and the
 precisions of the prior as found.
 """
@@ -39,6 +42,7 @@ from irl.data.panel import Panel
 from irl.dynamics import n_cells, start_parents, table_cell
 from irl.estimation.attention import surprises
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
+from irl.estimation.missing_information import Missing
 from irl.fitted import FittedModel
 from irl.transitions import RIDGE_ROWS, Transitions, Unchanged, kernel_rows, observed
 
@@ -57,8 +61,10 @@ def covariance(
     logit: Logit,
     theta: Tensor,
     penalty: Tensor,
+    lacking: Missing | None = None,
 ) -> Tensor:
-    """Covariance [P, P] of theta[P]; with inattention, eta is part of it.
+    """Covariance [P, P] of theta[P] (with inattention, eta is part of it); with hidden types [P + B, P + B], of the
+    weights of their shares too.
 
     Parameters
     ----------
@@ -66,17 +72,37 @@ def covariance(
     rows : the drawn transitions on which what follows was evaluated.
     choices : of the panel.
     penalty : [P], the prior's precisions.
+    lacking : what is missing where types are hidden.
     """
     some = choices.some(HESSIAN_ROWS, seed=0)
     flat = logit.flat  # [A D, P]
-    curvature = choices.mass / some.mass * logit.curvature(theta, some) @ flat
-    moved = curvature[: logit.offset.numel()]
-    scores = choice_scores(model, panel, flat / logit.temperature) - kernel_scores(model, panel, rows, moved)
-    bread = torch.linalg.inv(flat.T @ curvature + torch.diag(penalty))
+    curvature = choices.mass / some.mass * logit.curvature(theta, some)
+    if lacking is not None:
+        curvature -= lacking.lost
+    moved = curvature @ flat
+    information = flat.T @ moved
+    scores = choice_scores(model, panel, flat / logit.temperature)
+    if lacking is not None:
+        across = flat.T @ lacking.crossed
+        information = torch.cat([torch.cat([information, across], 1), torch.cat([across.T, lacking.information], 1)])
+        moved, penalty = torch.cat([moved, lacking.crossed], 1), torch.cat([penalty, lacking.penalty])
+        information = _no_less_than_nothing(information, penalty)
+        scores = torch.cat([scores, lacking.scores], 1)
+    scores = scores - kernel_scores(model, panel, rows, moved[: logit.offset.numel()])
+    bread = torch.linalg.inv(information + torch.diag(penalty))
     clusters = len(panel.cluster.unique())
     meat = scores.T @ scores * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
     found: Tensor = bread @ meat @ bread
     return found
+
+
+def _no_less_than_nothing(information: Tensor, penalty: Tensor) -> Tensor:
+    """[P, P] without the directions in which it is negative (as known types' less what is missing can be, by the luck
+    of the rows that either is taken from): there the choices say nothing."""
+    scale = penalty.sqrt()
+    values, vectors = torch.linalg.eigh(information / scale / scale.unsqueeze(1))
+    kept: Tensor = scale.unsqueeze(1) * (vectors * values.clamp_min(0)) @ vectors.T * scale
+    return kept
 
 
 @torch.no_grad()

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from irl import bellman
-from irl.data.panel import Panel
 from irl.fitted import FittedModel
 
 CHUNK = 16384
@@ -31,12 +31,27 @@ FREE = 1e-3
 """Precision of the prior of the intercepts."""
 
 
+class Chosen(Protocol):
+    """What choices are read from: a panel, or less."""
+
+    @property
+    def state(self) -> Tensor: ...
+    @property
+    def anchor_reward(self) -> Tensor: ...
+    @property
+    def menu(self) -> Tensor: ...
+    @property
+    def action(self) -> Tensor: ...
+    @property
+    def weight(self) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Choices:
     """The observed choices, in chunks: features phi[n, D], g[n], menu[n, A], action[n], weight[n]."""
 
     model: FittedModel
-    panel: Panel
+    panel: Chosen
     rows: Tensor
     cache: dict[int, Tensor]
 
@@ -46,9 +61,14 @@ class Choices:
             phi = self.cache.get(first)
             if phi is None:
                 phi = self.model.basis(self.panel.state[i]).contiguous()
-                if len(self.rows) * phi.shape[1] <= CACHED:
+                if len(self.rows) * phi.shape[1] <= self.most_cached:
                     self.cache[first] = phi
             yield phi, self.panel.anchor_reward[i], self.panel.menu[i], self.panel.action[i], self.panel.weight[i]
+
+    @property
+    def most_cached(self) -> int:
+        """Numbers of the features of all choices up to which they are kept."""
+        return CACHED
 
     def some(self, most: int, *, seed: int) -> Choices:
         """So many of the choices, at random."""

@@ -31,11 +31,12 @@ from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.findings import by_type, findings
+from irl.estimation.mixture import Mixture
 from irl.estimation.policy import fit_policy
 from irl.estimation.refit import RefitReport, fit_refit
 from irl.estimation.reward import fit_reward
 from irl.estimation.training import Workbench
-from irl.estimation.types import Mixture, StartReport, checked, started
+from irl.estimation.types import StartReport, checked, started
 from irl.fitted import FittedModel, new_networks
 from irl.networks import PolicyNetwork
 

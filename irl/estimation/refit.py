@@ -46,8 +46,9 @@ from irl.estimation import attention
 from irl.estimation.exclusion import entering
 from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
+from irl.estimation.missing_information import missing
+from irl.estimation.mixture import ROUNDS, Mixture
 from irl.estimation.training import Workbench
-from irl.estimation.types import ROUNDS, Mixture
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
 from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn, kernel_rows
@@ -85,7 +86,7 @@ class RefitReport:
 @dataclass(frozen=True)
 class TypesReport(RefitReport):
     """With hidden types: log-likelihoods have them integrated out, member by member. ``bic`` of the whole, by members;
-    ``climbs`` the penalised log-likelihood after each round of EM, by round of the refit; ``monotone``: within none of
+    ``climbs`` the penalised log-likelihood after each step, by round of the refit; ``monotone``: within none of
     these did it fall."""
 
     bic: float
@@ -113,7 +114,13 @@ def fit_refit(
     refit = model.refit
     states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=bench.seed)
     rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=bench.seed)
-    choices = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
+
+    def chosen(rows: Tensor) -> Choices:
+        if mixture is not None:
+            return mixture.choices(model, rows[: mixture.panel.n_rows])
+        return Choices(model, panel, (panel.free & rows).nonzero().squeeze(1), {})
+
+    choices = chosen(panel.free)
     mean, scale, groups = standardised(model, states)
     theta, rounds = torch.zeros(len(groups), dtype=torch.float64, device=bench.device), options.rounds
     if model.attention is not None:  # eta goes with the intercepts
@@ -151,21 +158,24 @@ def fit_refit(
         if changes[-1] < STILL:
             break
     assert solution is not None and logit is not None, "at least one round"
-    panel = choices.panel
     if options.standard_errors:
-        found = covariance(model, panel, rows, choices, logit, theta, precision[groups])
+        every, lacking = choices, None
+        if mixture is not None:
+            lacking, panel = missing(mixture, logit, theta, choices), mixture.expanded(model)
+            every = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
+        found = covariance(model, panel, rows, every, logit, theta, precision[groups], lacking)
         _store_covariance(model, found, mean, scale)
     log_likelihood = logit.log_likelihood if mixture is None else partial(mixture.log_likelihood, logit)
     likelihood = log_likelihood(theta, choices) / choices.mass
-    inside = Choices(model, panel, (panel.free & ~held_out).nonzero().squeeze(1), {})
-    outside = Choices(model, panel, (panel.free & held_out).nonzero().squeeze(1), {})
+    choices.cache.clear()
+    inside, outside = chosen(~held_out), chosen(held_out)
     without, _ = maximised(logit, inside, theta, precision[groups])
     if mixture is not None:
         without, _ = mixture.climb(logit, inside, without, precision[groups], aside=True)
     if inspect is not None:
         inspect(logit, choices, theta, precision[groups])
     report = RefitReport(
-        choices=len(choices.rows),
+        choices=int((panel.free if mixture is None else mixture.panel.free).sum()),
         log_likelihood=likelihood,
         held_out_log_likelihood=log_likelihood(without, outside) / outside.mass,
         effective_parameters=effective,
@@ -276,14 +286,15 @@ def _store(model: FittedModel, theta: Tensor, weights: Tensor, mean: Tensor, sca
     refit.weights.copy_(weights[..., :-1] @ moved + weights[..., -1])
 
 
-@torch.no_grad()
 def _store_covariance(model: FittedModel, covariance: Tensor, mean: Tensor, scale: Tensor) -> None:
-    """Put the covariance[P, P] of theta in standardised features into the model, in raw features."""
-    refit = model.refit
+    """Put the covariance of theta[P] in standardised features, and of the weights[B] of the types' shares or of eta if
+    there are any, into the modules, in raw features."""
+    refit, shares = model.refit, model.shares
     assert refit is not None
-    size = len(refit.paid) * len(mean)
-    raw = to_raw(mean, scale)
+    raw, size = to_raw(mean, scale), len(refit.covariance)
     refit.covariance.copy_(raw @ covariance[:size, :size] @ raw.T)
+    if shares is not None:
+        shares.covariance.copy_(torch.cat([covariance[size:, :size] @ raw.T, covariance[size:, size:]], 1))
     if model.attention is not None:
         model.attention.covariance.copy_(covariance[size:, size:])
 

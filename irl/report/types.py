@@ -25,8 +25,8 @@ def type_table(record: Record) -> Table | None:
         rows=tuple(rows),
         note="Type 1 is the one that most rarely chooses anything but the anchor. Means over the states that members "
         f"of the type visit; a member's likeliest type has a probability of {percent(found['certainty'])} on average. "
-        "Brackets: 95 % interval that takes the types' probabilities as known, which makes it too narrow. No column "
-        "shows the types: they stand on the form of the model, logit shocks and all.",
+        "Brackets: 95 % interval of the mean over these states. No column shows the types: they stand on the form of "
+        "the model, logit shocks and all.",
     )
 
 
@@ -35,7 +35,7 @@ def number_table(record: Record) -> Table | None:
     found = at(record.metrics, "types_start", "by_number")
     if not found:
         return None
-    best = min(row["bic"] for row in found)
+    best, fewer = min(row["bic"] for row in found), fewer_would_do(record)
     return Table(
         title="How many hidden types",
         header=("types", "log-likelihood", "of held-out members", "parameters", "BIC above the best"),
@@ -51,5 +51,23 @@ def number_table(record: Record) -> Table | None:
         ),
         note="Log-likelihoods per choice, the types integrated out, of the mixture that the estimation starts from "
         "(choice probabilities shifted by type, no reward yet). Members held out speak for the number with the "
-        "highest; the BIC, which counts members, for the one with 0.",
+        "highest; the BIC, which counts members, for the one with 0." + (f" {fewer}" if fewer else ""),
     )
+
+
+def cautions(record: Record) -> list[str]:
+    """That fewer types would do, if they would; and that the likelihood fell, if it did."""
+    fell = "The likelihood of the hidden types fell within a round of the refit: take their rewards with care."
+    fewer = fewer_would_do(record)
+    return ([fewer] if fewer else []) + ([fell] if at(record.metrics, "refit", "monotone") is False else [])
+
+
+def fewer_would_do(record: Record) -> str | None:
+    """What to do if the BIC is best with fewer types than the study has."""
+    found, asked = at(record.metrics, "types_start", "by_number", default=[]), at(record.metrics, "types", "number")
+    if not found or asked is None:
+        return None
+    best = int(min(found, key=lambda row: float(row["bic"]))["types"])
+    if best >= asked:
+        return None
+    return f"The data do not call for {asked} hidden types: by the BIC {best} will do. Train with `types: {best}`."

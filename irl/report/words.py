@@ -14,6 +14,7 @@ from irl.report.falsification import cautions as falsification_cautions
 from irl.report.record import ALL, Record, ScenarioRecord, at
 from irl.report.sensitivity import cautions as sensitivity_cautions
 from irl.report.tables import number, percent, signed
+from irl.report.types import cautions as type_cautions
 from irl.scenario import Change, DynamicsChange, FeatureChange, Population, RewardChange
 
 LARGEST_CONDITION = 1e14
@@ -202,6 +203,7 @@ def cautions(record: Record) -> list[str]:
         losses = [x for x in at(trained(metrics), "history", default=[]) if isinstance(x, (int, float))]
         if any(not math.isfinite(x) for x in losses):
             found.append(f"The {label} step's held-out loss was not finite in some epoch.")
+    found += type_cautions(record)
     found += sensitivity_cautions(record)
     found += falsification_cautions(record)
     found += attention_cautions(record)

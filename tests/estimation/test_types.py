@@ -13,9 +13,11 @@ from irl import tabular
 from irl.config import Config, InputError
 from irl.counterfactual import ask
 from irl.data.panel import panel_from_frame
+from irl.estimation import types as types_module
+from irl.estimation.mixture import Mixture
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
-from irl.estimation.types import Mixture, newton_step, started
+from irl.estimation.types import newton_step, started
 from irl.fitted import load_model, new_networks
 from irl.networks import TypeShares
 
@@ -222,6 +224,33 @@ def test_one_type_is_enough_where_there_is_one():
     _, report = started(plain, log_pi, out, 2, shares=shares, seed=0)
     one, two, _ = report.by_number
     assert one["bic"] < two["bic"] and two["held_out_log_likelihood"] < one["held_out_log_likelihood"] + 0.003
+
+
+@pytest.mark.slow
+def test_where_nobody_differs_types_change_nothing():
+    """The evidence shrinks away what would tell them apart, and nobody is anything for sure."""
+    frame, kind = panel(seed=11)
+    frame = frame[frame["id"].isin(np.flatnonzero(kind == 0))]
+    (one, _), (two, metrics) = fitted(frame, types=1), fitted(frame)
+    use = pd.DataFrame({"use": range(LEVELS)})
+    for answer in ("reward", "standard_error"):
+        alone = getattr(one, answer)(use)["member"]
+        for k in (1, 2):
+            assert np.allclose(getattr(two, answer)(use.assign(type=k))["member"], alone, atol=5e-3)
+    assert metrics["types"]["certainty"] < 0.75
+
+
+def test_starting_points_may_be_tried_on_some_members(monkeypatch):
+    """The types are found all the same, for everybody."""
+    monkeypatch.setattr(types_module, "MEMBERS", 250)
+    frame, kind = panel(seed=3)
+    plain = panel_from_frame(frame, Config.model_validate(STUDY))
+    log_pi = market()[0].mean(0)[plain.state[:, 0].long()].float().log()
+    shares = TypeShares(plain.schema.with_types(2, dynamics=False))
+    posterior, report = started(plain, log_pi, plain.member % 5 == 0, 2, shares=shares, seed=0)
+    second = posterior[:, 1].numpy()
+    assert len(second) == MEMBERS and (second[kind == 1][:, None] > second[kind == 0]).mean() > 0.9
+    assert report.monotone and report.by_number[1]["bic"] < report.by_number[0]["bic"]
 
 
 @pytest.mark.parametrize(

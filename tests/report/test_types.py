@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from irl.report import load_record, write_latex
 from irl.report.html import page
 from irl.report.types import number_table, type_table
+from irl.report.words import cautions
 
 CELL = {"mean": 0.5, "se": 0.1, "low": 0.304, "high": 0.696}
 TYPES = {
@@ -38,6 +41,17 @@ def test_types_and_their_number(make_run, config, metrics):
     html = page(record, "no truth")
     assert "Hidden types" in html and "How many hidden types" in html
     assert {"types.tex", "number_of_types.tex"} <= {path.name for path in write_latex(record)}
+
+
+def test_a_report_says_when_fewer_types_would_do(make_run, config, metrics):
+    said = "do not call for 2 hidden types: by the BIC 1 will do. Train with `types: 1`."
+    record = load_record(make_run(config, metrics))
+    for bic, holds in (((120.0, 100.0), False), ((99.0, 100.0), True)):
+        table = [row | {"bic": b} for row, b in zip(BY_NUMBER, bic, strict=True)]
+        found = replace(record, metrics=metrics | {"types": TYPES, "types_start": {"by_number": table}})
+        assert any(said in text for text in cautions(found)) == holds == (said in number_table(found).note)
+    found = replace(record, metrics=metrics | {"refit": {"monotone": False}})
+    assert any("likelihood of the hidden types fell" in text for text in cautions(found))
 
 
 def test_without_types_there_are_no_such_tables(run):
