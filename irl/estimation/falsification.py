@@ -74,6 +74,7 @@ def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> li
             "this run has no refit, and falsification is that of the refit: train with `estimation.refit.rounds` of at "
             "least 1 (and an anchor reward that is a number or a state column, and no `data.duration`)"
         )
+    model.refuse_attention("falsification")
     panel, seed = panel.to(model.device), model.config.seed
     found = residuals(model, panel)
     asked = alternatives(found)
