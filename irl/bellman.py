@@ -16,6 +16,14 @@ and, where actions of a nest g share part of their shocks (dissimilarity lambda_
     I_g(s) = alpha lambda_g log sum_{a in g} exp(Q(s,a)/(alpha lambda_g)) ,  V(s) = alpha log sum_g exp(I_g(s)/alpha)
     pi(a|s) = exp((I_g - V)/alpha) exp((Q(s,a) - I_g)/(alpha lambda_g))
 
+and, where a period may pass without a decision (attention lambda(s); otherwise the default d(s) happens),
+
+    pi~(a|s) = lambda pi(a|s) + (1 - lambda) 1{a = d}             seen_policy
+    W(s) = lambda V(s) + (1 - lambda) Q(s,d) = sum_a pi~ Q(s,a) + lambda alpha H(pi)
+                                                                  ex_ante_value; takes the place of V(s')
+    V(s) - (1 - lambda) (V(s) - Q(s,d)) = W(s): l with nu = mu - (1 - lambda) 1{a = d} in the place of mu
+                                                                  reference_of_value
+
 where mu(a|s) is the reference policy, whose reward g(s) = sum_a mu(a|s) r(s,a) is known (an anchor action A: mu(A|s) =
 1), l(s) = sum_a mu(a|s) log pi(a|s) reference_log_policy, c(s,a) = gamma^k E[V(s')|s,a] the continuation, and
 W(s) = sum_a mu(a|s) Q(s,a) = g(s) + sum_a mu(a|s) c(s,a).
@@ -55,6 +63,29 @@ class Nests:
         return [a for a, g in enumerate(self.of) if g == nest]
 
 
+@dataclass(frozen=True)
+class Inertia:
+    """Periods that pass without a decision: with probability 1 - attention[N] the action default[N] (-1: none) happens,
+    whatever the taste shocks. Members know it of their future. Where the default is not on the menu all is decided."""
+
+    attention: Tensor
+    default: Tensor
+
+    def at(self, rows: Tensor) -> Inertia:
+        """Of some rows."""
+        return Inertia(self.attention[rows], self.default[rows])
+
+    def within(self, menu: Tensor) -> Tensor:
+        """attention[..., N] where the default is on menu[..., N, A], else 1."""
+        at = self.default.clamp_min(0).expand(menu.shape[:-1]).unsqueeze(-1)
+        there = menu.gather(-1, at).squeeze(-1) & (self.default >= 0)
+        return torch.where(there, self.attention, torch.ones_like(self.attention))
+
+    def passive(self, actions: int) -> Tensor:
+        """1{a = d} [N, A]; 0 where there is no default."""
+        return (self.default.unsqueeze(-1) == torch.arange(actions, device=self.default.device)).to(self.attention)
+
+
 def soft_value(q: Tensor, available: Tensor, temperature: float, nests: Nests | None = None) -> Tensor:
     """V[N] in reward units: alpha log sum over the menu of exp(q[N, A]/alpha); 0 where the menu is empty."""
     whole = masked(q, available) if nests is None else _inclusive_values(q, available, temperature, nests)
@@ -70,6 +101,41 @@ def log_policy(q: Tensor, available: Tensor, temperature: float, nests: Nests | 
     nest = log_policy(inclusive, inclusive > -torch.inf, temperature)[..., list(nests.of)]
     scale = temperature * q.new_tensor(nests.dissimilarity)[list(nests.of)]
     return masked((q - inclusive[..., list(nests.of)]) / scale + nest, available)
+
+
+def seen_policy(log_pi: Tensor, inertia: Inertia | None) -> Tensor:
+    """log pi~[..., N, A], what happens where members decide by log pi; the same without inertia."""
+    if inertia is None:
+        return log_pi
+    menu = log_pi > -torch.inf
+    attention = inertia.within(menu).to(log_pi).unsqueeze(-1)
+    passed = torch.log1p(-attention) + inertia.passive(log_pi.shape[-1]).to(log_pi).log()
+    seen = torch.logaddexp(attention.log() + log_pi.masked_fill(~menu, 0.0), passed)  # of -inf twice: no derivative
+    return torch.where((attention < 1) & menu, seen, log_pi)
+
+
+def ex_ante_value(value: Tensor, q: Tensor, available: Tensor, inertia: Inertia | None) -> Tensor:
+    """W[..., N], before it is known whether there is a decision, of V[..., N] and q[..., N, A]; V without inertia."""
+    if inertia is None:
+        return value
+    attention = inertia.within(available).to(value)
+    at = inertia.default.clamp_min(0).expand(q.shape[:-1]).unsqueeze(-1)
+    passed = torch.where(attention < 1, q.gather(-1, at).squeeze(-1), value)
+    return attention * value + (1 - attention) * passed
+
+
+def decided_share(log_pi: Tensor, inertia: Inertia | None) -> Tensor:
+    """P(decided | a happened)[..., N, A] where members decide by log pi; 1 without inertia."""
+    if inertia is None:
+        return torch.ones_like(log_pi)
+    attention = inertia.within(log_pi > -torch.inf).to(log_pi).unsqueeze(-1)
+    return (attention.log() + log_pi - seen_policy(log_pi, inertia)).exp().masked_fill(log_pi.isneginf(), 1.0)
+
+
+def received_entropy(log_pi: Tensor, nests: Nests | None = None, inertia: Inertia | None = None) -> Tensor:
+    """lambda H[N], the mean of the shocks of what happens, over alpha: a default brings none."""
+    whole = entropy(log_pi, nests)
+    return whole if inertia is None else inertia.within(log_pi > -torch.inf).to(whole) * whole
 
 
 def entropy(log_pi: Tensor, nests: Nests | None = None) -> Tensor:
@@ -88,11 +154,17 @@ def entropy(log_pi: Tensor, nests: Nests | None = None) -> Tensor:
     return -total
 
 
-def log_policy_slope(q_slope: Tensor, log_pi: Tensor, temperature: float, nests: Nests | None = None) -> Tensor:
-    """How log pi[N, A] moves where Q moves by q_slope[N, A, B]: [N, A, B], of no meaning where unavailable.
+def log_policy_slope(
+    q_slope: Tensor, log_pi: Tensor, temperature: float, nests: Nests | None = None, inertia: Inertia | None = None
+) -> Tensor:
+    """How log pi[N, A] (log pi~ with inertia) moves where Q moves by q_slope[N, A, B]: [N, A, B], of no meaning where
+    unavailable.
 
     Without nests, dQ less its mean under pi, over alpha.
     """
+    if inertia is not None:
+        decided = decided_share(log_pi, inertia).unsqueeze(-1)
+        return decided * log_policy_slope(q_slope, log_pi, temperature, nests)
     pi = log_pi.exp().unsqueeze(-1)
     mean = (pi * q_slope).sum(1, keepdim=True)
     if nests is None:
@@ -132,6 +204,15 @@ def reward_from_q(q: Tensor, next_value: Tensor, discount: Tensor | float) -> Te
 def reference_log_policy(log_pi: Tensor, reference: Tensor) -> Tensor:
     """l[N] = sum_a mu(a|s) log pi(a|s) of log_pi[N, A], mu[N, A]; what mu never does does not enter."""
     return (reference * log_pi.masked_fill(reference == 0, 0.0)).sum(-1)
+
+
+def reference_of_value(reference: Tensor, menu: Tensor, inertia: Inertia | None) -> Tensor:
+    """nu[N, A] with which sum_a mu Q - alpha sum_a nu log pi is what a state is worth before it is known whether there
+    is a decision: mu[N, A] itself without inertia."""
+    if inertia is None:
+        return reference
+    passed = 1 - inertia.within(menu).to(reference)
+    return reference - passed.unsqueeze(-1) * inertia.passive(menu.shape[-1]).to(reference)
 
 
 def value_from_reference(w: Tensor, log_pi_reference: Tensor, temperature: float) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from irl.declared import Anchor, Data, Money, Reward, Types
+from irl.declared import Anchor, Attention, Condition, Data, Money, Reward, Types
 from irl.sections import InputError, Section, nearest, unknown, validated
 
 __all__ = ["Config", "InputError", "Section", "load_config", "nearest", "read_yaml", "unknown", "validated"]
@@ -101,9 +101,15 @@ class Config(Section):
     discount: float = Field(gt=0, lt=1, description="per period")
     temperature: float = Field(1.0, gt=0, description="scale of the logit shocks, in reward units")
     types: Annotated[Types, BeforeValidator(lambda n: {"number": n} if isinstance(n, int) else n)] = Types()
+    attention: Attention | None = Field(None, description="if periods may pass without a decision")
     seed: int = Field(0, ge=0)
     estimation: Estimation = Estimation()
     market: Market | None = Field(None, description="only for studies on the simulated market")
+
+    @property
+    def defaults(self) -> dict[str, Condition]:
+        """What happens without a decision: action -> condition on the state; empty where everything is decided."""
+        return {} if self.attention is None else self.attention.default
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Config:
@@ -115,6 +121,10 @@ class Config(Section):
         problems += self.types.problems(
             state=self.data.state, refitted=rounds > 0, structure=structure, duration=self.data.duration
         )
+        if self.attention is not None:
+            problems += self.attention.problems(self.data, self.reward, self.types.number, refitted=rounds > 0)
+        elif self.data.active is not None:
+            problems.append("data.active: say by `attention.default` what happens where no decision is made")
         if problems:
             raise ValueError("; ".join(problems))
         return self

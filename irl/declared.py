@@ -100,6 +100,9 @@ class Data(Section):
         description="column of the groups of members within which errors may go together (a regional test); "
         "default: every member by itself",
     )
+    active: str | None = Field(
+        None, description="column that is 1 where a decision was made, 0 where the period passed without (`attention`)"
+    )
     entry: Literal["flow", "stock"] | None = Field(
         None,
         description="flow: a member's rows begin when it comes (a cohort of newcomers); stock: whoever was there when "
@@ -329,3 +332,44 @@ class Types(Section):
             "rows that last several periods (`data.duration`) cannot have them": duration is not None,
         }
         return [f"types: {what}" for what, holds in wrong.items() if holds]
+
+
+class Attention(Section):
+    """Periods may pass without a decision: with probability 1 - lambda the default action happens."""
+
+    default: dict[str, Condition] = Field(
+        min_length=1,
+        description="action -> condition on the state in which it is what happens without a decision (the first that "
+        "holds); in other states everything is decided",
+    )
+    by: tuple[str, ...] = Field((), description="categories or ordinals of the state that have levels of lambda")
+    shifters: tuple[str, ...] = Field((), description="state columns that move lambda, and are kept out of the reward")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The state columns that lambda depends on."""
+        return (*self.by, *self.shifters)
+
+    def problems(self, data: Data, reward: Reward, types: int, *, refitted: bool) -> list[str]:
+        """Names that the data section does not have, and why a study cannot have inattention."""
+        found = []
+        for action, condition in self.default.items():
+            found += unknown(action, data.actions, "attention.default", "action")
+            place = f"attention.default.{action}"
+            found += [problem for name in condition for problem in unknown(name, data.state, place, "state column")]
+        for name in self.by:
+            found += unknown(name, data.state, "attention.by", "state column")
+            if name in data.state and data.state[name].kind not in ("category", "ordinal"):
+                found.append(f"attention.by: {name!r} has no levels: it takes categories and ordinals")
+        for name in self.shifters:
+            found += unknown(name, data.state, "attention.shifters", "state column")
+            if name in (*reward.columns, *reward.benefits):
+                found.append(f"attention.shifters: {name!r} is in the reward: a shifter moves attention alone")
+            if name in self.by:
+                found.append(f"attention.shifters: {name!r} is in `attention.by` too: leave it out of one")
+        wrong = {
+            "not together with hidden types yet: set `types: 1`, or leave out `attention`": types > 1,
+            "it is told from the reward by the refit: `estimation.refit.rounds` must be at least 1": not refitted,
+            "rows that last several periods (`data.duration`) cannot have it": data.duration is not None,
+        }
+        return found + [f"attention: {what}" for what, holds in wrong.items() if holds]

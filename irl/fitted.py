@@ -16,12 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from irl import bellman, runs
+from irl import bellman, runs, weights
+from irl.attention import AttentionLogit
 from irl.config import Config, InputError, nearest, validated
 from irl.data.encode import factorized
 from irl.data.panel import Panel, first_rows, of_type, panel_from_frame
@@ -30,10 +28,6 @@ from irl.declared import TYPE
 from irl.dynamics import TransitionModel
 from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork, TypeShares
 from irl.refitted import Refitted
-
-FORMAT = 2
-"""Version of the model folder; a folder of another version is refused."""
-
 
 Z = 1.959964
 """Standard errors on either side of a 95 % interval: the 97.5 % quantile of the normal distribution."""
@@ -63,6 +57,7 @@ class FittedModel:
     crossings: Crossings | None
     refit: Refitted | None = None
     shares: TypeShares | None = None
+    attention: AttentionLogit | None = None
 
     def reward(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Reward of every action: index and row order of ``frame``, columns in the order of ``actions``.
@@ -105,19 +100,29 @@ class FittedModel:
         """Whether the refit carries the covariance of its parameters."""
         return self.refit is not None and bool((self.refit.covariance != 0).any())
 
-    def policy(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def policy(self, frame: pd.DataFrame, *, decided: bool = False) -> pd.DataFrame:
         """Choice probability of every action, shaped as :meth:`reward`; 0 where not available, rows sum to 1.
 
-        In a terminal state nothing is chosen: all are 0.
+        In a terminal state nothing is chosen: all are 0. With inattention, of what happens; ``decided``: of what is
+        chosen by those who decide.
         """
         if self._typeless(frame):
             return self._mean_over_types(self.policy, frame)
         state, menu = self._state_menu(frame)
         menu = menu & ~self.schema.is_terminal(state).unsqueeze(1)
-        return self._frame(self.log_policy_of(state, menu).exp(), frame)
+        log_pi = self.log_policy_of(state, menu) if decided else self.seen_policy_of(state, menu)
+        return self._frame(log_pi.exp(), frame)
+
+    def attention_probability(self, frame: pd.DataFrame) -> pd.Series:
+        """Probability that there is a decision in every row, ``attention``; 1 where no default is available."""
+        state, menu = self._state_menu(frame)
+        inertia = self.inertia_of(state)
+        found = torch.ones(len(menu)) if inertia is None else inertia.within(menu).cpu()
+        return pd.Series(found.double().numpy(), index=frame.index, name="attention")
 
     def value(self, frame: pd.DataFrame) -> pd.Series:
-        """Soft value V(s) of every row; 0 in terminal states, NaN where nothing is chosen.
+        """Soft value V(s) of every row (with inattention W(s), before it is known whether there is a decision); 0 in
+        terminal states, NaN where nothing is chosen.
 
         Of the refit, alpha log sum exp(Q(s,.)/alpha); without it, that of the Q and P steps.
 
@@ -130,6 +135,7 @@ class FittedModel:
             if self.refit:
                 q = self.reward_of(state, self.anchor_reward(frame)) + self.refit.continuation(self.basis(state))
                 value = bellman.soft_value(q, menu, self.config.temperature)
+                value = bellman.ex_ante_value(value, q, menu, self.inertia_of(state))
             else:
                 reference = self.schema.reference(state, menu)
                 log_pi = bellman.reference_log_policy(self.policy_network(state, menu), reference)
@@ -215,6 +221,11 @@ class FittedModel:
             total = total + part
         return total
 
+    def refuse_attention(self, what: str) -> None:
+        """InputError if members do not always decide, of which ``what`` knows nothing."""
+        if self.attention is not None:
+            raise InputError(f"{what} cannot be asked with `attention` yet: train the study without it to ask")
+
     @torch.no_grad()
     def reward_of(self, state: Tensor, anchor_reward: Tensor | None = None) -> Tensor:
         """r[N, A] of state[N, F]; ``anchor_reward[N]`` is g(s), by default as the schema says."""
@@ -242,12 +253,21 @@ class FittedModel:
 
     @torch.no_grad()
     def log_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
-        """log pi[N, A] over menu[N, A]: the refit's if there is one, else the P step's."""
+        """log pi[N, A] of members who decide, over menu[N, A]: the refit's if there is one, else the P step's."""
         if self.refit is None:
             log_pi: Tensor = self.policy_network(state, menu)
             return log_pi
         q = self.reward_of(state) + self.refit.continuation(self.basis(state))
         return bellman.log_policy(q, menu, self.config.temperature)
+
+    @torch.no_grad()
+    def inertia_of(self, state: Tensor) -> bellman.Inertia | None:
+        """How likely state[N, F] is to pass without a decision; None where everything is decided."""
+        return None if self.attention is None else self.attention.inertia(state)
+
+    def seen_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
+        """log pi~[N, A] of what happens, decided or not; :meth:`log_policy_of` where everything is decided."""
+        return bellman.seen_policy(self.log_policy_of(state, menu), self.inertia_of(state))
 
     @torch.no_grad()
     def basis(self, state: Tensor) -> Tensor:
@@ -282,20 +302,8 @@ class FittedModel:
 
     def save(self, folder: str | Path) -> None:
         """Write the model to ``folder`` (replaced if it is there): ``weights.safetensors`` and ``model.json``."""
-        weights = {
-            f"{name}.{key}": tensor.detach().cpu().contiguous()
-            for name, network in self._networks().items()
-            for key, tensor in network.state_dict().items()
-        }
-        about = {
-            "format": FORMAT,
-            "config": self.config.model_dump(mode="json"),
-            "schema": self.schema.to_json(),
-            "weights": runs.fingerprint(*(weights[key] for key in sorted(weights))),
-        }
-        with runs.atomic_folder(folder, replace=True) as partial:
-            runs.atomic_write(partial / "weights.safetensors", save_tensors(weights))
-            runs.write_json(partial / "model.json", about)
+        about = {"config": self.config.model_dump(mode="json"), "schema": self.schema.to_json()}
+        weights.write(folder, self._networks(), about)
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module | None] = {
@@ -305,6 +313,7 @@ class FittedModel:
             "dynamics": self.dynamics,
             "refit": self.refit,
             "shares": self.shares,
+            "attention": self.attention,
         }
         return {name: network for name, network in networks.items() if network is not None}
 
@@ -330,12 +339,14 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
     e, form = config.estimation, config.reward
     terms: Crossings | LinearTerms
     columns = (*form.columns, *schema.hidden) if form.columns else ()
+    if schema.shifters and not form.columns:
+        columns = tuple(name for name in schema.names if name not in schema.shifters)
     if form.structure == "linear":
         terms = LinearTerms(schema, columns)
     else:
         terms = Crossings(schema, columns, alone=form.benefits if form.structure == "additive" else ())
-    plain = form.structure == "full" and not form.columns
-    crossings = None if plain else Crossings(schema)
+    plain = form.structure == "full" and not form.columns  # then only what the shifters have a part in is missing
+    crossings = None if plain and not schema.shifters else Crossings(schema, of=schema.shifters if plain else ())
     model = FittedModel(
         config=config,
         schema=schema,
@@ -346,6 +357,7 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
         terms=terms,
         crossings=crossings,
         shares=TypeShares(schema, (len(schema.actions) - 1) * terms.width) if schema.hidden else None,
+        attention=AttentionLogit(schema, config.attention) if config.attention else None,
     )
     if not e.refit.rounds:
         return model
@@ -374,22 +386,13 @@ def load(run: str | Path, *, device: torch.device | str = "cpu") -> FittedModel:
 def load_model(folder: str | Path, *, device: torch.device | str = "cpu") -> FittedModel:
     """The model in a model folder; nothing is unpickled. Errors as in :func:`load`."""
     folder = Path(folder)
-    about = runs.read_json(folder / "model.json")
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        found = about.get("format") if isinstance(about, dict) else None
-        raise InputError(f"{folder}: model format {found!r}; this version reads {FORMAT}: train the study again")
+    about, found = weights.read(folder)
     try:
-        weights = load_tensors((folder / "weights.safetensors").read_bytes())
         config = validated(Config, about["config"], str(folder / "model.json"))
         model = new_networks(config, StateSchema.from_json(about["schema"]))
-        if runs.fingerprint(*(weights[key] for key in sorted(weights))) != about["weights"]:
-            raise InputError(f"{folder}: the weights are not the ones that were saved; restore the folder")
         for name, network in model._networks().items():
-            own = {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
-            network.load_state_dict(own)
+            network.load_state_dict(found.get(name, {}))
             network.eval()
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such file; the model folder is incomplete") from None
-    except (SafetensorError, KeyError, TypeError, RuntimeError, AssertionError) as error:
-        raise InputError(f"{folder}: the model is damaged ({' '.join(str(error).split())[:200]})") from None
+    except (KeyError, TypeError, RuntimeError, AssertionError) as error:
+        raise InputError(weights.damaged(folder, error)) from None
     return model.to(device)

@@ -203,7 +203,7 @@ class Market:
         move = tabular.factored_expectation(axes)
         nests = rules.nests or (Nests((0, 1, 1), (1.0, 1 - self.nest)) if self.nest else None)
         attention = torch.full((self.states,), self.mean_attention, dtype=torch.float64)
-        inertia = tabular.Inertia(attention, self.renewed()) if self.mean_attention < 1 else None
+        inertia = bellman.Inertia(attention, self.renewed()) if self.mean_attention < 1 else None
         about = (self.discount, self.temperature, nests, inertia)
         return tabular.FiniteMDP(rules.reward, rules.available, move, *about)
 

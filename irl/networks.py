@@ -36,7 +36,7 @@ class Encoder(nn.Module):
 
     A category never seen in training has code ``len(labels)``, which is no slot's code: all its slots are 0.
     Ordinals enter twice, by level and as a scalar, so that a network can use their order without being bound to it.
-    ``without``: categories that are left out.
+    ``without``: columns that are left out.
     """
 
     slot_column: Tensor
@@ -50,7 +50,8 @@ class Encoder(nn.Module):
         used = [(f, c) for f, c in enumerate(schema.columns) if c.discrete and c.name not in without]
         slots = [(f, code) for f, c in used for code in range(len(c.labels))]
         scalars = [(f, *_standard(c.kind, len(c.labels), c.centre, c.scale)) for f, c in enumerate(schema.columns)]
-        scalars = [s for s, c in zip(scalars, schema.columns, strict=True) if c.kind != "category"]
+        kept = [c.kind != "category" and c.name not in without for c in schema.columns]
+        scalars = [s for s, keep in zip(scalars, kept, strict=True) if keep]
         self.register_buffer("slot_column", torch.tensor([f for f, _ in slots], dtype=torch.long))
         self.register_buffer("slot_code", torch.tensor([code for _, code in slots], dtype=torch.float32))
         self.register_buffer("scalar_column", torch.tensor([f for f, _, _ in scalars], dtype=torch.long))
@@ -73,9 +74,9 @@ def _standard(kind: str, levels: int, centre: float, scale: float) -> tuple[floa
 class Trunk(nn.Module):
     """Encoder and hidden layers (SiLU: on the simulated market it halved the policy's divergence against tanh)."""
 
-    def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
+    def __init__(self, schema: StateSchema, hidden: tuple[int, ...], *, without: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.encoder = Encoder(schema)
+        self.encoder = Encoder(schema, without=without)
         widths = (self.encoder.width, *hidden)
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
@@ -94,11 +95,11 @@ class Trunk(nn.Module):
 
 
 class PolicyNetwork(nn.Module):
-    """log pi(a|s) over the menu."""
+    """log pi(a|s) over the menu, of members who decide: what shifts attention alone is left out."""
 
     def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.trunk = Trunk(schema, hidden)
+        self.trunk = Trunk(schema, hidden, without=schema.shifters)
         self.head = nn.Linear(self.trunk.width, len(schema.actions))
 
     def forward(self, state: Tensor, menu: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ class RewardNetwork(nn.Module):
 
     def __init__(self, schema: StateSchema, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.trunk = Trunk(schema, hidden)
+        self.trunk = Trunk(schema, hidden, without=schema.shifters)
         self.head = nn.Linear(self.trunk.width, len(schema.actions))
         self.register_buffer("centre", torch.zeros(len(schema.actions)))
         self.register_buffer("scale", torch.ones(len(schema.actions)))
@@ -276,6 +277,7 @@ class Crossings(nn.Module):
     ----------
     names : the columns to use; empty: all.
     alone : columns that are crossed with no other moving one.
+    of : if given, only features in which one of these columns has a part.
 
     Attributes
     ----------
@@ -292,9 +294,17 @@ class Crossings(nn.Module):
     factors: Tensor
     groups: Tensor
 
-    def __init__(self, schema: StateSchema, names: tuple[str, ...] = (), *, alone: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        schema: StateSchema,
+        names: tuple[str, ...] = (),
+        *,
+        alone: tuple[str, ...] = (),
+        of: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
         columns = schema.columns
+        wanted = {schema.index(name) for name in of}
         used = [f for f, c in enumerate(columns) if c.minimum < c.maximum and (not names or c.name in names)]
         inputs: list[_Input] = []
         for f in used:
@@ -334,8 +344,11 @@ class Crossings(nn.Module):
             (i, j)
             for f, g in itertools.combinations([f for f in moving if columns[f].name not in alone], 2)
             for i, j in itertools.product(ranks[f], ranks[g])
+            if not wanted or wanted & {f, g}
         ]
         chosen += pairs if len(pairs) <= MOST_PAIRS else []
+        if wanted:
+            chosen = [product for product in chosen if not product or wanted & {inputs[i].column for i in product}]
         of_columns = [tuple(sorted(inputs[i].column for i in product)) for product in chosen]
         of_knots = [any(inputs[i].knot is not None for i in product) for product in chosen]
         keys = list(zip(of_columns, of_knots, strict=True))

@@ -42,20 +42,6 @@ WORTH_SHARING = 1_000_000
 
 
 @dataclass(frozen=True)
-class Inertia:
-    """Periods that pass without a decision: with probability 1 - attention[S] the action default[S] happens, whatever
-    the taste shocks. Members know it of their future. Where the default is not on the menu all is decided."""
-
-    attention: Tensor
-    default: Tensor
-
-    def within(self, menu: Tensor) -> Tensor:
-        """attention[S], 1 where the default is not on menu[S, A]."""
-        there = menu.gather(1, self.default.unsqueeze(1)).squeeze(1)
-        return torch.where(there, self.attention, torch.ones_like(self.attention))
-
-
-@dataclass(frozen=True)
 class FiniteMDP:
     """A soft MDP with S states, A actions and, if ``reward`` has three axes, P phases of a cyclic clock.
 
@@ -70,7 +56,7 @@ class FiniteMDP:
     temperature: float = 1.0
     nests: bellman.Nests | None = None
     """Which actions share part of their shocks; none: logit."""
-    inertia: Inertia | None = None
+    inertia: bellman.Inertia | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -105,20 +91,12 @@ class FiniteMDP:
     def value(self, q: Tensor) -> Tensor:
         """V of q[..., S, A]: soft where members decide, Q of the default where they do not."""
         decided = bellman.soft_value(q, self.available, self.temperature, self.nests)
-        if self.inertia is None:
-            return decided
-        attention = self.inertia.within(self.available)
-        passed = bellman.masked(q, self.available).gather(-1, self.inertia.default.expand(q.shape[:-1]).unsqueeze(-1))
-        return torch.where(attention < 1, attention * decided + (1 - attention) * passed.squeeze(-1), decided)
+        return bellman.ex_ante_value(decided, q, self.available, self.inertia)
 
     def log_policy(self, q: Tensor) -> Tensor:
         """log pi of q[..., S, A], what happens without a decision included; -inf where not available."""
         decided = bellman.log_policy(q, self.available, self.temperature, self.nests)
-        if self.inertia is None:
-            return decided
-        attention = self.inertia.within(self.available).unsqueeze(-1)
-        passed = torch.nn.functional.one_hot(self.inertia.default, q.shape[-1]).to(q.dtype)
-        return (attention * decided.exp() + (1 - attention) * passed * self.available).log()
+        return bellman.seen_policy(decided, self.inertia)
 
     def phased(self, tensor: Tensor) -> Tensor:
         """``tensor`` with its phase axis, which a problem without a clock leaves out."""

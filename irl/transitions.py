@@ -27,7 +27,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from irl import evaluation
+from irl import bellman, evaluation
 from irl.config import InputError
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
@@ -184,7 +184,8 @@ def observed(panel: Panel) -> Transitions:
 
 
 Target = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(next states [n S, F], their features [n S, D], log pi there [n S, A], discount [n S]) -> [n S, K]."""
+"""(next states [n S, F], their features [n S, D], log pi there [n S, A], discount [n S]) -> [n S, K]; pi of members who
+decide."""
 
 
 @torch.no_grad()
@@ -195,7 +196,8 @@ def kernel_rows(
 
     Parameters
     ----------
-    log_policy : next states [N, F] -> log pi[N, A].
+    log_policy : next states [N, F] -> log pi[N, A] of members who decide; what happens follows from the model's
+        attention.
     target : what each draw adds; the row's target is the mean over its draws. None: no target, for the matrix alone.
     """
     for i in torch.arange(len(rows.state), device=rows.state.device).split(max(1, CHUNK // rows.steps.shape[1])):
@@ -214,7 +216,7 @@ def kernel_rows(
             target=mean,
             weight=part.weight.double(),
             action=part.action,
-            next_policy=log_pi.exp().view(n, draws, -1),
+            next_policy=bellman.seen_policy(log_pi, model.inertia_of(following)).exp().view(n, draws, -1),
         )
 
 

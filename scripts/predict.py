@@ -3,7 +3,8 @@
 Only the state columns are needed. The output has the rows of --data in their order: member and period where they are
 there, then reward_<action> and value (in reward units; empty where there is nothing to choose or the action is not
 available) and policy_<action> (choice probabilities); with hidden types also type_<k>, the probability of each, which
-reward, policy and value are averaged by: the posterior where --data has member, period and action.
+reward, policy and value are averaged by: the posterior where --data has member, period and action. With `attention`,
+policy_ is what happens; attention is the probability of a decision, and decided_<action> what is then chosen.
 
 python scripts/predict.py --run runs/membership --data new.parquet --out predictions.parquet
 """
@@ -41,8 +42,10 @@ def main() -> None:
     with console.status(f"predicting {len(frame):,} rows"):
         keys = [name for name in (model.config.data.member, model.config.data.period) if name in frame.columns]
         reward, policy = model.reward(frame).add_prefix("reward_"), model.policy(frame).add_prefix("policy_")
-        kinds = [model.type_probabilities(frame).add_prefix("type_")] if model.shares is not None else []
-        table = pd.concat([frame[keys], reward, policy, model.value(frame), *kinds], axis=1)
+        others = [model.type_probabilities(frame).add_prefix("type_")] if model.shares is not None else []
+        if model.attention is not None:
+            others += [model.attention_probability(frame), model.policy(frame, decided=True).add_prefix("decided_")]
+        table = pd.concat([frame[keys], reward, policy, model.value(frame), *others], axis=1)
         content = table.to_parquet(index=False) if arguments.out.suffix == ".parquet" else table.to_csv(index=False)
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

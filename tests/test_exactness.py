@@ -100,6 +100,7 @@ def panel_of(problem: Problem, schema: StateSchema) -> Panel:
         action=pairs(a, torch.full_like(a, ANCHOR)),
         menu=menu,
         free=menu.any(1),
+        active=torch.ones_like(menu.any(1)),
         member=pairs(members, members),
         cluster=pairs(members, members),
         period=pairs(torch.zeros_like(s), problem.steps[s, a].long()),
@@ -114,21 +115,26 @@ def panel_of(problem: Problem, schema: StateSchema) -> Panel:
     )
 
 
-def exact_solution(problem: Problem, discount: float, temperature: float) -> tabular.Solution:
+def exact_solution(
+    problem: Problem, discount: float, temperature: float, inertia: bellman.Inertia | None = None
+) -> tabular.Solution:
     """The oracle's; a duration of k discounts what follows by gamma^(k - 1) more."""
     more = discount ** (problem.steps.double() - 1)
     expectation = tabular.dense_expectation(more.unsqueeze(-1) * problem.transition)
-    mdp = tabular.FiniteMDP(problem.reward, problem.menu, expectation, discount, temperature)
+    mdp = tabular.FiniteMDP(problem.reward, problem.menu, expectation, discount, temperature, inertia=inertia)
     return tabular.solve(mdp, tolerance=1e-11)
 
 
-def recovered_reward(panel: Panel, log_policy: Tensor, *, discount: float, temperature: float) -> tuple[Tensor, Tensor]:
+def recovered_reward(
+    panel: Panel, log_policy: Tensor, *, discount: float, temperature: float, inertia: bellman.Inertia | None = None
+) -> tuple[Tensor, Tensor]:
     """sum_a mu Q [S], and the reward[S, A] where it is not known (NaN where it is, or never chosen)."""
     state = panel.state.squeeze(1).long()
     log_pi = log_policy[state]
     network = AnchorValueNetwork(panel.schema, ()).double()  # no hidden layer: linear in the tabular features
     keep = torch.zeros(panel.n_rows, dtype=torch.bool)
-    rows = anchor_rows(panel, log_pi, keep, discount=discount, temperature=temperature)
+    inertia = None if inertia is None else inertia.at(state)
+    rows = anchor_rows(panel, log_pi, keep, discount=discount, temperature=temperature, inertia=inertia)
     solution = solve_head(network, rows, ridge=0.0, chunk=7)
     # an action that is off the menu somewhere leaves features that its rows cannot tell apart
     assert solution.converged or (len(panel.schema.referred) > 1 and solution.residual < 1e-10)
@@ -137,19 +143,27 @@ def recovered_reward(panel: Panel, log_policy: Tensor, *, discount: float, tempe
         w = network(panel.state, reference, panel.anchor_reward)
     value = bellman.value_from_reference(w, bellman.reference_log_policy(log_pi, reference), temperature)
     every = torch.zeros(STATES, dtype=torch.float64).index_copy(0, state, w)
-    index, target = reward_targets(panel, log_pi, value, discount=discount, temperature=temperature)
+    given = {"discount": discount, "temperature": temperature, "inertia": inertia}
+    index, target = reward_targets(panel, log_pi, value, **given)
     cell = state[index] * ACTIONS + panel.action[index]  # the tabular regression of the R step: means by (s, a)
     weight = panel.weight[index].double()
     sums = torch.bincount(cell, weight * target, STATES * ACTIONS) / torch.bincount(cell, weight, STATES * ACTIONS)
     return every, sums.view(STATES, ACTIONS)
 
 
-def assert_recovered(problem: Problem, discount: float, temperature: float, form: str = "action") -> None:
+def assert_recovered(
+    problem: Problem,
+    discount: float,
+    temperature: float,
+    form: str = "action",
+    inertia: bellman.Inertia | None = None,
+) -> None:
     discount = torch.tensor(discount).item()
-    exact = exact_solution(problem, discount, temperature)
+    exact = exact_solution(problem, discount, temperature, inertia)
     assert exact.converged
     panel = panel_of(problem, SCHEMAS[form])
-    w, reward = recovered_reward(panel, exact.log_policy, discount=discount, temperature=temperature)
+    decided = bellman.log_policy(exact.q, problem.menu, temperature)
+    w, reward = recovered_reward(panel, decided, discount=discount, temperature=temperature, inertia=inertia)
     choice = problem.menu.any(1)
     mu = SCHEMAS[form].reference(torch.arange(STATES).double().unsqueeze(1), problem.menu)
     expected = (mu * exact.q.masked_fill(~problem.menu, 0.0)).sum(1)
@@ -165,6 +179,14 @@ def assert_recovered(problem: Problem, discount: float, temperature: float, form
 @pytest.mark.parametrize("form", [name for name in SCHEMAS if name != "action"])
 def test_anchors_of_other_forms(form: str, discount: float, temperature: float, seed: int):
     assert_recovered(random_problem(seed), discount, temperature, form)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("form", SCHEMAS)
+def test_members_who_do_not_always_decide(form: str, terminal: bool):
+    attention = torch.tensor([0.3, 0.5, 0.8, 0.5, 0.2], dtype=torch.float64)
+    inertia = bellman.Inertia(attention, torch.tensor([0, 2, 2, -1, 1]))  # in states 2 and 3 all is decided
+    assert_recovered(random_problem(23, terminal=terminal), 0.95, 0.5, form, inertia)
 
 
 @pytest.mark.parametrize("form", SCHEMAS)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from irl import bellman, membership, membership_types, tabular
+from irl import bellman, membership, membership_scenarios, membership_types, tabular
 from irl.config import Config, load_config
 from irl.counterfactual import ask
 from irl.data import panel_from_frame
@@ -18,6 +18,7 @@ from irl.declared import Reward
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
 from irl.membership import ANNUAL, MONTHLY, NONE, Market
+from irl.scenario import scenario_from
 
 
 def small_market(**options) -> Market:
@@ -41,7 +42,7 @@ def problem(inertia=None):
 
 def test_inertia_by_iterating_its_equation():
     default, attention = torch.tensor([0, 2, 1, 2]), torch.tensor([0.4, 0.4, 1.0, 0.0], dtype=torch.float64)
-    mdp = problem(tabular.Inertia(attention, default))
+    mdp = problem(bellman.Inertia(attention, default))
     value = torch.zeros(4, dtype=torch.float64)
     for _ in range(2000):
         q = mdp.reward + 0.9 * mdp.expectation(value)
@@ -61,7 +62,7 @@ def test_inertia_by_iterating_its_equation():
 
 
 def test_a_policy_with_inertia_has_no_shocks_of_its_own():
-    mdp = problem(tabular.Inertia(torch.full((4,), 0.5, dtype=torch.float64), torch.zeros(4, dtype=torch.long)))
+    mdp = problem(bellman.Inertia(torch.full((4,), 0.5, dtype=torch.float64), torch.zeros(4, dtype=torch.long)))
     with pytest.raises(ValueError, match="which shocks were received"):
         tabular.evaluate(mdp, tabular.solve(mdp).policy)
 
@@ -93,6 +94,21 @@ def test_who_does_not_decide_renews():
     np.testing.assert_allclose(happens, 0.42 * decided + 0.58 * np.eye(3)[MONTHLY])
     renewed = market.renewed().reshape(market.contracts, -1)
     assert renewed[:, 0].tolist() == [NONE, MONTHLY, *[ANNUAL] * (market.contracts - 2)]
+
+
+def test_the_exact_answer_where_members_do_not_always_decide():
+    market = small_market(attention=0.5, reminded=0.3, attention_reminded=0.9)
+    panel = membership.simulate(membership.solve(market), members=6000, periods=8, seed=1)
+    change = {"reward": {"action": "monthly", "add": -0.5, "where": {"status": ["monthly"]}}}
+    scenario = scenario_from({"name": "a fee", "periods": 8, "changes": [change]})
+    answer = membership_scenarios.exact_answer(market, scenario, panel[panel["period"] == 0])
+    seen = np.array([(panel["plan"] == plan).groupby(panel["period"]).mean() for plan in membership.ACTIONS]).T
+    shares = answer.baseline[[f"share_{plan}" for plan in membership.ACTIONS]].to_numpy()
+    np.testing.assert_allclose(shares, seen, atol=0.02)
+    edited = membership.solve(market, edit=membership_scenarios.scenario_edit(market, scenario))
+    direct = membership_scenarios.exact_outcomes(edited, panel[panel["period"] == 0], periods=8)
+    np.testing.assert_allclose(answer.scenario["share_none"], direct["share_none"], atol=1e-9)
+    assert (answer.scenario["share_none"] > answer.baseline["share_none"]).all() and (answer.surplus < 0).all()
 
 
 def test_plans_that_share_their_shocks():

@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from irl import bellman
 from irl.config import InputError
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import ALL
@@ -191,7 +192,8 @@ def _contributions(model: FittedModel, rows: Transitions, groups: Groups, tick: 
     swayed = mean.new_zeros(g, k, a, d)  # what dQ = x dtheta + phi dw counts for, through the policy
     tick(1, 3)
     for state, share in itertools.chain(groups.chunks(), found.behind(found.loading(groups))):
-        pi, phi = log_policy(state).double().exp(), model.basis(state).double()
+        log_pi, phi, inertia = log_policy(state).double(), model.basis(state).double(), model.inertia_of(state)
+        decided, pi = log_pi.exp(), bellman.seen_policy(log_pi, inertia).exp()
         (whole, *less), r = parts(state)
         mean += share.T @ torch.einsum("na,nak->nk", pi, r)
         own = _slope(share, pi, whole)
@@ -199,13 +201,15 @@ def _contributions(model: FittedModel, rows: Transitions, groups: Groups, tick: 
         for i, one in enumerate(less):
             gradient[:, i] += own - _slope(share, pi, one)
         q = (r + torch.einsum("nd,adk->nak", phi, found.weights)) * (pi > 0).unsqueeze(2)
-        sway = pi.unsqueeze(2) * (q - torch.einsum("na,nak->nk", pi, q).unsqueeze(1)) / alpha
+        sway = decided.unsqueeze(2) * (q - torch.einsum("na,nak->nk", decided, q).unsqueeze(1)) / alpha
+        if inertia is not None:  # nothing sways what passes without a decision
+            sway = sway * inertia.within(decided > 0)[:, None, None]
         sway = share[:, :, None, None] * sway.mT.unsqueeze(1)
         swayed += (sway.flatten(1).T @ phi).view_as(swayed)
     gradient += swayed[..., :width]  # the basis begins with the terms
     tick(2, 3)
     for state, share in found.behind(swayed.flatten(0, 1).permute(1, 2, 0)):
-        slope = _slope(share, log_policy(state).double().exp(), reward_with(model, state))
+        slope = _slope(share, found.probability(state), reward_with(model, state))
         gradient += slope.view_as(gradient)
     tick(3, 3)
     return mean, gradient, {"condition": found.condition, "converged": found.converged}
@@ -252,14 +256,14 @@ def _optimum(model: FittedModel, lowest: int | None, rows: Transitions, groups: 
         return state, policy.menu(state, segment), segment
 
     found = visits(
-        model, rows, lambda state: policy.log_policy(*facing(state)), lambda state: model.reward_of(state).unsqueeze(2)
+        model, rows, lambda state: policy.decided(*facing(state)), lambda state: model.reward_of(state).unsqueeze(2)
     )
     value = groups.share.new_zeros(groups.share.shape[1])
     slope = value.new_zeros(len(value), len(model.schema.actions), model.terms.width)
     for state, share in groups.chunks():
         value += share.T @ policy.value(*facing(state)).double()
     for state, share in itertools.chain(groups.chunks(), found.behind(found.loading(groups))):
-        slope += _slope(share, found.log_policy(state).double().exp(), reward_with(model, state, lowest))
+        slope += _slope(share, found.probability(state), reward_with(model, state, lowest))
     converged = policy.converged and found.converged
     return _Optimum(value, slope, max(policy.condition, found.condition), converged, policy.rounds)
 

@@ -4,6 +4,7 @@
     c_{k+1}(s,a) = gamma^k E[ sum_a' pi_k(a'|s') (r(s',a') + c_{k+1}(s',a') - alpha log pi_k(a'|s')) ]
     pi_{k+1}(.|s) = softmax of Q_{k+1}(s, .)/alpha over the scenario's menu
 
+(with inattention: of what happens, pi~ for pi, and the shocks of what is decided; see :mod:`irl.bellman`)
 on draws from the fitted dynamics of what follows every state and available action (:mod:`irl.transitions`). Only the
 continuation is projected on the basis (:meth:`irl.fitted.FittedModel.basis`); the reward of the present choice enters
 as it is, so a change of a reward ``where`` a condition holds is met exactly. Each round costs one pass of the kernel;
@@ -107,25 +108,30 @@ class ScenarioPolicy:
 
     def score_draws(self, faced: Tensor, segment: Tensor, log_pi: Tensor, action: Tensor) -> Tensor:
         """How the log-probability of action[N] moves along each draw of the parameters, [N, B]."""
-        slope = self.q_draws(faced, segment)
-        slope = bellman.log_policy_slope(
-            slope, log_pi.to(slope.dtype), self.model.config.temperature, self.intervention.nests
-        )
+        slope, inertia = self.q_draws(faced, segment), self.model.inertia_of(faced)
+        decided = log_pi if inertia is None else self.decided(faced, log_pi > -torch.inf, segment)
+        alpha, nests = self.model.config.temperature, self.intervention.nests
+        slope = bellman.log_policy_slope(slope, decided.to(slope.dtype), alpha, nests, inertia)
         return slope.gather(1, action.view(-1, 1, 1).expand(-1, 1, slope.shape[2])).squeeze(1)
 
     def menu(self, faced: Tensor, segment: Tensor) -> Tensor:
         """menu[N, A] at the changed state; empty in terminal states."""
         return self.intervention.menu(faced, segment)
 
-    def log_policy(self, faced: Tensor, menu: Tensor, segment: Tensor) -> Tensor:
-        """log pi[N, A]."""
+    def decided(self, faced: Tensor, menu: Tensor, segment: Tensor) -> Tensor:
+        """log pi[N, A] of members who decide."""
         alpha, nests = self.model.config.temperature, self.intervention.nests
         return bellman.log_policy(self.q(faced, segment), menu, alpha, nests)
 
+    def log_policy(self, faced: Tensor, menu: Tensor, segment: Tensor) -> Tensor:
+        """log pi[N, A] of what happens."""
+        return bellman.seen_policy(self.decided(faced, menu, segment), self.model.inertia_of(faced))
+
     def value(self, faced: Tensor, menu: Tensor, segment: Tensor) -> Tensor:
-        """Soft value V[N]."""
-        alpha, nests = self.model.config.temperature, self.intervention.nests
-        return bellman.soft_value(self.q(faced, segment), menu, alpha, nests)
+        """Soft value V[N], before it is known whether there is a decision."""
+        alpha, nests, q = self.model.config.temperature, self.intervention.nests, self.q(faced, segment)
+        value = bellman.soft_value(q, menu, alpha, nests)
+        return bellman.ex_ante_value(value, q, menu, self.model.inertia_of(faced))
 
     def _by_segment(self, segment: Tensor, found: Tensor) -> Tensor:
         """found[G, N, C, ...], one for each group of segments, at each row's group and by action [N, A, ...]."""
@@ -229,14 +235,15 @@ class _End:
 
 @dataclass(frozen=True)
 class _Faced:
-    """States that members face and what no policy changes there: menu, reward (0 where not available) [N, A], and the
-    basis phi[N, D]."""
+    """States that members face and what no policy changes there: menu, reward (0 where not available) [N, A], the basis
+    phi[N, D], and how likely a decision is."""
 
     state: Tensor
     segment: Tensor
     menu: Tensor
     reward: Tensor
     phi: Tensor
+    inertia: bellman.Inertia | None
 
 
 @dataclass(frozen=True)
@@ -310,7 +317,7 @@ def _faced(model: FittedModel, intervention: Intervention, state: Tensor, segmen
     faced = intervention.state(state, segment)
     menu = intervention.menu(faced, segment)
     reward = _reward(model, intervention, faced, segment).double().masked_fill(~menu, 0.0)
-    return _Faced(faced, segment, menu, reward, model.basis(faced))
+    return _Faced(faced, segment, menu, reward, model.basis(faced), model.inertia_of(faced))
 
 
 def _kernel_rows(
@@ -325,14 +332,15 @@ def _kernel_rows(
     following, part = chunk.following, chunk.rows
     n, draws = part.steps.shape
     log_pi = _log_policy(model, intervention, following, weights)
+    pi = bellman.seen_policy(log_pi, following.inertia).exp()
     if parameters is None:
-        shocks = model.config.temperature * bellman.entropy(log_pi, intervention.nests)
-        value = ((log_pi.exp() * following.reward).sum(1) + shocks).unsqueeze(1)
+        shocks = bellman.received_entropy(log_pi, intervention.nests, following.inertia)
+        value = ((pi * following.reward).sum(1) + model.config.temperature * shocks).unsqueeze(1)
     else:
         added = _reward_draws(
             model, intervention, following.state, following.segment, partial(_added, model, parameters)
         )
-        value = torch.einsum("na,nab->nb", log_pi.exp(), added)
+        value = torch.einsum("na,nab->nb", pi, added)
     discount = (model.config.discount**part.steps * ~part.ends).double()
     mean = (discount.unsqueeze(2) * value.view(n, draws, -1)).mean(1)
     return evaluation.Rows(
@@ -342,7 +350,7 @@ def _kernel_rows(
         target=part.with_flow(mean, first=0 if parameters is None else 1),
         weight=chunk.weight,
         action=part.action,
-        next_policy=by_course(intervention.courses, log_pi.exp()).view(n, draws, -1),
+        next_policy=by_course(intervention.courses, pi).view(n, draws, -1),
     )
 
 

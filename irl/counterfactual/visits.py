@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from irl import evaluation
+from irl import bellman, evaluation
 from irl.fitted import FittedModel
 from irl.transitions import CHUNK, RIDGE_ROWS, Transitions, kernel_rows
 
@@ -40,7 +40,7 @@ class Groups:
 class Visits:
     """Drawn transitions under a policy, and the kernel's solution for right-hand sides ``of_next``.
 
-    log_policy : state [N, F] -> log pi[N, A], -inf everywhere in terminal states.
+    log_policy : state [N, F] -> log pi[N, A] of members who decide, -inf everywhere in terminal states.
     weights : [A, D, K], of the continuation of what ``of_next`` gave.
     """
 
@@ -51,6 +51,10 @@ class Visits:
     weights: Tensor
     condition: float
     converged: bool
+
+    def probability(self, state: Tensor) -> Tensor:
+        """pi~[N, A] of what happens at state[N, F], float64."""
+        return bellman.seen_policy(self.log_policy(state).double(), self.model.inertia_of(state)).exp()
 
     @torch.no_grad()
     def behind(self, left: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -76,7 +80,7 @@ class Visits:
         """left [A, D, G]: by how much the mean value of each group moves with the continuation's weights."""
         total: Tensor | None = None
         for state, share in groups.chunks():
-            phi, pi = self.model.basis(state).double(), self.log_policy(state).double().exp()
+            phi, pi = self.model.basis(state).double(), self.probability(state)
             part = torch.einsum("na,nd,ng->adg", pi, phi, share)
             total = part if total is None else total + part
         assert total is not None, "at least one choice"
@@ -95,7 +99,8 @@ def visits(
     """
 
     def target(following: Tensor, phi: Tensor, log_pi: Tensor, discount: Tensor) -> Tensor:
-        return discount.unsqueeze(1) * torch.einsum("na,nak->nk", log_pi.exp(), of_next(following))
+        pi = bellman.seen_policy(log_pi, model.inertia_of(following)).exp()
+        return discount.unsqueeze(1) * torch.einsum("na,nak->nk", pi, of_next(following))
 
     sums = evaluation.accumulate(kernel_rows(model, rows, log_policy, target), actions=len(model.schema.actions))
     solution = evaluation.solve(sums, ridge=RIDGE_ROWS / len(rows.state))

@@ -35,7 +35,8 @@ class Panel:
     state : float32 [N, F], as the schema says
     action : int64 [N]
     menu : bool [N, A], the available actions
-    free : bool [N], a decision was made here: two or more actions available and not terminal
+    free : bool [N], something could be decided here: two or more actions available and not terminal
+    active : bool [N], a decision was made, as far as a column says so; else the period passed without
     member : int64 [N], 0..M-1
     cluster : int64 [N], members whose errors may go together share one; by default each has its own
     period : int64 [N]
@@ -55,6 +56,7 @@ class Panel:
     action: Tensor
     menu: Tensor
     free: Tensor
+    active: Tensor
     member: Tensor
     cluster: Tensor
     period: Tensor
@@ -89,6 +91,11 @@ class Panel:
     def n_transitions(self) -> int:
         """Rows with a next row."""
         return int((self.next_row >= 0).sum())
+
+    @property
+    def tells_active(self) -> bool:
+        """Whether it is known which periods passed without a decision."""
+        return not bool(self.active.all())
 
     def take_members(self, keep: Tensor) -> Panel:
         """The rows of the members in keep[M], members and rows numbered afresh; weights stay as they are."""
@@ -179,6 +186,7 @@ def panel_from_frame(
         action=torch.from_numpy(rows.action),
         menu=torch.from_numpy(rows.menu),
         free=torch.from_numpy(free),
+        active=torch.from_numpy(rows.active),
         member=torch.from_numpy(np.unique(rows.member, return_inverse=True)[1]),
         cluster=torch.from_numpy(np.unique(rows.cluster, return_inverse=True)[1]),
         period=torch.from_numpy(rows.period),
@@ -221,7 +229,7 @@ def _broken_invariants(panel: Panel) -> list[str]:
         return ["it has no rows"]
     shapes = {"state": (n, len(schema.columns)), "menu": (n, len(schema.actions))}
     types = dict.fromkeys(("state", "anchor_reward", "weight", "steps"), torch.float32)
-    types |= dict.fromkeys(("menu", "free", "ends", "leaves"), torch.bool)
+    types |= dict.fromkeys(("menu", "free", "active", "ends", "leaves"), torch.bool)
     problems = []
     for name, values in tensors_of(panel).items():
         shape, dtype = shapes.get(name, (n,)), types.get(name, torch.int64)

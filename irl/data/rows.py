@@ -48,6 +48,7 @@ class Rows:
     segment: Ints
     cluster: Ints
     anchor_reward: Floats
+    active: Bools
     weight: Floats
     duration: Floats
     leaves: Bools
@@ -60,7 +61,7 @@ class Rows:
 def data_columns(data: Data) -> tuple[str, ...]:
     """The columns that the data section names."""
     named = [data.member, data.period, data.action, *data.state, *data.segment, *data.exit]
-    named += [name for name in (data.weight, data.cluster, data.duration) if name is not None]
+    named += [name for name in (data.weight, data.cluster, data.active, data.duration) if name is not None]
     return tuple(dict.fromkeys(named))
 
 
@@ -147,6 +148,8 @@ def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[
     findings += found
     cluster, found = _clusters(frame, data, member)
     findings += found
+    active, found = _active(frame, config, schema, action, tensor, where=known & ~terminal & (menu.sum(1) >= 2))
+    findings += found
     weight, found = _positive(frame, data.weight, "weight", whole=False)
     findings += found
     duration, found = _positive(frame, data.duration, "duration", whole=True)
@@ -164,6 +167,7 @@ def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[
         segment=segment,
         cluster=cluster,
         anchor_reward=reward,
+        active=active,
         weight=weight,
         duration=duration,
         leaves=_leaving(frame, data),
@@ -191,6 +195,22 @@ def _clusters(frame: pd.DataFrame, data: Data, member: Ints) -> tuple[Ints, list
     remedy = "a member belongs to one cluster"
     findings += finding(f"cluster column {data.cluster!r} changes within a member", moved, remedy=remedy)
     return codes, findings
+
+
+def _active(
+    frame: pd.DataFrame, config: Config, schema: StateSchema, action: Ints, state: torch.Tensor, *, where: Bools
+) -> tuple[Bools, list[Finding]]:
+    """Whether there was a decision (without a column: always); ``where`` there was none, the default has to happen."""
+    column = config.data.active
+    if column is None or column not in frame.columns:
+        return np.ones(len(frame), dtype=bool), []
+    values, what = numbers(frame[column])[0], f"active column {column!r}"
+    findings = finding(f"{what}: neither 0 nor 1", ~np.isin(values, (0, 1)), values=frame[column])
+    active: Bools = values != 0
+    if not any(schema.problems_of(condition, "") for _, condition in schema.defaults):
+        wrong = where & ~active & (action >= 0) & (action != schema.default(state).numpy())
+        findings += finding(f"{what}: 0 where the action is not the default of `attention`", wrong)
+    return active, findings
 
 
 def _member_and_period(frame: pd.DataFrame, data: Data) -> tuple[Ints, Ints, list[Finding]]:
@@ -325,6 +345,7 @@ def _condition_problems(frame: pd.DataFrame, config: Config, schema: StateSchema
     """Labels in conditions that the data do not know; columns that are missing are reported as such."""
     places = [("terminal", config.data.terminal)]
     places += [(f"available.{action}", condition) for action, condition in config.data.available.items()]
+    places += [(f"attention.default.{action}", condition) for action, condition in config.defaults.items()]
     money = config.money
     for kind, flows in (("price", money.price), ("cost", money.cost)) if money else ():
         places += [(f"money.{kind}.{action}.where", flow.where) for action, flow in flows.items()]

@@ -43,6 +43,8 @@ class StateSchema:
     segments : labels; several segment columns are joined with " | "; ("all",) without any
     available : (action index, condition) of the actions that are not always available
     terminal : condition of the states after which there is nothing (empty: none)
+    defaults : (action index, condition) of what happens without a decision; empty where everything is decided
+    shifters : columns that move attention and are kept out of choices and rewards
     """
 
     columns: tuple[Column, ...]
@@ -55,6 +57,8 @@ class StateSchema:
     segments: tuple[str, ...] = ("all",)
     available: tuple[tuple[int, Condition], ...] = ()
     terminal: Condition
+    defaults: tuple[tuple[int, Condition], ...] = ()
+    shifters: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -229,6 +233,13 @@ class StateSchema:
         holds = self.matches(state, self.terminal)
         return holds if self.terminal else ~holds
 
+    def default(self, state: Tensor) -> Tensor:
+        """int64[...]: what happens without a decision in state[..., F], the first whose condition holds; -1: none."""
+        found = torch.full(state.shape[:-1], -1, dtype=torch.long, device=state.device)
+        for action, condition in reversed(self.defaults):
+            found = found.masked_fill(self.matches(state, condition), action)
+        return found
+
     def problems_of(self, condition: Condition, place: str) -> list[str]:
         """What is wrong with a condition: unknown columns, labels that never occur, ranges of unordered columns."""
         problems: list[str] = []
@@ -242,7 +253,8 @@ class StateSchema:
     def to_json(self) -> dict[str, Any]:
         """The schema as plain str, int, float, list and dict."""
         plain = asdict(self)
-        plain["available"] = [[action, _plain(condition)] for action, condition in self.available]
+        for name in ("available", "defaults"):
+            plain[name] = [[action, _plain(condition)] for action, condition in getattr(self, name)]
         plain["terminal"] = _plain(self.terminal)
         return {key: _lists(value) for key, value in plain.items()}
 
@@ -261,6 +273,8 @@ class StateSchema:
             segments=tuple(plain["segments"]),
             available=tuple((action, _condition(c)) for action, c in plain["available"]),
             terminal=_condition(plain["terminal"]),
+            defaults=tuple((action, _condition(c)) for action, c in plain.get("defaults", ())),
+            shifters=tuple(plain.get("shifters", ())),
         )
 
 
@@ -289,6 +303,8 @@ def fit_schema(frame: pd.DataFrame, config: Config) -> StateSchema:
         segments=natural_order(seen),
         available=tuple((data.actions.index(a), condition) for a, condition in data.available.items()),
         terminal=data.terminal,
+        defaults=tuple((data.actions.index(action), condition) for action, condition in config.defaults.items()),
+        shifters=config.attention.shifters if config.attention else (),
     )
 
 

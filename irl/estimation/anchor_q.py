@@ -1,17 +1,18 @@
 """Q step: what follows the anchor is worth, from the fixed point that knows the anchor's reward.
 
-    c(s,a) = gamma^k E[g(s') + sum_b mu(b|s') c(s',b) - alpha l(s') | s,a] ,   l(s) = sum_b mu(b|s) log pi(b|s)
+    c(s,a) = gamma^k E[g(s') + sum_b mu(b|s') c(s',b) - alpha l(s') | s,a] ,   l(s) = sum_b nu(b|s) log pi(b|s)
 
-(mu(A|s) = 1 for an anchor action A) is linear in c, so on the rows where mu(a|s) > 0 the kernel (:mod:`irl.evaluation`)
-solves the last layer exactly, with a ridge that held-out members choose. The trunk under it is trained by gradient
-toward the fixed point's target for some epochs, then the last layer is solved again, and so on (``solver: lstd``).
-``solver: fqi`` is the paper's fitted Q iteration (FQI-I): gradient only, the target refreshed every round; it takes
-over where the kernel's equations are too near singular to be solved.
+(mu(A|s) = 1 for an anchor action A; nu = mu where everything is decided, else mu - (1 - lambda) 1{b = default}) is
+linear in c, so on the rows where mu(a|s) > 0 the kernel (:mod:`irl.evaluation`) solves the last layer exactly, with a
+ridge that held-out members choose. The trunk under it is trained by gradient toward the fixed point's target for some
+epochs, then the last layer is solved again, and so on (``solver: lstd``). ``solver: fqi`` is the paper's fitted Q
+iteration (FQI-I): gradient only, the target refreshed every round; it takes over where the kernel's equations are too
+near singular to be solved.
 
 Errors of pi would enter the target in full and be amplified by gamma/(1 - gamma). Where the next choice a' is observed,
 l(s') is therefore corrected by
 
-    sum_b mu(b|s') (1{a' = b} - pi(b|s')) / pi(b|s') ,
+    sum_b nu(b|s') (1{a' = b} - pi~(b|s')) / (lambda pi(b|s')) ,       pi~ = pi and lambda = 1 where all is decided,
 
 whose expectation is the first-order error of l with its sign reversed, so that such errors cancel; pi comes from
 members of the other fold, so that it does not know a' (Neyman orthogonality with cross-fitting: Chernozhukov et al.
@@ -157,6 +158,7 @@ def anchor_rows(
     discount: float,
     temperature: float,
     crossed: Tensor | None = None,
+    inertia: bellman.Inertia | None = None,
 ) -> AnchorRows:
     """Rows with mu(a|s) > 0 whose next decision (or end) is known.
 
@@ -165,6 +167,7 @@ def anchor_rows(
     log_pi : [N, A], of all rows.
     held_out : bool [N], of all rows.
     crossed : log pi [N, A] of all rows, each from members of another fold, for the orthogonal correction.
+    inertia : of all rows, if some pass without a decision.
     """
     schema = panel.schema
     reference = schema.reference(panel.state, panel.menu)
@@ -175,12 +178,16 @@ def anchor_rows(
     mu = reference[following].to(log_pi.dtype).masked_fill(ends.unsqueeze(1), 0.0)
     reward = panel.anchor_reward[following].masked_fill(ends, 0.0)
     pi = log_pi[following].exp()
-    expected = [bellman.reference_log_policy(log_pi[following], mu)]
+    inertia = None if inertia is None else inertia.at(following)
+    nu = bellman.reference_of_value(mu, panel.menu[following], inertia).masked_fill(ends.unsqueeze(1), 0.0)
+    expected = [bellman.reference_log_policy(log_pi[following], nu)]
     if crossed is not None:
         pi = crossed[following].exp()
         again = torch.nn.functional.one_hot(panel.action[following], pi.shape[1]).to(pi.dtype)
-        correction = (mu * (again - pi) / pi.clamp_min(FLOOR)).sum(1)
-        expected.append(bellman.reference_log_policy(crossed[following], mu) + correction)
+        seen = bellman.seen_policy(crossed[following], inertia).exp()
+        decided = pi if inertia is None else pi * inertia.within(panel.menu[following]).unsqueeze(1)
+        correction = (nu * (again - seen) / decided.clamp_min(FLOOR)).sum(1)
+        expected.append(bellman.reference_log_policy(crossed[following], nu) + correction)
     targets = [bellman.reference_target(reward, 0.0, e, gamma, temperature) for e in expected]
     place = torch.zeros(pi.shape[1], dtype=torch.long, device=rows.device)
     place[list(schema.referred)] = torch.arange(len(schema.referred), device=rows.device)
@@ -250,11 +257,13 @@ def fit_anchor_q(
     temperature: float,
     bench: Workbench,
     crossed: Tensor | None = None,
+    inertia: bellman.Inertia | None = None,
 ) -> tuple[AnchorValueNetwork, AnchorQReport]:
     """Fit what follows the anchor. Arguments as in :func:`anchor_rows`."""
     torch.manual_seed(bench.seed + 1)
     network = AnchorValueNetwork(panel.schema, options.hidden).to(bench.device)
-    rows = anchor_rows(panel, log_pi, held_out, discount=discount, temperature=temperature, crossed=crossed)
+    given = {"discount": discount, "temperature": temperature}
+    rows = anchor_rows(panel, log_pi, held_out, **given, crossed=crossed, inertia=inertia)
     fit, check = rows.only(~rows.held_out), rows.only(rows.held_out)
     step = AnchorQStepModule(network, options, fit, check)
     index = [torch.arange(len(r.state), device=bench.device) for r in (fit, check)]
@@ -272,9 +281,8 @@ def fit_anchor_q(
         if not solution.converged:
             iterated = options.model_copy(update={"solver": "fqi", "rounds": FALL_BACK_ROUNDS, "max_epochs": 1})
             network, report = fit_anchor_q(
-                panel, log_pi, held_out, iterated, discount=discount, temperature=temperature, bench=bench,
-                crossed=crossed,
-            )  # fmt: skip
+                panel, log_pi, held_out, iterated, **given, bench=bench, crossed=crossed, inertia=inertia
+            )
             report = replace(report, condition=solution.condition, solve_residual=solution.residual, converged=False)
             return network, replace(report, ridge=final.ridge, fell_back=True)
     with torch.no_grad():

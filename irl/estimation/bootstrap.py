@@ -132,6 +132,7 @@ def _checked(folder: Path, model: FittedModel, panel: Panel) -> list[float]:
     """The precisions of the prior, if the run can be bootstrapped."""
     if model.refit is None:
         raise InputError(f"{folder}: there is no refit to resample; train with `estimation.refit.rounds: 2`")
+    model.refuse_attention("the bootstrap")
     if model.schema.anchor is None:
         raise InputError(f"{folder}: the bootstrap is for studies with `anchor: {{action: ...}}`")
     metrics = runs.read_json(folder / runs.LAST)

@@ -101,6 +101,8 @@ def refusal(model: FittedModel) -> str | None:
         )
     if model.schema.types > 1:
         return "falsification tests what one type of members assumes: train the study with `types: 1`"
+    if model.config.attention is not None:
+        return "falsification cannot be asked with `attention` yet: train the study without it to ask"
     return None
 
 

@@ -20,6 +20,9 @@ J A^-1 sum over the draws in the cell of psi (E[V(s')|l] - E[V(s')]) / n_c, colu
 the observed transition itself, gamma^k V(s') - c(s, a), which is right for dynamics that are fitted freely (Newey 1994)
 and too wide where the model is simpler; so it is after contracts, where a choice is several transitions away.
 
+With inattention eta is among the parameters (:class:`irl.estimation.attention.Inattentive`): a choice counts in the
+first part of u by the probability that it was decided, and W(s') takes the place of V(s').
+
 With hidden types H is that of the mixture, what the choices do not say of the types taken off, and the weights of the
 types' shares are parameters beside theta (:mod:`irl.estimation.missing_information`).
 
@@ -37,6 +40,7 @@ from torch import Tensor
 from irl import bellman, evaluation
 from irl.data.panel import Panel
 from irl.dynamics import n_cells, start_parents, table_cell
+from irl.estimation.attention import surprises
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.estimation.missing_information import Missing
 from irl.fitted import FittedModel
@@ -59,7 +63,8 @@ def covariance(
     penalty: Tensor,
     lacking: Missing | None = None,
 ) -> Tensor:
-    """Covariance [P, P] of theta[P]; with hidden types [P + B, P + B], of the weights of their shares too.
+    """Covariance [P, P] of theta[P] (with inattention, eta is part of it); with hidden types [P + B, P + B], of the
+    weights of their shares too.
 
     Parameters
     ----------
@@ -70,7 +75,7 @@ def covariance(
     lacking : what is missing where types are hidden.
     """
     some = choices.some(HESSIAN_ROWS, seed=0)
-    flat = logit.map.flatten(0, 1)  # [A D, P]
+    flat = logit.flat  # [A D, P]
     curvature = choices.mass / some.mass * logit.curvature(theta, some)
     if lacking is not None:
         curvature -= lacking.lost
@@ -83,7 +88,7 @@ def covariance(
         moved, penalty = torch.cat([moved, lacking.crossed], 1), torch.cat([penalty, lacking.penalty])
         information = _no_less_than_nothing(information, penalty)
         scores = torch.cat([scores, lacking.scores], 1)
-    scores = scores - kernel_scores(model, panel, rows, moved)
+    scores = scores - kernel_scores(model, panel, rows, moved[: logit.offset.numel()])
     bread = torch.linalg.inv(information + torch.diag(penalty))
     clusters = len(panel.cluster.unique())
     meat = scores.T @ scores * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
@@ -123,13 +128,19 @@ def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor
 
 @torch.no_grad()
 def choice_scores(model: FittedModel, panel: Panel, own: Tensor) -> Tensor:
-    """sum_t (1{a} - pi) own[A D, P] of every cluster [G, P]."""
+    """sum_t (1{a} - pi) own[A D, P] of every cluster [G, P]; with inattention own has E rows more, and choices count as
+    far as they were decided."""
     scores = own.new_zeros(int(panel.cluster.max()) + 1, own.shape[1])
     at = torch.arange(len(panel.schema.actions), device=own.device)
     for i in panel.free.nonzero().squeeze(1).split(CHUNK // 2):
-        chosen = (panel.action[i].unsqueeze(1) == at).double()
-        error = chosen - model.log_policy_of(panel.state[i], panel.menu[i]).double().exp()
-        _add_by_cluster(scores, panel, i, error, model.basis(panel.state[i]).double(), own)
+        phi, log_pi = model.basis(panel.state[i]).double(), model.log_policy_of(panel.state[i], panel.menu[i]).double()
+        error = (panel.action[i].unsqueeze(1) == at).double() - log_pi.exp()
+        if model.attention is not None:
+            decided, surprise = surprises(model.attention, panel, i, log_pi)
+            error = error * decided.unsqueeze(1)
+            x = model.attention.features(panel.state[i]).double()
+            _add_by_cluster(scores, panel, i, surprise.unsqueeze(1), x, own[-x.shape[1] :])
+        _add_by_cluster(scores, panel, i, error, phi, own[: error.shape[1] * phi.shape[1]])
     return scores
 
 
@@ -240,7 +251,8 @@ def _next_values(model: FittedModel, rows: Transitions) -> Tensor:
 
 
 def _value(model: FittedModel, state: Tensor, menu: Tensor) -> Tensor:
-    """V[N] of the refit."""
+    """V[N] of the refit (W, where members do not always decide)."""
     assert model.refit is not None
     q = model.reward_of(state) + model.refit.continuation(model.basis(state))
-    return bellman.soft_value(q, menu, model.config.temperature)
+    value = bellman.soft_value(q, menu, model.config.temperature)
+    return bellman.ex_ante_value(value, q, menu, model.inertia_of(state))

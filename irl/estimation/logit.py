@@ -92,6 +92,11 @@ class Logit:
     anchor: int | None
     temperature: float
 
+    @property
+    def flat(self) -> Tensor:
+        """[A D, P]: what theta does to the logits, by action and feature."""
+        return self.map.flatten(0, 1)
+
     def log_policy(self, theta: Tensor, phi: Tensor, known: Tensor, menu: Tensor) -> Tensor:
         q = phi @ (self.map @ theta + self.offset).T.to(phi.dtype)
         if self.anchor is not None:
@@ -121,8 +126,7 @@ class Logit:
 
     def information(self, theta: Tensor, choices: Choices) -> Tensor:
         """[P, P]: minus the second derivative, sum w of the covariance of the logits' gradients under pi."""
-        flat = self.map.flatten(0, 1)
-        return flat.T @ (self.curvature(theta, choices) @ flat)
+        return self.flat.T @ (self.curvature(theta, choices) @ self.flat)
 
     def curvature(self, theta: Tensor, choices: Choices) -> Tensor:
         """[A D, A D]: the same in the features of every action: sum w cov_pi(e_a (x) phi) / alpha^2."""

@@ -6,6 +6,7 @@ in ``RUN/steps``, so that a run that was stopped resumes after the last finished
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ from irl.config import Config, InputError
 from irl.data.describe import summary
 from irl.data.panel import Panel
 from irl.data.sampling import sampling
+from irl.estimation import attention
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
@@ -157,10 +159,10 @@ def estimate(
         mixture, start = _mixture(model, panel, held_out, config, bench, step)
         metrics["types_start"] = asdict(start)
         panel, held_out = mixture.expanded(model), held_out.repeat(types.number)
-    policy = step("policy", model.policy_network, lambda: fit_policy(panel, held_out, e.policy, bench=bench))
-    log_pi = _forward(policy, panel.state, panel.menu)
+    policy = _policy(model, panel, held_out, bench, step)
+    log_pi, inertia = _forward(policy, panel.state, panel.menu), model.inertia_of(panel.state)
     corrected = e.folds > 1 and members.n_members >= LEAST_PER_FOLD * e.folds
-    crossed = _cross_fitted(panel, held_out, config, bench, step) if corrected else None
+    crossed = _cross_fitted(model, panel, held_out, bench, step) if corrected else None
     anchor_q = step(
         "anchor_q",
         model.anchor_network,
@@ -173,28 +175,63 @@ def estimate(
             temperature=alpha,
             bench=bench,
             crossed=crossed,
+            inertia=inertia,
         ),
     )
     reference = panel.schema.reference(panel.state, panel.menu)
     w = _forward(anchor_q, panel.state, reference, panel.anchor_reward)
     value = bellman.value_from_reference(w, bellman.reference_log_policy(log_pi, reference), alpha)
-    reward = step(
-        "reward",
-        model.reward_network,
-        lambda: fit_reward(panel, log_pi, value, held_out, e.reward, discount=gamma, temperature=alpha, bench=bench),
-    )
+    given: dict[str, Any] = {"discount": gamma, "temperature": alpha, "bench": bench, "inertia": inertia}
+    reward = step("reward", model.reward_network, lambda: fit_reward(panel, log_pi, value, held_out, e.reward, **given))
     dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
     model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)
     diagnosed = {"panel": panel_metrics(members, config)}
     if mixture is not None:
         model, found = _with_types(model, mixture, panel, held_out, bench, step)
         return model, {**diagnosed, **metrics, **found}
-    diagnosed |= {"support": support(panel, log_pi)}
+    diagnosed |= {"support": support(panel, bellman.seen_policy(log_pi, inertia))}
+    if model.attention is not None:
+        return model, {**_with_attention(model, panel, held_out, bench, step), **diagnosed, **metrics}
     if model.refit is not None:
         step("refit", model.refit, lambda: fit_refit(model, panel, held_out, e.refit, bench=bench))
     if e.falsification and refusal(model) is None:
         metrics["falsification"] = tested(model, panel, metrics["refit"]["precisions"])
     return model, {**diagnosed, **metrics, **findings(model, panel)}
+
+
+def _policy(model: FittedModel, panel: Panel, held_out: Tensor, bench: Workbench, step: Fitted) -> PolicyNetwork:
+    """The P step, with the attention of ``model``, if it has any, fitted in place."""
+    options, looks = model.config.estimation.policy, model.attention
+    fit = partial(fit_policy, panel, held_out, options, bench=bench, attention=looks)
+    if looks is None:
+        return step("policy", model.policy_network, fit)
+    attention.checked(model, panel)
+    looks.standardise(panel.state[panel.free])
+
+    def both() -> tuple[nn.ModuleDict, Any]:
+        network, report = fit()
+        return nn.ModuleDict({"policy": network, "attention": looks}), report
+
+    found = step("policy", nn.ModuleDict({"policy": model.policy_network, "attention": looks}), both)["policy"]
+    assert isinstance(found, PolicyNetwork)
+    return found
+
+
+def _with_attention(model: FittedModel, panel: Panel, held_out: Tensor, bench: Workbench, step: Fitted) -> Metrics:
+    """The refit with lambda, the one in which everything is decided, and what was found of both."""
+    assert model.refit is not None and model.attention is not None
+    options = model.config.estimation.refit
+    always = replace(model, attention=None, refit=copy.deepcopy(model.refit))
+    both = nn.ModuleDict({"refit": model.refit, "attention": model.attention})
+
+    def fit() -> tuple[nn.ModuleDict, RefitReport]:
+        return both, fit_refit(model, panel, held_out, options, bench=bench)[1]
+
+    step("refit", both, fit)
+    assert always.refit is not None
+    plain = options.model_copy(update={"standard_errors": False})
+    step("refit_always_decided", always.refit, lambda: fit_refit(always, panel, held_out, plain, bench=bench))
+    return {"attention": attention.found_of(model, always, panel), **findings(model, panel)}
 
 
 def _mixture(
@@ -237,15 +274,9 @@ def _with_types(
     return model, {"support": known, **findings(model, drawn), "types": by_type(model, drawn, mixture.posterior)}
 
 
-def _cross_fitted(
-    panel: Panel,
-    held_out: Tensor,
-    config: Config,
-    bench: Workbench,
-    step: Fitted,
-) -> Tensor:
+def _cross_fitted(model: FittedModel, panel: Panel, held_out: Tensor, bench: Workbench, step: Fitted) -> Tensor:
     """log pi[N, A] of every row, by a policy fitted on the members of the other folds."""
-    e = config.estimation
+    config, e = model.config, model.config.estimation
     members = panel.n_members // panel.schema.types  # an expanded panel has each once per type, block by block
     order = torch.randperm(members, generator=torch.Generator().manual_seed(config.seed + 1))
     fold = (order % e.folds).to(panel.member.device)[panel.member % members]
@@ -254,7 +285,8 @@ def _cross_fitted(
         mine = fold == k
         fresh = PolicyNetwork(panel.schema, e.policy.hidden).to(bench.device)
         name = f"policy_fold_{k + 1}"
-        fit = partial(fit_policy, panel, held_out, e.policy, left_out=mine, bench=bench, name=name)
+        about: dict[str, Any] = {"left_out": mine, "attention": model.attention, "bench": bench, "name": name}
+        fit = partial(fit_policy, panel, held_out, e.policy, **about)
         network = step(name, fresh, fit)
         crossed[mine] = _forward(network, panel.state[mine], panel.menu[mine])
     return crossed

@@ -1,10 +1,12 @@
 """P step: the choice probabilities, by maximum likelihood.
 
 Maximises sum w log pi(a|s) over the rows where a decision was made, the softmax taken over each row's menu (Geng et al.
-2020, section 4.1). Errors of log pi at rarely chosen anchors are amplified by gamma/(1-gamma) in the next step, so the
-held-out likelihood decides when to stop and whether the weights or their moving average over an epoch are kept, and
-where all rows fit, L-BFGS goes on from where stochastic gradients ended. On the simulated market (4,000 x 36, seeds 0
-and 1, too many rows for L-BFGS) the average took the divergence from the true policy from .0014 and .0016 to .0013.
+2020, section 4.1); of members who do not always decide, the likelihood of what is seen
+(:mod:`irl.estimation.attention`). Errors of log pi at rarely chosen anchors are amplified by gamma/(1-gamma) in the
+next step, so the held-out likelihood decides when to stop and whether the weights or their moving average over an epoch
+are kept, and where all rows fit, L-BFGS goes on from where stochastic gradients ended. On the simulated market (4,000 x
+36, seeds 0 and 1, too many rows for L-BFGS) the average took the divergence from the true policy from .0014 and .0016
+to .0013.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from irl.attention import AttentionLogit
 from irl.config import InputError, Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel
+from irl.estimation.attention import SeenPolicy, fit_observed
 from irl.estimation.training import Fitting, Trained, Workbench, train
 from irl.networks import PolicyNetwork
 
@@ -63,6 +67,7 @@ def fit_policy(
     *,
     bench: Workbench,
     left_out: Tensor | None = None,
+    attention: AttentionLogit | None = None,
     name: str = "policy",
 ) -> tuple[PolicyNetwork, PolicyReport]:
     """The policy network and how it was trained.
@@ -72,6 +77,7 @@ def fit_policy(
     panel : on the device of ``bench``.
     held_out : bool [N], rows of the members who stop the training.
     left_out : bool [N], rows that are not used at all.
+    attention : fitted with the network, in place; as it is where rows are left out.
     name : of the step, in progress and TensorBoard.
 
     Raises
@@ -82,7 +88,14 @@ def fit_policy(
     torch.manual_seed(bench.seed)
     network = PolicyNetwork(panel.schema, options.hidden).to(bench.device)
     columns = (panel.state, panel.menu, panel.action, panel.weight)
-    used = panel.free if left_out is None else panel.free & ~left_out
+    used = panel.free & panel.active
+    used = used if left_out is None else used & ~left_out
+    seen: nn.Module = network
+    if attention is not None and panel.tells_active:
+        fit_observed(attention, panel, panel.free & ~held_out)
+    elif attention is not None:
+        fixed = left_out is not None
+        seen = SeenPolicy(network, copy.deepcopy(attention).requires_grad_(False) if fixed else attention).train()
     fit, check = (tuple(c[used & rows] for c in columns) for rows in (~held_out, held_out))
     if not len(fit[0]) or not len(check[0]):
         raise InputError(
@@ -90,7 +103,7 @@ def fit_policy(
             "training; set `estimation.folds: 1`, or change `estimation.validation` or `seed`"
         )
     batches = Batches(fit, batch_size=options.batch_size, seed=bench.seed)
-    step = PolicyStep(network, options, memory=len(batches))
+    step = PolicyStep(seen, options, memory=len(batches))
     trained = train(
         step,
         batches,
@@ -99,7 +112,7 @@ def fit_policy(
         bench=bench,
     )
     gain = polish(step, fit, check) if len(fit[0]) <= POLISH_ROWS else 0.0
-    error, table = calibration(network, panel, used & held_out)
+    error, table = calibration(seen, panel, used & held_out)
     report = PolicyReport(trained.held_out_loss - gain, gain, error, table, trained)
     bench.record(name, {"held_out_log_likelihood": -report.held_out_loss, "expected_calibration_error": error})
     return network, report
@@ -145,7 +158,7 @@ def polish(step: PolicyStep, fit: tuple[Tensor, ...], check: tuple[Tensor, ...])
 
 
 @torch.no_grad()
-def calibration(network: PolicyNetwork, panel: Panel, rows: Tensor) -> tuple[float, dict[str, list[dict[str, float]]]]:
+def calibration(network: nn.Module, panel: Panel, rows: Tensor) -> tuple[float, dict[str, list[dict[str, float]]]]:
     """Expected calibration error on the rows[N], and the table of :class:`PolicyReport`."""
     menu = panel.menu[rows]
     predicted = network(panel.state[rows], menu).exp().double()

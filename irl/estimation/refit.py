@@ -42,6 +42,7 @@ from torch import Tensor
 from irl import bellman, evaluation
 from irl.config import Refit
 from irl.data.panel import Panel
+from irl.estimation import attention
 from irl.estimation.exclusion import entering
 from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
@@ -121,7 +122,11 @@ def fit_refit(
 
     choices = chosen(panel.free)
     mean, scale, groups = standardised(model, states)
-    theta = torch.zeros(len(groups), dtype=torch.float64, device=bench.device)
+    theta, rounds = torch.zeros(len(groups), dtype=torch.float64, device=bench.device), options.rounds
+    if model.attention is not None:  # eta goes with the intercepts
+        eta = model.attention.weight.detach().double()
+        theta, groups = torch.cat([theta, eta]), torch.cat([groups, groups.new_zeros(len(eta))])
+        rounds = max(rounds, attention.ROUNDS)
     form = model.config.reward
     shrinks = form.structure != "linear" or form.select
     precision = torch.full((int(groups.max()) + 1,), choices.mass / PRIOR_ROWS, dtype=torch.float64).to(bench.device)
@@ -132,12 +137,13 @@ def fit_refit(
     changes: list[float] = []
     effective, solution, logit = 0.0, None, None
     refitted = False
-    rounds = options.rounds if mixture is None else max(options.rounds, ROUNDS)
+    if mixture is not None:
+        rounds = max(rounds, ROUNDS)
     for r in range(rounds):
         bench.tick("refit", r, rounds, float("nan"))
         sums = feature_sums(model, rows, mean, scale, refitted=refitted)
         solution = evaluation.solve(sums, ridge=RIDGE_ROWS / sums.rows)
-        logit = logit_of(model, solution.weights, mean, scale)
+        logit = logit_of(model, solution.weights, mean, scale, told=panel.tells_active)
         if shrinks:
             theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
@@ -146,7 +152,7 @@ def fit_refit(
         if mixture is not None:
             theta, choices = mixture.climb(logit, choices, theta, precision[groups])
         before = _sample_policy(model, rows, refitted=refitted)
-        _store(refit, theta, solution.weights, mean, scale)
+        _store(model, theta, solution.weights, mean, scale)
         refitted = True
         changes.append(float((_sample_policy(model, rows, refitted=True) - before).abs().mean()))
         if changes[-1] < STILL:
@@ -214,18 +220,21 @@ def feature_sums(
     model: FittedModel, rows: Transitions, mean: Tensor, scale: Tensor, *, refitted: bool
 ) -> evaluation.Sums:
     """The kernel's sums for what every feature is worth from the next choice on, per action but the fixed one, and
-    (last) the offset: g and alpha times the entropy; under the P step's policy, or the refit's."""
+    (last) the offset: g and alpha times the entropy; under the P step's policy, or the refit's. With inattention the
+    columns before the last are how what follows moves with eta."""
     schema, alpha = model.schema, model.config.temperature
     paid = [a for a in range(len(schema.actions)) if a != schema.base]
 
     def target(following: Tensor, phi: Tensor, log_pi: Tensor, discount: Tensor) -> Tensor:
-        pi = log_pi.exp()
+        inertia = model.inertia_of(following)
+        pi = bellman.seen_policy(log_pi, inertia).exp()
         x = (phi[:, : len(mean)] - mean).unsqueeze(1) / scale
         beyond = (pi - schema.reference(following, log_pi > -torch.inf).double())[:, paid]
         worth = (beyond * discount.unsqueeze(1)).unsqueeze(2) * x
         known = schema.known_reward(following).double() * (1 if schema.anchor is None else pi[:, schema.anchor])
-        rest = discount * (known + alpha * bellman.entropy(log_pi))
-        return torch.cat([worth.flatten(1), rest.unsqueeze(1)], 1)
+        rest = discount * (known + alpha * bellman.received_entropy(log_pi, inertia=inertia))
+        moved = [] if inertia is None else [discount.unsqueeze(1) * attention.slope(model, following, log_pi)]
+        return torch.cat([worth.flatten(1), *moved, rest.unsqueeze(1)], 1)
 
     chunks = kernel_rows(model, rows, lambda state: _log_policy(model, state, refitted=refitted), target)
     return evaluation.accumulate(chunks, actions=len(schema.actions))
@@ -242,11 +251,12 @@ def _log_policy(model: FittedModel, state: Tensor, *, refitted: bool) -> Tensor:
 
 
 def _sample_policy(model: FittedModel, rows: Transitions, *, refitted: bool) -> Tensor:
-    return _log_policy(model, rows.next_state[:, 0][:CHUNK], refitted=refitted).exp()
+    state = rows.next_state[:, 0][:CHUNK]
+    return bellman.seen_policy(_log_policy(model, state, refitted=refitted), model.inertia_of(state)).exp()
 
 
-def logit_of(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor) -> Logit:
-    """The logit of kernel weights[A, D, P + 1]."""
+def logit_of(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor, *, told: bool = False) -> Logit:
+    """The logit of kernel weights[A, D, P + 1]; ``told``: whether the panel says who decided."""
     mapping, offset = weights[..., :-1].clone(), weights[..., -1].clone()
     schema, actions, width = model.schema, len(weights), len(mean)
     at = torch.arange(width, device=mean.device)
@@ -254,26 +264,39 @@ def logit_of(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor) -
         own = mapping[a, :, b * width : (b + 1) * width]  # the present choice's own
         own[at, at] += 1 / scale[b]
         own[0, :] -= mean / scale[b]
-    return Logit(mapping, offset, schema.anchor, model.config.temperature)
+    if model.attention is None:
+        return Logit(mapping, offset, schema.anchor, model.config.temperature)
+    eta = model.attention.weight.detach().double()
+    offset -= mapping[..., -len(eta) :] @ eta  # linear around eta as it is
+    return attention.Inattentive(mapping, offset, schema.anchor, model.config.temperature, model.attention, told)
 
 
-def _store(refit: Refitted, theta: Tensor, weights: Tensor, mean: Tensor, scale: Tensor) -> None:
-    """Put theta[P] and the continuation it implies into the module, in raw features."""
-    raw = theta.view(len(refit.paid), -1) / scale
+@torch.no_grad()
+def _store(model: FittedModel, theta: Tensor, weights: Tensor, mean: Tensor, scale: Tensor) -> None:
+    """Put theta[P] and the continuation it implies into the model, in raw features."""
+    refit, moved = model.refit, theta.clone()
+    assert refit is not None
+    size = len(refit.paid) * len(mean)
+    raw = theta[:size].view(len(refit.paid), -1) / scale
     raw[:, 0] -= (raw * mean).sum(1)
     refit.theta[refit.paid] = raw
-    refit.weights.copy_(weights[..., :-1] @ theta + weights[..., -1])
+    if model.attention is not None:
+        moved[size:] -= model.attention.weight
+        model.attention.weight.copy_(theta[size:])
+    refit.weights.copy_(weights[..., :-1] @ moved + weights[..., -1])
 
 
 def _store_covariance(model: FittedModel, covariance: Tensor, mean: Tensor, scale: Tensor) -> None:
-    """Put the covariance of theta[P] in standardised features, and of the weights[B] of the types' shares if there are
-    any, into the modules, in raw features."""
+    """Put the covariance of theta[P] in standardised features, and of the weights[B] of the types' shares or of eta if
+    there are any, into the modules, in raw features."""
     refit, shares = model.refit, model.shares
     assert refit is not None
     raw, size = to_raw(mean, scale), len(refit.covariance)
     refit.covariance.copy_(raw @ covariance[:size, :size] @ raw.T)
     if shares is not None:
         shares.covariance.copy_(torch.cat([covariance[size:, :size] @ raw.T, covariance[size:, size:]], 1))
+    if model.attention is not None:
+        model.attention.covariance.copy_(covariance[size:, size:])
 
 
 def to_raw(mean: Tensor, scale: Tensor) -> Tensor:

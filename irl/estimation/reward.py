@@ -31,13 +31,22 @@ class RewardStep(Fitting):
 
 
 def reward_targets(
-    panel: Panel, log_pi: Tensor, value: Tensor, *, discount: float, temperature: float
+    panel: Panel,
+    log_pi: Tensor,
+    value: Tensor,
+    *,
+    discount: float,
+    temperature: float,
+    inertia: bellman.Inertia | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows [K] with a free choice of unknown reward and a known successor, and Q(s,a) - gamma^k V(s') [K] of each."""
+    """Rows [K] with a free choice of unknown reward and a known successor, and Q(s,a) - gamma^k V(s') [K] of each;
+    with inertia W(s') in the place of V(s')."""
     chosen = panel.action.unsqueeze(1)
     unknown = panel.schema.reference(panel.state, panel.menu).gather(1, chosen).squeeze(1) < 1
     rows = (panel.free & unknown & (panel.next_choice >= 0)).nonzero().squeeze(1)
     q = value[rows] + temperature * log_pi.gather(1, chosen).squeeze(1)[rows]
+    if inertia is not None:
+        value = bellman.ex_ante_value(value, bellman.q_from_value(value, log_pi, temperature), panel.menu, inertia)
     next_value = value[panel.next_choice[rows]].masked_fill(panel.ends[rows], 0.0)
     return rows, bellman.reward_from_q(q, next_value, discount ** panel.steps[rows] * ~panel.ends[rows])
 
@@ -52,11 +61,13 @@ def fit_reward(
     discount: float,
     temperature: float,
     bench: Workbench,
+    inertia: bellman.Inertia | None = None,
 ) -> tuple[RewardNetwork, Trained]:
-    """Fit r(s, a) given ``log_pi[N, A]`` of the P step and ``value[N]`` of the Q step; ``held_out[N]`` stops it."""
+    """Fit r(s, a) given ``log_pi[N, A]`` of the P step (and ``inertia``) and ``value[N]``, V(s) of the Q step;
+    ``held_out[N]`` stops it."""
     torch.manual_seed(bench.seed + 2)
     network = RewardNetwork(panel.schema, options.hidden).to(bench.device)
-    rows, target = reward_targets(panel, log_pi, value, discount=discount, temperature=temperature)
+    rows, target = reward_targets(panel, log_pi, value, discount=discount, temperature=temperature, inertia=inertia)
     for a in range(len(panel.schema.actions)):
         mine = target[panel.action[rows] == a]
         if len(mine) > 1:

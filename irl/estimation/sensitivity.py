@@ -151,6 +151,7 @@ def ask(
             "this run has no refit, and sensitivity is that of the refit: train with `estimation.refit.rounds` of at "
             "least 1 (and an anchor reward that is a number or a state column, and no `data.duration`)"
         )
+    model.refuse_attention("sensitivity")
     if not all(math.isfinite(shift) for shift in shifts):
         raise InputError("shifts of the anchor's reward: give finite numbers")
     if int(panel.cluster.max()) < 1:

@@ -80,7 +80,7 @@ def _assumptions(record: Record) -> list[tuple[str, str, str, str, float | None,
             _attention_said(record),
             "Rewards of joining and staying: who did not decide has shown no taste.",
             "attention",
-            _others(record, "attention"),
+            ", ".join(["λ = 1"] * (record.config.attention is not None) + _labels(record, "attention")),
             _at_full_attention(record),
             *_variants(record, "attention"),
         ),
@@ -257,13 +257,22 @@ def _types_said(record: Record) -> str:
 
 
 def _attention_said(record: Record) -> str:
-    declared = getattr(record.config, "attention", None)
-    return "Every member decides in every period." if declared is None else "Who does not decide gets the default."
+    if record.config.attention is None:
+        return "Every member decides in every period."
+    shifters = record.config.attention.shifters
+    return "Who does not decide gets the default" + (
+        f"; {', '.join(shifters)} moves nothing else." if shifters else "."
+    )
 
 
 def _at_full_attention(record: Record) -> float | None:
     """How far mean rewards would be from what was found if everybody decided, where attention was estimated."""
-    return None
+    always = at(record.metrics, "attention", "reward_always_decided", default={})
+    return _most(
+        abs(cell["mean"] - at(record.metrics, "reward_summary", action, segment, "mean"))
+        for action, by in always.items()
+        for segment, cell in by.items()
+    )
 
 
 def _most(values: Iterable[float]) -> float | None:

@@ -18,6 +18,7 @@ from irl import runs
 from irl.report import (
     answers,
     assumptions,
+    attention,
     attribution,
     backtest,
     contracts,
@@ -109,6 +110,7 @@ def _summary(record: Record, truth: Truth | str) -> list[str]:
     if isinstance(truth, Truth):
         r2 = truth.scores.loc["pooled", "r2"]
         found.append(f"Against the known rewards of the simulated market, R² is {tables.number(r2, 3)}.")
+    found += attention.sentences(record)
     for scenario in record.scenarios:
         found += words.headlines(scenario)
     return found
@@ -142,6 +144,7 @@ def _rewards(record: Record) -> str:
     text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
     more = [estimates.contribution_table(record), estimates.coefficient_table(record)]
     more += [contracts.contract_table(record), types.type_table(record), types.number_table(record)]
+    more += [attention.attention_table(record), attention.always_table(record)]
     shown = "".join(_table(t) for t in more if t is not None)
     checks = [estimates.wald_table(record), estimates.bootstrap_table(record)]
     folded = "".join(_folded(t) for t in checks if t is not None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from irl import runs
-from irl.report import attribution, backtest, contracts, estimates, falsification, sensitivity, types
+from irl.report import attention, attribution, backtest, contracts, estimates, falsification, sensitivity, types
 from irl.report.record import Record
 from irl.report.tables import Table
 
@@ -29,6 +29,8 @@ def write_latex(record: Record) -> list[Path]:
         "contracts": contracts.contract_table(record),
         "types": types.type_table(record),
         "number_of_types": types.number_table(record),
+        "attention": attention.attention_table(record),
+        "always_decided": attention.always_table(record),
         "discount": sensitivity.profile_table(record),
         **sensitivity.tables_by_discount(record),
         **sensitivity.tables_by_shift(record),

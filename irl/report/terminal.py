@@ -9,7 +9,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from irl.report import answers, attribution, backtest, contracts, estimates, falsification, sensitivity, words
+from irl.report import (
+    answers,
+    attention,
+    attribution,
+    backtest,
+    contracts,
+    estimates,
+    falsification,
+    sensitivity,
+    words,
+)
 from irl.report.record import Record
 from irl.report.tables import Table
 from irl.report.truth import Truth, truth_table
@@ -39,6 +49,10 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
     for sentence in contracts.sentences(record):
         yield f"  {sentence}", None
     yield "", contracts.contract_table(record)
+    yield "", attention.attention_table(record)
+    yield "", attention.always_table(record)
+    for sentence in attention.sentences(record):
+        yield f"  {sentence}", None
     yield "", attribution.attribution_table(record)
     for sentence in attribution.sentences(record):
         yield f"  {sentence}", None

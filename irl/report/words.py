@@ -8,6 +8,7 @@ from typing import Any
 
 from irl.declared import Between, Condition
 from irl.report.answers import currency
+from irl.report.attention import cautions as attention_cautions
 from irl.report.estimates import anchor_shares, trained
 from irl.report.falsification import cautions as falsification_cautions
 from irl.report.record import ALL, Record, ScenarioRecord, at
@@ -205,6 +206,7 @@ def cautions(record: Record) -> list[str]:
     found += type_cautions(record)
     found += sensitivity_cautions(record)
     found += falsification_cautions(record)
+    found += attention_cautions(record)
     for scenario in record.scenarios:
         found += [f"Scenario “{scenario.name}”: {text}" for text in scenario_cautions(scenario)]
     return found

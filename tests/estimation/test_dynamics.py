@@ -36,6 +36,7 @@ def panel_of(schema: StateSchema, state: Tensor, action: Tensor, weight: Tensor 
         action=action.flatten().long(),
         menu=torch.ones(n, 2, dtype=torch.bool),
         free=torch.ones(n, dtype=torch.bool),
+        active=torch.ones(n, dtype=torch.bool),
         member=torch.arange(members).repeat_interleave(periods),
         cluster=torch.arange(members).repeat_interleave(periods),
         period=torch.arange(periods).repeat(members),

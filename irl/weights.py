@@ -1,0 +1,63 @@
+"""Networks in a folder: ``weights.safetensors`` and what is said of them in ``model.json``; nothing is pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from irl import runs
+from irl.config import InputError
+
+FORMAT = 2
+"""Version of the folder; a folder of another version is refused."""
+
+
+def write(folder: str | Path, networks: Mapping[str, nn.Module], about: Mapping[str, Any]) -> None:
+    """Write the networks by name, and ``about`` (plain values), to ``folder`` (replaced if it is there)."""
+    weights = {
+        f"{name}.{key}": tensor.detach().cpu().contiguous()
+        for name, network in networks.items()
+        for key, tensor in network.state_dict().items()
+    }
+    about = {"format": FORMAT, **about, "weights": runs.fingerprint(*(weights[key] for key in sorted(weights)))}
+    with runs.atomic_folder(folder, replace=True) as partial:
+        runs.atomic_write(partial / "weights.safetensors", save_tensors(weights))
+        runs.write_json(partial / "model.json", about)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """What ``about`` says, and the state of each network by name.
+
+    Raises
+    ------
+    InputError
+        If the folder is incomplete, damaged, altered or of another format version.
+    """
+    about = runs.read_json(folder / "model.json")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise InputError(f"{folder}: model format {found!r}; this version reads {FORMAT}: train the study again")
+    try:
+        weights = load_tensors((folder / "weights.safetensors").read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file; the model folder is incomplete") from None
+    except SafetensorError as error:
+        raise InputError(damaged(folder, error)) from None
+    if runs.fingerprint(*(weights[key] for key in sorted(weights))) != about.get("weights"):
+        raise InputError(f"{folder}: the weights are not the ones that were saved; restore the folder")
+    by_network: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in weights.items():
+        name, _, own = key.partition(".")
+        by_network.setdefault(name, {})[own] = tensor
+    return about, by_network
+
+
+def damaged(folder: Path, error: Exception) -> str:
+    """What is said of a folder that cannot be read."""
+    return f"{folder}: the model is damaged ({' '.join(str(error).split())[:200]})"
