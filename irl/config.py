@@ -62,6 +62,9 @@ class Estimation(Section):
     reward: Step = Step()
     dynamics: Step = Step()
     refit: Refit = Refit()
+    falsification: bool = Field(
+        False, description="whether training ends with the tests of scripts/falsify.py (a fourth of its time or so)"
+    )
 
 
 class Market(Section):
@@ -79,6 +82,13 @@ class Market(Section):
     reminded: float = Field(0.0, ge=0, le=1, description="probability of a reminder (column `reminded`)")
     attention_reminded: float = Field(1.0, gt=0, le=1, description="probability that a reminded member decides")
     nest: float = Field(0.0, ge=0, lt=1, description="part of the taste shocks that the two plans share")
+    chosen_use: bool = Field(False, description="a type that values benefits more uses them more, too")
+    entry: Literal["everyone", "stock"] = Field(
+        "everyone", description="who is in the panel: everybody, or those who are members when it begins"
+    )
+    shocks: float = Field(
+        0.0, ge=0, description="taste for membership that comes and goes (column `mood`): its range, in reward units"
+    )
 
 
 class Config(Section):

@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ from torch import Tensor
 from irl import bellman, tabular
 from irl.bellman import Nests
 from irl.config import Config, InputError
-from irl.membership_tastes import LEVELS, YEAR, Segment, invented_seasons, invented_segments
+from irl.membership_tastes import LEVELS, MOOD, YEAR, Segment, invented_seasons, invented_segments
 
 ACTIONS = ("none", "monthly", "annual")
 NONE, MONTHLY, ANNUAL = range(3)
@@ -85,6 +85,8 @@ class Market:
     """The probability that a member decides who is reminded."""
     nest: float = 0.0
     """The part of the taste shocks that the two plans share."""
+    entry: Literal["everyone", "stock"] = "everyone"
+    """Who is in a panel: everybody in the market, or those who are members when it begins."""
 
     def __post_init__(self) -> None:
         problems = [f"{name}: no benefit {benefit!r}" for name, segment in self.segments.items()
@@ -97,6 +99,8 @@ class Market:
         for name in ("attention", "reminded", "attention_reminded"):
             if not 0 <= getattr(self, name) <= 1:
                 problems.append(f"{name} is {getattr(self, name)}; it is a probability")
+        problems += [f"{name}: use of {b!r} moves with a probability above 1" for name, segment in self.segments.items()
+                     for b, own in segment.benefits.items() if own.fastest > 1]  # fmt: skip
         if not 0 <= self.nest < 1 or not self.mean_attention > 0:
             problems.append("`nest` is at least 0 and below 1, and somebody has to decide sometimes")
         if problems:
@@ -203,6 +207,11 @@ class Market:
         about = (self.discount, self.temperature, nests, inertia)
         return tabular.FiniteMDP(rules.reward, rules.available, move, *about)
 
+    def moody(self, strength: float) -> Market:
+        """The same with a taste for membership that comes and goes (:data:`irl.membership_tastes.MOOD`), a column."""
+        segments = {name: segment.moody(strength) for name, segment in self.segments.items()}
+        return replace(self, segments=segments, seasons={**self.seasons, MOOD: (0.0,) * YEAR})
+
     def rules(self, cell: Cell, edit: Edit | None = None) -> Rules:
         """What the members of a cell face, after ``edit`` if there is one."""
         rules = Rules(self.reward(cell), self.available(), self.kernels(cell.segment))
@@ -213,8 +222,9 @@ def market_of(config: Config) -> Market:
     """The market that a study is simulated on, of one type of members; InputError if it has none."""
     if config.market is None:
         raise InputError("no `market` section; add e.g. market: {members: 4000, periods: 36}")
-    about = config.market.model_dump(exclude={"members", "periods", "types"})
-    return Market(discount=config.discount, temperature=config.temperature, **about)
+    about = config.market.model_dump(exclude={"members", "periods", "types", "chosen_use", "shocks"})
+    market, shocks = Market(discount=config.discount, temperature=config.temperature, **about), config.market.shocks
+    return market.moody(shocks) if shocks else market
 
 
 @dataclass(frozen=True)
@@ -313,29 +323,32 @@ def simulate(
 ) -> pd.DataFrame:
     """A panel of ``members`` who follow the exact policy: one row per member and period, sorted.
 
-    Columns ``member_id``, ``period`` (0, 1, ...; 0 is a January), the state columns, and the chosen ``plan``. Segments
-    are drawn by their shares and prices uniformly from the solved cells; everyone has been in the market, from
-    no plan and no engagement, for ``burn_in_years`` before period 0.
+    Columns ``member_id``, ``period`` (0: a January), the state columns, and the chosen ``plan``. Segments are drawn by
+    their shares and prices uniformly from the solved cells; everyone has been in the market, from no plan and no
+    engagement, for ``burn_in_years`` before period 0. With ``entry: stock``, only who is a member then is in the panel.
     """
     market, generator = solution.market, np.random.default_rng(seed)
     share = np.array([market.segments[cell.segment].share for cell in solution.cells])
-    cell = generator.choice(len(share), size=members, p=share / share.sum())
+    present = members * (1 if market.entry == "everyone" else 5)
+    cell = generator.choice(len(share), size=present, p=share / share.sum())
     cumulative = (solution.policy if solution.decided is None else solution.decided).cumsum(-1).numpy()
     renewed = market.renewed().numpy()
     kernels = solution.kernels.numpy().cumsum(-1)[..., :-1]  # cumulated, for drawing the next level
     following = np.stack([market.next_contract(action) for action in range(len(ACTIONS))])
-    contract, level = np.zeros(members, dtype=int), np.zeros((members, len(market.benefits)), dtype=int)
+    contract, level = np.zeros(present, dtype=int), np.zeros((present, len(market.benefits)), dtype=int)
     recorded: list[tuple[np.ndarray, ...]] = []
     for period in range(-YEAR * burn_in_years, periods):
+        if period == 0 and market.entry == "stock":
+            found = generator.choice(np.flatnonzero(contract > 0), size=members)  # with replacement
+            cell, contract, level = cell[found], contract[found], level[found]
         state = np.ravel_multi_index((contract, *level.T), market.axes)
-        draw = generator.random((members, 1 + len(market.benefits)))
-        told = (
-            generator.random(members) < market.reminded if market.mean_attention < 1 else np.zeros(members, dtype=bool)
-        )
+        draw = generator.random((len(cell), 1 + len(market.benefits)))
+        told = np.zeros(len(cell), dtype=bool)
         # the last action is what is left, so that rounding of the cumulated probabilities cannot pick a fourth
         action = (draw[:, :1] >= cumulative[cell, period % YEAR, state, :-1]).sum(1)
         if market.mean_attention < 1:
-            awake = generator.random(members) < np.where(told, market.attention_reminded, market.attention)
+            told = generator.random(len(cell)) < market.reminded
+            awake = generator.random(len(cell)) < np.where(told, market.attention_reminded, market.attention)
             action = np.where(awake | (market.commitment & (contract > 1)), action, renewed[state])
         if period >= 0:
             recorded.append((contract, level, action, told))

@@ -14,6 +14,8 @@ from torch import Tensor
 LEVELS = 3
 """Levels of engagement with a benefit."""
 YEAR = 12
+MOOD = "mood"
+"""A taste for membership that comes and goes, which a panel may leave out: shocks that are correlated over time."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class Benefit:
     drop: float  # one level down, as a member
     rise_out: float
     drop_out: float
+
+    @property
+    def fastest(self) -> float:
+        return max(self.rise + self.drop, self.rise_out + self.drop_out)
 
     def kernel(self, member: bool) -> Tensor:
         """Transition matrix [LEVELS, LEVELS] of the level."""
@@ -46,6 +52,12 @@ class Segment:
     perk: float  # added to the flow on the annual plan
     saturation: float  # the most that benefits can add, approached with diminishing returns
     benefits: Mapping[str, Benefit]
+
+    def moody(self, strength: float) -> Segment:
+        """Members whose taste for membership is lower or higher by half of ``strength`` for some months: a benefit
+        that gives it, whose use moves as often up as down, in or out alike (correlation from month to month .9)."""
+        own = Benefit(strength, *[0.1] * 4)
+        return replace(self, base=self.base - strength / 2, benefits={**self.benefits, MOOD: own})
 
     def of_type(self, taste: float, use: float = 1.0) -> Segment:
         """Members who value every benefit ``taste`` times as much, and whose use rises ``use`` times as fast."""

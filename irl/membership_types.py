@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,18 @@ from irl.membership import (
 
 
 def solve_types(
-    market: Market, tastes: Sequence[float], *, track: Callable[[Iterable[Cell]], Iterable[Cell]] = iter
+    market: Market,
+    tastes: Sequence[float],
+    *,
+    chosen_use: bool = False,
+    track: Callable[[Iterable[Cell]], Iterable[Cell]] = iter,
 ) -> list[MarketSolution]:
-    """The market of each type of members, who value every benefit so many times as much."""
+    """The market of each type of members, who value every benefit so many times as much; with ``chosen_use`` their use
+    of it also rises so many times as fast."""
     solutions = []
     for taste in tastes:
-        segments = {name: segment.of_type(taste) for name, segment in market.segments.items()}
+        use = taste if chosen_use else 1.0
+        segments = {name: segment.of_type(taste, use) for name, segment in market.segments.items()}
         solutions.append(solve(replace(market, segments=segments), track=track))
     return solutions
 
@@ -35,18 +42,29 @@ def simulate_types(
     solutions: Sequence[MarketSolution], *, members: int, periods: int, seed: int
 ) -> tuple[pd.DataFrame, pd.Series]:
     """A panel of members of several types, equally many of each, as of :func:`irl.membership.simulate`, which no column
-    tells apart; and the type of every row. Of what type a member is is independent of segment and prices."""
+    tells apart; and the type of every row. Of what type a member is is independent of segment and prices. In the stock
+    of members (``entry``) there are more of the types that stay."""
     if len(solutions) == 1:
         panel = simulate(solutions[0], members=members, periods=periods, seed=seed)
         return panel, pd.Series(0, index=panel.index, name="type")
     shuffled = np.random.default_rng([seed, 1]).permutation(members)
     parts, width = [], len(str(members - 1))
-    for k, (solution, who) in enumerate(zip(solutions, np.array_split(shuffled, len(solutions)), strict=True)):
+    split: Any = len(solutions)
+    if solutions[0].market.entry == "stock":
+        inside = np.array([_share_of_members(solution, seed) for solution in solutions])
+        split = (members * inside.cumsum() / inside.sum()).round().astype(int)[:-1]
+    for k, (solution, who) in enumerate(zip(solutions, np.array_split(shuffled, split), strict=True)):
         own = simulate(solution, members=len(who), periods=periods, seed=seed * len(solutions) + k)
         own["member_id"] = np.repeat([f"m{i:0{width}d}" for i in who], periods)
         parts.append(own.assign(type=k))
     panel = pd.concat(parts).sort_values(["member_id", "period"], ignore_index=True)
     return panel.drop(columns="type"), panel["type"]
+
+
+def _share_of_members(solution: MarketSolution, seed: int) -> float:
+    """Of everybody in the market, when a panel begins; of 4,000 who are drawn."""
+    everyone = replace(solution, market=replace(solution.market, entry="everyone"))
+    return float((simulate(everyone, members=4000, periods=1, seed=seed)["status"] != "out").mean())
 
 
 def truth(solutions: Sequence[MarketSolution], panel: pd.DataFrame, kind: pd.Series) -> pd.DataFrame:

@@ -2,8 +2,8 @@
 
 python scripts/falsify.py --run runs/membership
 
-Stationarity, hidden types, attention, independent shocks (IIA), the discount factor and the anchor's reward; each with
-its null, statistic and p-value, or why the panel cannot say. scripts/report.py shows what was found.
+Stationarity, common shocks, hidden types, attention, independent shocks (IIA), the discount factor and the anchor's
+reward; each with its null, statistic and p-value, or why the panel cannot say. scripts/report.py shows what was found.
 """
 
 from __future__ import annotations

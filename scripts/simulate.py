@@ -26,20 +26,17 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options to change")
     arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides)
-    if config.market is None:
-        raise InputError(f"{arguments.config}: no `market` section; add e.g. market: {{members: 4000, periods: 36}}")
+    market = membership.market_of(config)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {arguments.out}: cannot be used as a folder ({error.strerror})") from None
 
     console = Console(stderr=True)
-    market = membership.market_of(config)
     cells = partial(track, description="solving the market", total=len(market.cells()), console=console)
-    solutions = membership_types.solve_types(market, config.market.types, track=cells)
-    panel, kind = membership_types.simulate_types(
-        solutions, members=config.market.members, periods=config.market.periods, seed=config.seed
-    )
+    own = config.market
+    solutions = membership_types.solve_types(market, own.types, chosen_use=own.chosen_use, track=cells)
+    panel, kind = membership_types.simulate_types(solutions, members=own.members, periods=own.periods, seed=config.seed)
     truth = membership_types.truth(solutions, panel, kind)
     path = arguments.out / Path(config.data.path).with_suffix(".parquet").name
     for frame, file in ((panel, path), (truth, path.with_stem(f"{path.stem}_truth"))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from irl import bellman, membership, membership_scenarios, membership_types, tabular
-from irl.config import Config
+from irl.config import Config, load_config
 from irl.counterfactual import ask
 from irl.data import panel_from_frame
 from irl.declared import Reward
@@ -141,6 +142,45 @@ def test_hidden_types_are_in_no_column():
 def test_a_type_s_use_may_depend_on_its_taste():
     video = small_market().segments["gen_z"].of_type(1.3, use=0.5).benefits["video"]
     assert (video.taste, video.rise, video.drop) == pytest.approx((1.3 * 0.8, 0.09, 0.12))
+
+
+def test_the_stock_of_members_is_who_was_one_when_the_panel_began():
+    solution = membership.solve(small_market(entry="stock"))
+    panel = membership.simulate(solution, members=500, periods=6, seed=0)
+    everyone = membership.simulate(membership.solve(small_market()), members=2000, periods=1, seed=1)
+    first = panel[panel["period"] == 0]
+    assert len(first) == 500 and "out" not in set(first["status"]) and "out" in set(panel["status"])
+    inside = everyone[everyone["status"] != "out"]
+    assert (first["status"] == "annual").mean() == pytest.approx((inside["status"] == "annual").mean(), abs=0.07)
+    solutions = membership_types.solve_types(small_market(entry="stock"), (0.3, 1.7))
+    _, kind = membership_types.simulate_types(solutions, members=500, periods=2, seed=0)
+    assert (kind == 1).mean() > 0.55  # who values benefits is a member
+
+
+def test_a_mood_comes_and_goes_and_is_worth_its_range():
+    market = small_market().moody(1.5)
+    solution = membership.solve(market)
+    panel = membership.simulate(solution, members=1500, periods=12, seed=0)
+    worth = [membership.true_reward(solution, panel.assign(mood=m, video=0, gaming=0))["annual"] for m in (0, 1, 2)]
+    plain = membership.true_reward(membership.solve(small_market()), panel.assign(video=0, gaming=0))["annual"]
+    assert float((worth[2] - worth[0]).mean()) == pytest.approx(1.5, abs=0.25)  # less what saturates
+    assert float((worth[0] - plain).mean()) == pytest.approx(-0.75)
+    mood = panel["mood"].to_numpy().reshape(1500, 12)
+    assert np.corrcoef(mood[:, :-1].ravel(), mood[:, 1:].ravel())[0, 1] == pytest.approx(0.9, abs=0.02)
+    member = panel["status"] != "out"
+    assert panel.loc[member, "mood"].mean() > panel.loc[~member, "mood"].mean() + 0.2
+
+
+def test_a_study_names_its_market():
+    about = {"types": [0.5, 1.5], "chosen_use": True, "entry": "stock", "shocks": 0.5, "nest": 0.3}
+    config = load_config("configs/membership.yaml", ["discount=0.9", f"market={json.dumps(about)}"])
+    market = membership.market_of(config)
+    assert (market.discount, market.entry, market.nest, market.benefits[-1]) == (0.9, "stock", 0.3, "mood")
+    own = [s.market.segments["gen_z"].benefits["video"] for s in membership_types.solve_types(
+        small_market(), (0.5, 1.5), chosen_use=True)]  # fmt: skip
+    assert [b.rise for b in own] == pytest.approx([0.09, 0.27]) and [b.taste for b in own] == pytest.approx([0.4, 1.2])
+    with pytest.raises(ValueError, match="above 1"):
+        membership_types.solve_types(small_market(), (6.0,), chosen_use=True)
 
 
 @pytest.mark.parametrize("wrong", [{"attention": 1.5}, {"nest": 1.0}, {"attention": 0.0}])

@@ -4,12 +4,14 @@ Every alternative is a direction z(s, a): where the model holds, choices less th
 it, whatever is known before the choice goes into it (:mod:`irl.estimation.falsification`):
 
     stationarity  1{later half} of every action but the base, and 1{later half} r(s,a)
+    common shocks 1{period} of all actions but the base together, for every period but the first (or so many spans)
     hidden types  d(a) E, E the sum of the same member's other residuals along d; d = 1{a is not the base}, and r(s,a):
                   the score of the variance of a random coefficient of d
-    attention     1{a = default} / pi(a|s), the default being the action before: the score of the share that renews
-                  without deciding; and its products with columns that move and are kept out of the reward
-    iia           -log pi(a | one of the plans) of the plans: the score of their dissimilarity
-                  where a column is the price of one plan alone: what it adds to other plans' rewards, as estimated
+    attention     1{a = default} / pi(a|s), the default being what most do who did the same before: the score of the
+                  share that renews without deciding; and its products with columns that move and are kept out of the
+                  reward
+    iia           -log pi(a | one of the plans) of the plans: the score of their dissimilarity; and for every plan, the
+                  columns that are the price of one other plan alone, and so are kept out of its reward
     discount      columns that move and are kept out of the reward, and what follows, c(s,a): a discount factor too high
                   or low gives c a coefficient of its own
     anchor        an environment (a column that never changes, by which the dynamics differ) kept out of the reward, and
@@ -33,6 +35,8 @@ from irl.data.schema import StateSchema
 from irl.dynamics import start_parents
 from irl.fitted import FittedModel
 
+SPANS = 24
+"""Spans of periods, at most, that may have a shock of their own."""
 LEAST_PROBABILITY = 0.05
 """Floor of the default's probability in 1/pi: a rare default would decide alone."""
 
@@ -62,10 +66,7 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A direction: z [n, A, K], or why there is none. ``twice``: every product of two residuals is in it twice.
-
-    ``zeros`` (instead of the direction): weights of the refit, numbered as its covariance, that are 0 under the null.
-    """
+    """A direction: z [n, A, K], or why there is none. ``twice``: every product of two residuals is in it twice."""
 
     name: str
     null: str
@@ -73,7 +74,6 @@ class Alternative:
     cannot_see: str
     z: Tensor | str
     twice: bool = False
-    zeros: Tensor | None = None
 
 
 def alternatives(found: Residuals) -> list[Alternative]:
@@ -88,6 +88,14 @@ def alternatives(found: Residuals) -> list[Alternative]:
             z=_later_half(found),
         ),
         Alternative(
+            name="common shocks",
+            null="no period is better or worse for all members than the state says",
+            sees="seasons, campaigns and events that no column of the state shows",
+            cannot_see="what differs between members, or moves them between plans alone; calendar columns of the state "
+            "take for theirs what comes back every year",
+            z=_periods(found),
+        ),
+        Alternative(
             name="hidden types",
             null="given the state, a member's choices are independent over time",
             sees="tastes for plans or for what they give that differ between members and are in no column",
@@ -98,9 +106,10 @@ def alternatives(found: Residuals) -> list[Alternative]:
         Alternative(
             name="attention",
             null="members decide every period; nobody renews because they did not look",
-            sees="repeating of the last action that moves with a column kept out of the reward, such as a reminder; "
-            "without one, only repeating that no cost of switching explains",
-            cannot_see="without such a column, most inattention: it is taken for a cost of switching",
+            sees="renewals that move with a column kept out of the reward, such as a reminder; without one, renewals "
+            "against what plans give, beyond what a cost of switching explains",
+            cannot_see="without such a column, inattention where values hardly differ between states, which is taken "
+            "for a cost of switching; a reward of the wrong form looks the same",
             z=_default(found),
         ),
         Alternative(
@@ -110,7 +119,6 @@ def alternatives(found: Residuals) -> list[Alternative]:
             cannot_see="nests that split the plans; hardly anything, where no plan has a price of its own "
             "(`money.price`) that varies by itself",
             z=_within_nest(found),
-            zeros=_other_prices(found.model),
         ),
         Alternative(
             name="discount",
@@ -137,6 +145,16 @@ def _later_half(found: Residuals) -> Tensor | str:
     if not later.any():
         return "all decisions are of one period"
     return torch.cat([found.dummies(), _beyond_base(found).unsqueeze(2)], 2) * later[:, None, None]
+
+
+def _periods(found: Residuals) -> Tensor | str:
+    _, at = found.panel.period[found.rows].unique(return_inverse=True)
+    number = int(at.max()) + 1
+    if number == 1:
+        return "all decisions are of one period"
+    spans = min(number, SPANS)
+    own = torch.eye(spans, dtype=found.pi.dtype, device=at.device)[at * spans // number, 1:]
+    return found.dummies().sum(2, keepdim=True) * own.unsqueeze(1)
 
 
 def _beyond_base(found: Residuals) -> Tensor:
@@ -175,19 +193,36 @@ def products_variance(found: Residuals) -> Tensor:
 
 
 def _default(found: Residuals) -> Tensor | str:
-    panel = found.panel
-    before = torch.full_like(panel.next_row, -1)
-    linked = (panel.next_row >= 0).nonzero().squeeze(1)
-    before[panel.next_row[linked]] = panel.action[linked]
-    default = before[found.rows]
-    at = default.clamp_min(0).unsqueeze(1)
-    known = (default >= 0) & panel.menu[found.rows].gather(1, at).squeeze(1)
+    default, known = default_action(found)
     if not known.any():
-        return "nobody's last action is on the menu again"
+        return "nobody's default is on the menu"
+    at = default.unsqueeze(1)
     likely = found.pi.gather(1, at).squeeze(1).clamp_min(LEAST_PROBABILITY)
     z = torch.zeros_like(found.pi).scatter_(1, at, (known / likely).unsqueeze(1)).unsqueeze(2)
     x = _excluded(found, static=False)
     return z if isinstance(x, str) else torch.cat([z, z * x.unsqueeze(1)], 2)
+
+
+def default_action(found: Residuals) -> tuple[Tensor, Tensor]:
+    """What happens where nobody decides [n], and where that is known and on the menu (bool [n]).
+
+    The likeliest choice, by the model, of all who did the same before and whose categories that the action moves (a
+    status) have the same labels; without such categories, what was done before itself. A contract that has run out may
+    be renewed as another plan: what was done before alone would miss that.
+    """
+    panel, schema = found.panel, found.model.schema
+    before = torch.full_like(panel.next_row, -1)
+    linked = (panel.next_row >= 0).nonzero().squeeze(1)
+    before[panel.next_row[linked]] = panel.action[linked]
+    before = before[found.rows]
+    moved = [f for f, c in enumerate(schema.columns) if c.kind == "category" and c.dynamics == "table"]
+    default, known = before.clamp_min(0), before >= 0
+    if moved:
+        seen = torch.cat([before.unsqueeze(1), panel.state[found.rows][:, moved].long()], 1)
+        _, group = seen.unique(dim=0, return_inverse=True)
+        likely = found.pi.new_zeros(int(group.max()) + 1, found.pi.shape[1]).index_add_(0, group, found.pi)
+        default, known = likely.argmax(1)[group], torch.ones_like(known)
+    return default, known & panel.menu[found.rows].gather(1, default.unsqueeze(1)).squeeze(1)
 
 
 def _within_nest(found: Residuals) -> Tensor | str:
@@ -199,23 +234,22 @@ def _within_nest(found: Residuals) -> Tensor | str:
     share = plans / plans.sum(1, keepdim=True).clamp_min(1e-300)
     z = torch.zeros_like(found.pi)
     z[:, found.paid] = torch.where(share > 0, -share.clamp_min(1e-6).log(), 0.0)
-    return z.unsqueeze(2)
+    return torch.cat([z.unsqueeze(2), _other_prices(found)], 2)
 
 
-def _other_prices(model: FittedModel) -> Tensor | None:
-    """Weights of the refit by which a plan's own price would count for another plan; None where there are none."""
-    assert model.refit is not None
-    prices = {} if model.config.money is None else model.config.money.price
-    charged = [(f, a) for a, flow in prices.items() for f in model.schema.names if f == flow.amount or f in flow.per]
-    width, at = model.terms.width, []
-    for f, action in charged:
-        if sum(f == g for g, _ in charged) > 1:
+def _other_prices(found: Residuals) -> Tensor:
+    """z [n, A, K]: for every column that only one plan pays, and every other plan, the column."""
+    model, money = found.model, found.model.config.money
+    charged = [] if money is None else [(f.amount, a) for a, f in money.price.items() if isinstance(f.amount, str)]
+    z = found.pi.new_zeros(*found.pi.shape, 0)
+    for name, payer in charged:
+        if sum(name == other for other, _ in charged) > 1:
             continue
-        for b, a in enumerate(model.refit.paid):
-            if model.schema.actions[a] != action:
-                own = model.schema.index(f)
-                at += [b * width + j for j, columns in enumerate(model.terms.columns_of) if own in columns]
-    return torch.tensor(at, device=model.device) if at else None
+        f = model.schema.index(name)
+        x = _values(model.schema.columns[f], found.panel.state[found.rows, f].double())[:, :1]
+        others = [k for k, a in enumerate(found.paid) if model.schema.actions[a] != payer]
+        z = torch.cat([z, found.dummies()[:, :, others] * x.unsqueeze(1)], 2)
+    return z
 
 
 def _discount(found: Residuals) -> Tensor | str:

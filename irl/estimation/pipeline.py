@@ -30,6 +30,7 @@ from irl.estimation import attention
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
+from irl.estimation.falsification import refusal, tested
 from irl.estimation.findings import by_type, findings
 from irl.estimation.mixture import Mixture
 from irl.estimation.policy import fit_policy
@@ -193,6 +194,8 @@ def estimate(
         return model, {**_with_attention(model, panel, held_out, bench, step), **diagnosed, **metrics}
     if model.refit is not None:
         step("refit", model.refit, lambda: fit_refit(model, panel, held_out, e.refit, bench=bench))
+    if e.falsification and refusal(model) is None:
+        metrics["falsification"] = tested(model, panel, metrics["refit"]["precisions"])
     return model, {**diagnosed, **metrics, **findings(model, panel)}
 
 

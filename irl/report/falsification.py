@@ -1,4 +1,4 @@
-"""What ``RUN/falsification.json`` says: each assumption's test, its p-value, and what it cannot see."""
+"""What training or ``RUN/falsification.json`` says: each assumption's test, its p-value, and what it cannot see."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ class Record:
 
     @cached_property
     def falsification(self) -> Mapping[str, Any]:
-        """What scripts/falsify.py found; empty if it was not asked."""
-        return self._found("falsification.json")
+        """What scripts/falsify.py found, else training; empty if neither was asked."""
+        return self._found("falsification.json") or at(self.metrics, "falsification", default={})
 
     @cached_property
     def attribution(self) -> Mapping[str, Any]:

@@ -1,24 +1,26 @@
 """Falsification: how often each test rejects, on correct panels (size) and on panels with one thing wrong (power).
 
-A small market solved exactly (one segment, two benefits, three prices of the monthly plan, contracts of a year, no
-seasons; two segments where there are environments), whose rewards are linear in the columns that the study's reward
-has. One thing is wrong at a time:
+A small market solved exactly (one segment, two benefits, two prices of the monthly plan, contracts of four months, no
+seasons), whose rewards are linear in the columns that the study's reward has. One thing is wrong at a time:
 
     correct       nothing
-    types         half of the members value all benefits .3 times as much, half 1.7 times
-    types_mild    .7 and 1.3
+    types         half of the members value all benefits .7 times as much, half 1.3 times
+    use           the same, and their use rises .7 and 1.3 times as fast
+    shocks        a taste for membership that comes and goes (range 1.5, correlation from month to month .9)
     attention     members decide in every other month; else their plan renews itself
     reminded      in three of ten, and in nine of ten where a reminder came (a column that the reward leaves out)
+    commitment    contracts cannot be left, and the study's menu says that they can
     nest          seven tenths of the taste shocks are common to the two plans
+    season        benefits are worth more in some months (the full market's seasons, three times as strong)
     drift         half-way, all benefits are worth 1.3 times as much
-    discount      the study has .8 a month, members .95
-    environments  two environments in which use moves at different speed, and nothing wrong
+    discount      the study has .6 a month, members .95
+    environments  nothing; two segments, in which use moves at different speed, and nothing else differs
     anchor        the same, and the study's anchor is wrong by a benefit's level (0, 1, 2)
 
 Panels are independent; every panel's results are kept in the folder, under the version of the code, so that a run that
 is stopped goes on where it was.
 
-python scripts/benchmark.py falsification [--panels 100] [--power 25] [--members 1000] [--cases types nest ...]
+python scripts/benchmark.py falsification [--panels 500] [--power 50] [--members 500] [--cases types nest ...]
 [--workers 2] [--out FOLDER]
 """
 
@@ -51,30 +53,36 @@ from irl.runs import fingerprint
 
 PERIODS, LEVEL = 24, 0.05
 BENEFITS = ("video", "gaming")
-QUICK = {"hidden": [8], "max_epochs": 5, "batch_size": 1024}
-TYPES = {"types": (0.3, 1.7), "types_mild": (0.7, 1.3)}
-CASES = (
-    "correct",
-    "types",
-    "types_mild",
-    "attention",
-    "reminded",
-    "nest",
-    "drift",
-    "discount",
-    "environments",
-    "anchor",
-)
-CORRECT, ENVIRONMENTS = ("correct", "environments"), ("environments", "anchor")
-PRICES, STEP, ANNUAL = (4.0, 10.0, 16.0), 6.0, 42.0
-"""Of the monthly plan (a column with a level for each, so that values may bend in it), and of the annual one."""
+QUICK = {"hidden": [16], "max_epochs": 10, "batch_size": 1024}
+TYPES = (0.7, 1.3)
+OPTIONS = {
+    "attention": {"attention": 0.5},
+    "reminded": {"attention": 0.3, "reminded": 0.2, "attention_reminded": 0.9},
+    "nest": {"nest": 0.7},
+    "commitment": {"commitment": True},
+    "environments": {"environments": True},
+    "anchor": {"environments": True},
+    "season": {"season": 3.0},
+    "shocks": {"shocks": 1.5},
+}
+CASES = ("correct", "types", "use", "shocks", "attention", "reminded", "commitment", "nest", "season", "drift",
+         "discount", "environments", "anchor")  # fmt: skip
+CORRECT = ("correct", "environments")
+MONTHS, COMMITMENT = 4, 1.0
+PRICES, ANNUAL = (5.0, 15.0), 20.0
+"""Months of a contract and the cost of signing up for them; prices of the monthly plan and of the contract."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--panels", type=int, default=100, help="of every correct case")
-    parser.add_argument("--power", type=int, default=25, help="panels of every other case")
-    parser.add_argument("--members", type=int, default=1000, help=f"of every panel, {PERIODS} periods each")
+    parser.add_argument("--panels", type=int, default=500, help="of every correct case")
+    parser.add_argument("--power", type=int, default=50, help="panels of every other case")
+    parser.add_argument(
+        "--members",
+        type=int,
+        default=500,
+        help=f"of every correct panel, {PERIODS} periods each; where something is wrong, twice as many",
+    )
     parser.add_argument("--cases", nargs="*", choices=CASES, default=CASES)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/falsification"), help="folder of the results")
@@ -83,8 +91,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     number = {case: arguments.panels if case in CORRECT else arguments.power for case in arguments.cases}
     jobs = [(case, seed) for seed in range(max(number.values())) for case in number if seed < number[case]]
-    files = {job: folder / f"{arguments.members}-{job[0]}-{job[1]}.csv" for job in jobs}
-    todo = [job for job, file in files.items() if not file.is_file()]
+    paths = {job: folder / file(job, arguments.members) for job in jobs}
+    todo = [job for job, path in paths.items() if not path.is_file()]
     work = partial(kept, folder=folder, members=arguments.members)
     started = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
@@ -93,9 +101,9 @@ def main() -> None:
             pass
     seconds = time.perf_counter() - started
     console = Console(width=None if Console().is_terminal else 140)
-    print_table(console, pd.concat({job: pd.read_csv(file) for job, file in files.items()}, names=["case", "seed"]))
+    print_table(console, pd.concat({job: pd.read_csv(path) for job, path in paths.items()}, names=["case", "seed"]))
     took = f", {seconds * arguments.workers / len(todo):.1f} s a panel" if todo else ""
-    console.print(f"{arguments.members} members x {PERIODS}{took}; CSV files in {folder}")
+    console.print(f"{arguments.members} members x {PERIODS}, or twice as many{took}; CSV files in {folder}")
 
 
 def version() -> str:
@@ -104,24 +112,33 @@ def version() -> str:
     return fingerprint(*(path.read_text(encoding="utf-8") for path in sources))[:8]
 
 
+def file(job: tuple[str, int], members: int) -> str:
+    return f"{members}-{job[0]}-{job[1]}.csv"
+
+
 def kept(job: tuple[str, int], *, folder: Path, members: int) -> None:
     """One panel's results, written to its file at once when they are there."""
     torch.set_num_threads(1)
     case, seed = job
-    part = folder / f".{members}-{case}-{seed}.csv"
-    results(case, seed, members).to_csv(part, index=False)
-    part.rename(folder / f"{members}-{case}-{seed}.csv")
+    part = folder / f".{file(job, members)}"
+    results(case, seed, members if case in CORRECT else 2 * members).to_csv(part, index=False)
+    part.rename(folder / file(job, members))
 
 
-def market(*, taste: float = 1.0, environments: bool = False, **options: float) -> Market:
-    """Flat seasons and no diminishing returns, so that the reward is linear in the columns; members count dollars
-    twice as much as in the full market, whose prices are twice as high."""
-    full = Market(**options)
-    own = full.segments["gen_z"].of_type(taste)
-    own = replace(own, saturation=1e4, price=2 * own.price, base=own.base + own.price * PRICES[1])
+def market(
+    *, taste: float = 1.0, use: float = 1.0, environments: bool = False, season: float = 0.0, shocks: float = 0.0,
+    **options: Any,
+) -> Market:  # fmt: skip
+    """No diminishing returns, so that the reward is linear in the columns; members count dollars twice as much as in
+    the full market, whose prices are twice as high."""
+    full = Market(contract_months=MONTHS, **options)
+    own = full.segments["gen_z"].of_type(taste, use)
+    own = replace(own, saturation=1e4, price=2 * own.price, base=own.base + own.price * 10.0, commitment=COMMITMENT)
     keeping = {b: replace(own.benefits[b], drop_out=0.6, rise_out=0.01) for b in BENEFITS}
     segments = {"slow": own, "fast": replace(own, benefits=own.benefits | keeping)} if environments else {"gen_z": own}
-    return replace(full, segments=segments, seasons=dict.fromkeys(BENEFITS, (0.0,) * 12))
+    seasons = {b: tuple(season * x for x in full.seasons[b]) for b in BENEFITS}
+    found = replace(full, segments=segments, seasons=seasons)
+    return found.moody(shocks) if shocks else found
 
 
 @cache
@@ -133,26 +150,22 @@ def solved(**options: Any) -> membership.MarketSolution:
 
 def simulated(case: str, seed: int, members: int) -> pd.DataFrame:
     about = {"members": members, "periods": PERIODS, "seed": seed}
-    if case in TYPES:
-        return membership_types.simulate_types([solved(taste=t) for t in TYPES[case]], **about)[0]
+    if case in ("types", "use"):
+        kinds = [solved(taste=t, use=t if case == "use" else 1.0) for t in TYPES]
+        return membership_types.simulate_types(kinds, **about)[0]
     if case == "drift":
         first = membership.simulate(solved(), **(about | {"periods": PERIODS // 2}))
         later = solved(taste=1.3)
         return pd.concat([first, continued(later, first, periods=PERIODS // 2, seed=seed + 1)])
-    options = {
-        "attention": {"attention": 0.5},
-        "reminded": {"attention": 0.3, "reminded": 0.2, "attention_reminded": 0.9},
-        "nest": {"nest": 0.7},
-    }.get(case, {})
-    return membership.simulate(solved(environments=case in ENVIRONMENTS, **options), **about)
+    return membership.simulate(solved(**OPTIONS.get(case, {})), **about)
 
 
 def study(case: str, seed: int) -> Config:
-    environments = case in ENVIRONMENTS
+    environments = bool(OPTIONS.get(case, {}).get("environments"))
     state = {
         "status": {"kind": "category", "dynamics": "table", "parents": ["status", "months_left"]},
-        "months_left": {"kind": "ordinal", "levels": 12, "dynamics": "table", "parents": ["status", "months_left"]},
-        "price": {"kind": "ordinal", "levels": len(PRICES), "dynamics": "static", "assigned": "randomised"},
+        "months_left": {"kind": "ordinal", "levels": MONTHS, "dynamics": "table", "parents": ["status", "months_left"]},
+        "price_monthly": {"kind": "numeric", "dynamics": "static", "assigned": "randomised"},
     }
     if case == "reminded":
         state["reminded"] = {"kind": "ordinal", "levels": 2, "dynamics": "table"}
@@ -166,13 +179,13 @@ def study(case: str, seed: int) -> Config:
             "state": state,
         },
         "anchor": {"action": "none", "reward": "video" if case == "anchor" else 0.0},
-        "reward": {"structure": "linear", "columns": ["status", "price", *BENEFITS]},
-        "money": {"currency": "USD", "price": {"monthly": {"amount": PRICES[0], "per": {"price": STEP}}}},
-        "discount": 0.8 if case == "discount" else 0.95,
+        "reward": {"structure": "linear", "columns": ["status", "price_monthly", *BENEFITS]},
+        "money": {"currency": "USD", "price": {"monthly": "price_monthly"}},
+        "discount": 0.6 if case == "discount" else 0.95,
         "seed": seed,
         "estimation": {
             "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
-            "refit": {"rows": 2000, "rounds": 2, "standard_errors": False},
+            "refit": {"rows": 700, "rounds": 2, "standard_errors": False},
         },
     }  # fmt: skip
     return validated(Config, about, "the benchmark")
@@ -182,7 +195,6 @@ def results(case: str, seed: int, members: int) -> pd.DataFrame:
     """name, statistic, df, p of every test on the panel of this seed."""
     config = study(case, seed)
     frame = simulated(case, seed, members)
-    frame = frame.assign(price=((frame["price_monthly"] - PRICES[0]) / STEP).round().astype(int))
     panel = panel_from_frame(frame, config)
     model, metrics = estimate(config, panel, bench=Workbench(device=torch.device("cpu"), seed=seed))
     checks = battery(model, panel, metrics["refit"]["precisions"])

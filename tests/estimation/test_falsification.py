@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,7 @@ def asked(frame: pd.DataFrame, **changes):
     config = Config.model_validate(STUDY | changes)
     panel = panel_from_frame(frame, config)
     model, metrics = estimate(config, panel, bench=Workbench(device=CPU, seed=0))
+    assert "falsification" not in metrics
     return model, panel, {c.name: c for c in battery(model, panel, metrics["refit"]["precisions"])}
 
 
@@ -91,11 +93,12 @@ def correct():
 
 def test_a_correct_panel_is_not_rejected(correct):
     _, _, checks = correct
-    assert list(checks) == ["stationarity", "hidden types", "attention", "iia", "discount", "anchor"]
+    assert list(checks) == ["stationarity", "common shocks", "hidden types", "attention", "iia", "discount", "anchor"]
     done = {name: c for name, c in checks.items() if c.p is not None}
-    assert set(done) == {"stationarity", "hidden types", "attention", "iia"}
+    assert set(done) == {"stationarity", "common shocks", "hidden types", "attention", "iia"}
     assert all(c.p > 0.02 and not c.why for c in done.values()), done
-    assert done["stationarity"].df == 3 and done["hidden types"].df == 2 and done["iia"].df == 1
+    assert done["stationarity"].df == 3 and done["hidden types"].df == 2 and done["iia"].df == 2
+    assert done["common shocks"].df == 15
     assert "leaves no column out" in checks["discount"].why and checks["anchor"].statistic is None
 
 
@@ -165,6 +168,37 @@ def test_the_default_is_the_last_action_and_its_direction_the_derivative_by_inat
     torch.testing.assert_close(expected, score, rtol=0, atol=1e-4)
 
 
+def test_the_default_is_what_most_do_who_did_the_same_in_the_same_status():
+    """A contract that has run out goes on as another plan: here `keep` after `patch`, once the status is `over`."""
+    state = STUDY["data"]["state"] | {"status": {"kind": "category", "dynamics": "table"}}
+    config = Config.model_validate(STUDY | {"data": STUDY["data"] | {"state": state}})
+    frame = pd.DataFrame(
+        {"id": [0, 0, 0, 1, 1], "t": [0, 1, 2, 0, 1], "wear": 0, "price": 1.0,
+         "status": ["on", "on", "over", "on", "over"], "choice": ["patch", "patch", "replace", "patch", "keep"]}
+    )  # fmt: skip
+    panel = panel_from_frame(frame, config)
+    pi = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6], [0.1, 0.6, 0.3], [0.6, 0.2, 0.2]]).double()
+    found = SimpleNamespace(panel=panel, model=SimpleNamespace(schema=panel.schema), rows=torch.arange(5), pi=pi)
+    default, known = module.default_action(found)
+    assert default.tolist() == [1, 1, 0, 1, 0] and known.all()  # over: .9, .3 and .8 of replace, patch and keep
+
+
+def test_every_period_has_a_direction_of_its_own(correct, monkeypatch):
+    model, panel, _ = correct
+    found = residuals(model, panel)
+    z = module._periods(found)
+    assert z.shape == (len(found.rows), 3, 15) and (z[:, 0] == 0).all()
+    assert torch.equal(z[:, 1].argmax(1)[panel.period > 0] + 1, panel.period[panel.period > 0])
+    monkeypatch.setattr(module, "SPANS", 4)
+    assert module._periods(found)[..., 0, 0].sum() == 0 and module._periods(found).shape[2] == 3
+
+
+def test_prices_of_other_plans_are_kept_out_of_a_plans_reward(correct):
+    model, panel, _ = correct
+    z = module._other_prices(residuals(model, panel))
+    assert z.shape[2] == 1 and (z[:, :2] == 0).all() and z[:, 2].std() == pytest.approx(1, rel=0.01)  # of keeping
+
+
 def test_hidden_types_are_products_of_a_members_residuals(correct):
     model, panel, _ = correct
     found = residuals(model, panel)
@@ -177,12 +211,14 @@ def test_hidden_types_are_products_of_a_members_residuals(correct):
 
 def test_a_run_keeps_its_tests(tmp_path, correct):
     frame = machine(150, 8, 5)
-    config = Config.model_validate(STUDY)
+    config = Config.model_validate(STUDY | {"estimation": STUDY["estimation"] | {"falsification": True}})
     panel = panel_from_frame(frame, config)
     model = train(config, panel, tmp_path / "run", device=CPU)
+    trained = load_record(tmp_path / "run").falsification
+    assert not (tmp_path / "run" / RESULT).exists() and len(trained["checks"]) == 7
     assert falsify(tmp_path / "run", model, panel) > 0
     record = load_record(tmp_path / "run")
-    assert len(record.falsification["checks"]) == 6
+    assert record.falsification["panel"] and record.falsification["checks"] == trained["checks"]
     before = (tmp_path / "run" / RESULT).read_bytes()
     other = panel_from_frame(machine(150, 8, 6), config, schema=panel.schema)
     with pytest.raises(InputError, match="not the panel"):
@@ -190,6 +226,8 @@ def test_a_run_keeps_its_tests(tmp_path, correct):
     assert (tmp_path / "run" / RESULT).read_bytes() == before
     with pytest.raises(InputError, match="no refit"):
         battery(replace(model, refit=None), panel, [])
+    with pytest.raises(InputError, match="one type of members"):
+        battery(replace(model, schema=model.schema.with_types(2, dynamics=False)), panel, [])
     with pytest.raises(InputError, match="precisions"):
         battery(model, panel, [1.0] * 40)
     runs.complete_run(tmp_path / "run")
