@@ -309,7 +309,7 @@ def test_what_the_estimate_assumes_is_tested_and_reported(copied, capsys):
     said = capsys.readouterr().out
     assert "What would show the model to be wrong" in said and str(run / "falsification.json") in said
     found = json.loads((run / "falsification.json").read_text(encoding="utf-8"))
-    assert [c["name"] for c in found["checks"]][:2] == ["stationarity", "hidden types"]
+    assert [c["name"] for c in found["checks"]][:2] == ["stationarity", "common shocks"]
     before = listing(run)
     assert script(*ask) == 2 and "give --overwrite to replace it" in capsys.readouterr().err
     assert listing(run) == before

@@ -84,7 +84,7 @@ def test_what_does_not_enter_is_nothing_in_the_refit(panel):
     assert bool(scale[~enters].isinf().all()) and bool(scale[enters].isfinite().any())
     theta = torch.ones(scale.numel(), dtype=torch.float64)
     weights = torch.zeros(3, model.basis(panel.state[:1]).shape[1], len(theta) + 1, dtype=torch.float64)
-    refit._store(model.refit, theta, weights, mean, scale)
+    refit._store(model, theta, weights, mean, scale)
     assert bool((model.refit.theta[1:][~enters] == 0).all())
     dearer = panel.state.clone()
     dearer[:, panel.schema.index("price_annual")] += 10

@@ -115,6 +115,9 @@ def test_the_true_reward_gives_the_true_policy(form, discount, temperature, seed
         config=SimpleNamespace(discount=true.discount, temperature=temperature),
         basis=basis,
         policy_network=lambda state, menu: exact.log_policy[state[:, 0].long()],
+        attention=None,
+        inertia_of=lambda state: None,
+        refit=Refitted(schema.anchor, 3, STATES, STATES),
     )
     mean, scale = torch.tensor([0, 0.5, 0.25, -1, 0]).double(), torch.tensor([[1, 2, 1, 0.5, 4]] * 2).double()
     sums = refit.feature_sums(model, transitions(true.transition), mean, scale, refitted=False)
@@ -133,8 +136,8 @@ def test_the_true_reward_gives_the_true_policy(form, discount, temperature, seed
     logit = refit.logit_of(model, solution.weights, mean, scale)
     log_pi = logit.log_policy(theta, x, g.double(), MENU)
     torch.testing.assert_close(log_pi, exact.log_policy, rtol=0, atol=1e-8)
-    stored = Refitted(schema.anchor, 3, STATES, STATES)
-    refit._store(stored, theta, solution.weights, mean, scale)
+    refit._store(model, theta, solution.weights, mean, scale)
+    stored = model.refit
     torch.testing.assert_close(stored.reward(x, g, mu)[MENU], true.reward[MENU], rtol=0, atol=1e-8)
     torch.testing.assert_close(stored.continuation(x), continuation, rtol=0, atol=rounding)
 

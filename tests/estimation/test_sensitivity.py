@@ -136,7 +136,8 @@ def test_a_stopped_sweep_goes_on(large, tmp_path, monkeypatch):
     model, panel, _ = large
     path, plain, calls = tmp_path / "s.json", point_at(model, panel, GAMMA, 0.0), []
 
-    def quick(model, panel, discount, shift):
+    def quick(model, panel, discount, shift, kept):
+        assert (kept is None) == (shift != 0 or discount == GAMMA)
         calls.append((discount, shift))
         if len(calls) == 3:
             raise KeyboardInterrupt
