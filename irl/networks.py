@@ -208,7 +208,34 @@ class LinearTerms(nn.Module):
         return torch.cat([state.new_ones(1, len(state)), raw]).T
 
 
-class TypeShares(nn.Module):
+class StandardTerms(nn.Module):
+    """The columns as they are (:class:`LinearTerms`), standardised on some rows; in ``dtype``."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, terms: LinearTerms, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.terms = terms
+        self.register_buffer("centre", torch.zeros(terms.width, dtype=dtype))
+        self.register_buffer("scale", torch.ones(terms.width, dtype=dtype))
+
+    @torch.no_grad()
+    def standardise(self, state: Tensor) -> None:
+        """Take centre and scale from state[N, F]; what does not vary there stays out."""
+        x = self.terms(state).to(self.centre.dtype)
+        sd = x.std(0, correction=0)
+        self.centre.copy_(x.mean(0))
+        self.scale.copy_(torch.where(sd > 1e-4 * x.abs().amax(0).clamp_min(1e-12), sd, torch.inf))
+        self.centre[0], self.scale[0] = 0.0, 1.0
+
+    def features(self, state: Tensor) -> Tensor:
+        """x[N, D] of state[N, F], first column 1."""
+        x: Tensor = self.terms(state)
+        return (x.to(self.centre.dtype) - self.centre) / self.scale
+
+
+class TypeShares(StandardTerms):
     """log P(type | first observed state): a multinomial logit in the columns as they are, standardised.
 
     The state that a member is first seen in follows from choices made before, and these from his type: this is the
@@ -223,31 +250,13 @@ class TypeShares(nn.Module):
 
     weight: Tensor
     covariance: Tensor
-    centre: Tensor
-    scale: Tensor
 
     def __init__(self, schema: StateSchema, parameters: int = 0) -> None:
-        super().__init__()
-        self.terms = LinearTerms(schema, tuple(c.name for c in schema.columns if not c.hidden))
+        super().__init__(LinearTerms(schema, tuple(c.name for c in schema.columns if not c.hidden)), torch.float64)
         width = self.terms.width
         several = (schema.types - 1) * width
         self.register_buffer("weight", torch.zeros(schema.types, width, dtype=torch.float64))
         self.register_buffer("covariance", torch.zeros(several, parameters + several, dtype=torch.float64))
-        self.register_buffer("centre", torch.zeros(width, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones(width, dtype=torch.float64))
-
-    def standardise(self, state: Tensor) -> None:
-        """Take centre and scale from state[M, F]."""
-        x = self.terms(state).double()
-        sd = x.std(0, correction=0)
-        self.centre.copy_(x.mean(0))
-        self.scale.copy_(torch.where(sd > 1e-4 * x.abs().amax(0).clamp_min(1e-12), sd, torch.inf))
-        self.centre[0], self.scale[0] = 0.0, 1.0
-
-    def features(self, state: Tensor) -> Tensor:
-        """x[N, D] of state[N, F], float64, first column 1."""
-        x: Tensor = self.terms(state)
-        return (x.double() - self.centre) / self.scale
 
     def forward(self, state: Tensor) -> Tensor:
         """log share[N, K] of state[N, F]."""

@@ -297,9 +297,16 @@ def test_scenarios_are_answered_under_other_assumptions_and_reported(copied, cap
     before = listing(run)
     assert script(*ask) == 0 and "2 variants" in capsys.readouterr().out
     assert listing(run) == before  # all was there
+    assert script("train", "--config", copied / "study.yaml", "--run", other, *again, "--overwrite", "seed=3",
+                  "anchor.reward=0.25") == 0  # fmt: skip
+    assert script(*ask) == 0
+    replaced = json.loads((run / "assumptions.json").read_text(encoding="utf-8"))
+    assert [a["variant"] for a in replaced["answers"]] == [a["variant"] for a in found["answers"]]
+    assert replaced["answers"][:2] == found["answers"][:2] and replaced["answers"][2] != found["answers"][2]
+    assert replaced["variants"]["other"] == {"anchor.reward": [0.0, 0.25]}
     assert script("report", "--run", run) == 0
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "Scenarios under other assumptions" in page and "anchor.reward 0.5 instead of 0.0" in page
+    assert "Scenarios under other assumptions" in page and "anchor.reward 0.25 instead of 0.0" in page
 
 
 def test_what_the_estimate_assumes_is_tested_and_reported(copied, capsys):

@@ -6,7 +6,8 @@ two configurations: the options that differ. Every model answers every scenario 
 without intervals, and of each case is kept, by segment, how plan shares and membership change in the last period, and
 the surplus (in reward units, each model's own).
 
-``RUN/assumptions.json`` is written after each answer, whole; answers that are there are not made again.
+``RUN/assumptions.json`` is written after each answer, whole; answers that are there are not made again, those of a
+model or scenario that has changed are replaced, and those of variants not asked for now are kept.
 
 Limits: a change beyond the variants that were asked for is not seen; two variants together may move more than each.
 """
@@ -89,22 +90,22 @@ def relax(
         If a scenario does not fit a model; nothing is written then that is not there already.
     """
     started = time.perf_counter()
-    found = [] if overwrite or not path.is_file() else list(runs.read_json(path).get("answers", []))
-    kept = {(a["scenario"], a["variant"], a["about"]): a for a in found}
+    before = {} if overwrite or not path.is_file() else runs.read_json(path)
+    kept = {(a["scenario"], a["variant"]): a for a in before.get("answers", [])}
     asked = [("", study, {}), *((v.label, v.model, v.differs) for v in variants)]
-    questions: list[tuple[tuple[str, str, str], Question]] = []
+    told = before.get("variants", {}) | {label: differs for label, _, differs in asked if label}
+    questions: list[tuple[tuple[str, str], str, Question]] = []
     for label, model, _ in asked:
         for name, scenario in scenarios.items():
             fewer = scenario.model_copy(update={"members": _members(scenario)})
-            key = (name, label, _about(fewer, model))
-            if key not in kept:
-                questions.append((key, ask(_without_errors(model), fewer, frame)))
-    for done, (key, question) in enumerate(questions):
+            about = _about(fewer, model)
+            if kept.get((name, label), {}).get("about") != about:
+                questions.append(((name, label), about, ask(_without_errors(model), fewer, frame)))
+    for done, (key, about, question) in enumerate(questions):
         tick(f"{key[0]}, {key[1] or 'as estimated'}", done, len(questions))
         rows = headline(question.answer(bands=False).outcomes)
-        kept[key] = dict(zip(("scenario", "variant", "about"), key, strict=True)) | {"rows": rows}
-        content = {"variants": {label: differs for label, _, differs in asked if label}, "answers": list(kept.values())}
-        runs.write_json(path, content)
+        kept[key] = {"scenario": key[0], "variant": key[1], "about": about, "rows": rows}
+        runs.write_json(path, {"variants": told, "answers": list(kept.values())})
     tick("all answers", len(questions), len(questions))
     return time.perf_counter() - started
 

@@ -101,5 +101,6 @@ def test_compiled_it_gives_the_same(mode):
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(functions, model.basis(state).shape[1], generator=generator, dtype=torch.float64)
         plain, compiled = Forward(model, weights), Forward(model, weights, mode)
+        assert compiled._pass is module.compiled(mode) and plain._pass is module.passed
         for rows in (300, 20, 1):
             assert torch.allclose(compiled(state[:rows]), plain(state[:rows]), rtol=1e-4, atol=1e-5)

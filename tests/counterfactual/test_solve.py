@@ -11,9 +11,11 @@ import torch
 from irl import tabular
 from irl.bellman import Nests
 from irl.config import InputError
+from irl.counterfactual import forward
 from irl.counterfactual.intervention import compile_scenario
 from irl.counterfactual.solve import TOLERANCE, solve
-from irl.scenario import scenario_from
+from irl.counterfactual.timing import solve_path
+from irl.scenario import Timing, scenario_from
 from irl.transitions import Transitions, drawn
 
 ALL_FREE = slice(0, 6)  # out, in, deep at both tiers
@@ -226,3 +228,15 @@ def test_an_action_nobody_has_left_to_take_is_refused(world):
     policy = solved(world, world.transitions().of_segment, change)
     with pytest.raises(InputError, match=r"leaves nothing to choose in some states .*place locked"):
         policy_at(policy, world)
+
+
+def test_every_policy_of_a_scenario_is_compiled_as_it_is_asked(world):
+    follow, timing = world.transitions().of_segment, Timing(start=1, length=2, announced=True)
+    base = solve(world.model, world.intervention(), follow, compile="kernels")
+    for when in (Timing(), timing):
+        path = solve_path(base, world.intervention(DEARER), when, lambda intervention: follow)
+        assert {path.at(t).forward._pass for t in range(4)} == {forward.compiled("kernels")}
+    assert solve(world.model, world.intervention(), follow).forward._pass is forward.passed
+
+
+DEARER = {"reward": {"action": "annual", "add": -1.0}}

@@ -4,45 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from irl.config import Config
-from irl.data.panel import panel_from_frame
 from irl.estimation.inference import _no_less_than_nothing
 from irl.estimation.logit import Logit
 from irl.estimation.missing_information import missing
 from irl.estimation.mixture import Mixture
 from irl.estimation.types import INTERCEPT, RIDGE
-from irl.fitted import new_networks
 
-TYPES, PARAMETERS, STEP, MEMBERS, PERIODS = 3, 4, 1e-3, 40, 6
-STUDY = {
-    "data": {
-        "path": "none.parquet", "member": "id", "period": "month", "action": "plan", "actions": ["none", "member"],
-        "state": {"use": {"kind": "ordinal", "levels": 3, "dynamics": "table"}},
-    },
-    "anchor": {"action": "none"},
-    "discount": 0.8,
-    "types": TYPES,
-}  # fmt: skip
+TYPES, PARAMETERS, STEP, MEMBERS = 3, 4, 1e-3, 40
 
 
 @pytest.fixture(scope="module")
-def mixture():
+def mixture(three_types):
     """A mixture of three types, and a likelihood that is somewhere, not at its maximum."""
-    rng, rows = np.random.default_rng(0), MEMBERS * PERIODS
-    frame = pd.DataFrame({
-        "id": np.repeat(np.arange(MEMBERS), PERIODS), "month": np.tile(np.arange(PERIODS), MEMBERS),
-        "use": rng.integers(3, size=rows), "plan": rng.choice(["none", "member"], rows),
-    })  # fmt: skip
-    config = Config.model_validate(STUDY)
-    plain = panel_from_frame(frame, config)
+    plain, model = three_types(MEMBERS)
     plain = replace(plain, weight=plain.weight * (1 + plain.member % 3))
-    torch.manual_seed(0)
-    model = new_networks(config, plain.schema.with_types(TYPES, dynamics=False))
     model.shares.standardise(plain.state)
     model.shares.weight[1:] = 0.5 * torch.randn(TYPES - 1, model.shares.weight.shape[1])
     moves = 0.3 * torch.randn(plain.n_members, TYPES).double()

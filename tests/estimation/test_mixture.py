@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from irl.config import Config
-from irl.data.panel import panel_from_frame
 from irl.estimation.logit import Choices, Logit
 from irl.estimation.mixture import Mixture, quasi_newton_step, spread_of_types
-from irl.fitted import new_networks
 
-MEMBERS, PERIODS, TYPES = 50, 6, 3
-STUDY = {
-    "data": {
-        "path": "none.parquet", "member": "id", "period": "month", "action": "plan", "actions": ["none", "member"],
-        "state": {"use": {"kind": "ordinal", "levels": 3, "dynamics": "table"}},
-    },
-    "anchor": {"action": "none"},
-    "discount": 0.8,
-    "types": TYPES,
-}  # fmt: skip
+MEMBERS, TYPES = 50, 3
 
 
 @pytest.fixture(scope="module")
-def parts():
-    rng, rows = np.random.default_rng(0), MEMBERS * PERIODS
-    frame = pd.DataFrame({
-        "id": np.repeat(np.arange(MEMBERS), PERIODS), "month": np.tile(np.arange(PERIODS), MEMBERS),
-        "use": rng.integers(3, size=rows), "plan": rng.choice(["none", "member"], rows),
-    })  # fmt: skip
-    config = Config.model_validate(STUDY)
-    plain = panel_from_frame(frame, config)
-    torch.manual_seed(0)
-    model = new_networks(config, plain.schema.with_types(TYPES, dynamics=False))
+def parts(three_types):
+    plain, model = three_types(MEMBERS)
     posterior = torch.rand(MEMBERS, TYPES).double().softmax(1)
     mixture = Mixture(plain, model.shares, posterior, torch.zeros_like(posterior))
     width = model.basis(torch.zeros(1, 2)).shape[1]
