@@ -60,6 +60,11 @@ class Feature(Section):
         None, description="ordinal: number of levels (values 0..levels-1) or the values in order"
     )
     parents: tuple[str, ...] = Field((), description="table: state columns that, with the action, move this one")
+    alike: bool = Field(
+        False,
+        description="table: moves are counted alike at all levels (mileage, months since): by how many levels it went "
+        "up or down or, where that explains an action's rows better, the level that it went to",
+    )
     assigned: Literal["observed", "randomised"] = Field(
         "observed", description="randomised: varies for reasons unrelated to taste (a price test)"
     )
@@ -78,6 +83,8 @@ class Feature(Section):
             raise ValueError("`dynamics: table` counts levels: it is for categories and ordinals; use learned")
         if self.parents and self.dynamics != "table":
             raise ValueError(f"`parents` is for `dynamics: table`; this is {self.dynamics}")
+        if self.alike and (self.dynamics != "table" or self.kind != "ordinal"):
+            raise ValueError("`alike` is for ordinals with `dynamics: table`")
         return self
 
 

@@ -276,7 +276,8 @@ class Crossings(nn.Module):
 
     Inputs are indicators of every level (none is left out: these features are made for estimators that shrink, which
     should not depend on which level comes first) and standardised numbers; a column that never varies gives none, and
-    a number that moves gives three hinges max(z - k, 0) besides, so that its effect may bend. What never changes about
+    a number that moves gives three hinges max(z - k, 0) besides, so that its effect may bend; so does an ordinal whose
+    moves are alike, with its trend, so that levels of few rows follow the others. What never changes about
     a member (segment, a price assigned once) is crossed with every other column, since the effect of anything may
     differ by it; and, so that a tested price may count for one segment under one plan only, static categories are
     crossed with randomised and table columns at once. Columns that move are crossed pair by pair, ordinals by their
@@ -334,12 +335,15 @@ class Crossings(nn.Module):
                 chosen.append((i, j))
         kinds = ([a for a in at if inputs[a].column in kind] for kind in (labelled, tested, moved))
         chosen += [(i, j, k) for i, j, k in itertools.product(*kinds) if inputs[i].column != inputs[j].column]
-        moving = [f for f in used if f not in fixed]
-        for f in moving:
-            if not columns[f].discrete:
-                chosen += [(len(inputs) + k,) for k in range(len(KNOTS))]
-                c = columns[f]
-                inputs += [_Input(f, f"{c.name}>{k:+g}sd", centre=c.centre, scale=c.scale, knot=k) for k in KNOTS]
+        for f in (moving := [f for f in used if f not in fixed]):
+            c = columns[f]
+            knots = (-math.inf, *KNOTS) if c.alike else () if c.discrete else KNOTS
+            centre, scale = (
+                ((c.minimum + c.maximum) / 2, (c.maximum - c.minimum) / 4) if c.alike else (c.centre, c.scale)
+            )
+            chosen += [(len(inputs) + k,) for k in range(len(knots))]
+            named = [c.name if math.isinf(k) else f"{c.name}>{k:+g}sd" for k in knots]
+            inputs += [_Input(f, n, centre=centre, scale=scale, knot=k) for n, k in zip(named, knots, strict=True)]
         ranks: dict[int, list[int]] = {}
         for f in moving:
             c = columns[f]

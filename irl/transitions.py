@@ -39,11 +39,17 @@ DRAWS = 24
 row's mean falls with their square, as long as probabilities are not smaller than their parts. On the simulated market
 (20,000 x 36) 8 of 15,000 states and 24 of 6,000 left the same noise of price slopes, the latter in two thirds of the
 time."""
+FEW = 10
+"""States fewer than this part of the rows that may be drawn from are taken all, and each once."""
+MOST_DRAWS = 240
+"""Draws of what follows each action in each of few states, at most."""
 GOLDEN = (5**0.5 - 1) / 2
 CHUNK = 16384
 """Draws made at once."""
 RIDGE_ROWS = 1.0
 """Ridge of the kernel on drawn transitions, in rows."""
+RIDGE_SPANNED = 1e-8
+"""The same where every state is there with many draws, per unit of weight: against collinear features alone."""
 LONGEST_CONTRACT = 600
 """Periods after which a drawn path without a free choice is given up as endless."""
 
@@ -167,6 +173,13 @@ class States:
         chosen = torch.randperm(len(self.state), generator=torch.Generator().manual_seed(seed))[:most]
         return self.only(chosen.sort().values.to(self.state.device))
 
+    def distinct(self) -> States:
+        """Each state (of each segment) once, with the weight of all its rows."""
+        key = torch.cat([self.state, self.segment.unsqueeze(1).to(self.state.dtype)], 1)
+        found, place = key.unique(dim=0, return_inverse=True)
+        weight = self.weight.new_zeros(len(found)).index_add_(0, place, self.weight)
+        return States(found[:, :-1], found[:, -1].to(self.segment.dtype), weight)
+
 
 def observed(panel: Panel) -> Transitions:
     """The panel's own transitions from choice to choice (or end): one draw each."""
@@ -186,6 +199,11 @@ def observed(panel: Panel) -> Transitions:
 Target = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(next states [n S, F], their features [n S, D], log pi there [n S, A], discount [n S]) -> [n S, K]; pi of members who
 decide."""
+
+
+def ridge_of(rows: Transitions) -> float:
+    """Ridge of the kernel on ``rows``, per unit of weight."""
+    return RIDGE_SPANNED if rows.steps.shape[1] > DRAWS else RIDGE_ROWS / len(rows.state)
 
 
 @torch.no_grad()
@@ -266,6 +284,34 @@ def drawn(
     if not len(joined.state):
         raise InputError("nobody has anything to choose from: are all rows in contracts or terminal states?")
     return joined
+
+
+def spanned(
+    dynamics: TransitionModel, programme: Programme, rows: States, *, most: int, seed: int
+) -> tuple[States, int]:
+    """Where transitions are to start, and how many draws follow each action.
+
+    Where the states are few (a tenth of ``most``, what is reached from them included), each once, with what is reached
+    from it, in as many draws as ``most`` rows would have had: then nothing is left out, and the value of a rare state,
+    on which that of patient members depends, rests on no luck. States that no row is in have the weight of one. Else
+    ``most`` of the rows, drawn at random.
+    """
+    few, found = most // FEW, rows.distinct()
+    while len(found.state) <= few:
+        following = drawn(dynamics, programme, found, seed=seed)
+        goes_on = ~following.ends.flatten()
+        reached = following.next_state.flatten(0, 1)[goes_on]
+        segment = following.segment.repeat_interleave(following.steps.shape[1])[goes_on]
+        joined = States(
+            torch.cat([found.state, reached]),
+            torch.cat([found.segment, segment]),
+            torch.cat([found.weight, found.weight.new_zeros(len(reached))]),
+        ).distinct()
+        closed = len(joined.state) == len(found.state)
+        found = replace(joined, weight=torch.where(joined.weight > 0, joined.weight, 1.0))
+        if closed:
+            return found, max(DRAWS, min(MOST_DRAWS, DRAWS * most // len(found.state)))
+    return rows.at_most(most, seed=seed), DRAWS
 
 
 def _drawn_chunk(

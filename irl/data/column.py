@@ -32,6 +32,7 @@ class Column:
     dynamics : static, table, clock or learned
     labels : label of code 0, 1, … for category and ordinal; empty for count and numeric
     parents : indices of the columns that move a ``table`` column (its own if none was declared)
+    alike : whether a ``table`` counts moves alike at all levels
     assigned : observed or randomised
     centre, scale : mean and standard deviation in declared units (count and numeric; scale 1 if constant)
     minimum, maximum : observed range of the values (of the codes for category and ordinal)
@@ -44,6 +45,7 @@ class Column:
     dynamics: str
     labels: tuple[str, ...] = ()
     parents: tuple[int, ...] = ()
+    alike: bool = False
     assigned: str = "observed"
     centre: float = 0.0
     scale: float = 1.0

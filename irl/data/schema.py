@@ -288,10 +288,10 @@ def fit_schema(frame: pd.DataFrame, config: Config) -> StateSchema:
     names = list(data.state)
     columns = []
     for i, (name, feature) in enumerate(data.state.items()):
-        parents = tuple(names.index(p) for p in feature.parents) or (i,) if feature.dynamics == "table" else ()
-        columns.append(_fit_column(name, feature, parents, frame[name] if name in frame.columns else None))
+        named = tuple(names.index(p) for p in feature.parents)
+        named += (i,) if feature.dynamics == "table" and i not in named and (feature.alike or not named) else ()
+        columns.append(_fit_column(name, feature, named, frame[name] if name in frame.columns else None))
     codes, segments = segments_of(frame, data.segment)
-    seen = {segments[code] for code in np.unique(codes[codes >= 0])}
     return StateSchema(
         columns=tuple(columns),
         actions=data.actions,
@@ -300,7 +300,7 @@ def fit_schema(frame: pd.DataFrame, config: Config) -> StateSchema:
         anchor_weights=config.anchor.weights(data.actions),
         anchor_reward=config.anchor.reward,
         segment_columns=data.segment,
-        segments=natural_order(seen),
+        segments=natural_order({segments[code] for code in np.unique(codes[codes >= 0])}),
         available=tuple((data.actions.index(a), condition) for a, condition in data.available.items()),
         terminal=data.terminal,
         defaults=tuple((data.actions.index(action), condition) for action, condition in config.defaults.items()),
@@ -358,7 +358,7 @@ def _values(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], lis
 
 
 def _fit_column(name: str, feature: Feature, parents: tuple[int, ...], values: pd.Series | None) -> Column:
-    known: dict[str, Any] = {"parents": parents, "dynamics": feature.dynamics, "assigned": feature.assigned}
+    known: dict[str, Any] = {n: getattr(feature, n) for n in ("dynamics", "assigned", "alike")} | {"parents": parents}
     empty = Column(name=name, kind=feature.kind, **known)
     if feature.kind == "ordinal":
         levels = range(feature.levels) if isinstance(feature.levels, int) else feature.levels or ()

@@ -1,6 +1,9 @@
 """The dynamics step: fits the transition model on every pair of consecutive rows, forced ones included.
 
-Tables are weighted counts; cells never seen borrow from coarser counts (see :mod:`irl.dynamics`). Learned heads are
+Tables are weighted counts; cells never seen borrow from coarser counts (see :mod:`irl.dynamics`). Where moves are alike
+at all levels they are counted over all of them, action by action: by how many levels the column went up or down, or the
+level that it went to (a reset), whichever is the likelier. Rows from which a move that occurs would have passed an end
+of the levels do not count for the first; what passes an end arrives there. Learned heads are
 fitted by maximum likelihood; where that does no better on held-out members than the frequencies that the heads start
 from, it is undone. Clocks are read off the data: any rule that gives the next value from the own one.
 """
@@ -76,7 +79,11 @@ def fit_dynamics(
     if problems:
         raise InputError("the panel contradicts the declared dynamics:\n  " + "\n  ".join(problems))
     for f in model.table:
-        getattr(model, f"table_{f}").copy_(_frequencies(model.schema, f, model.schema.columns[f].parents, *pairs))
+        column = model.schema.columns[f]
+        found = (
+            _alike(model.schema, f, *pairs) if column.alike else _frequencies(model.schema, f, column.parents, *pairs)
+        )
+        getattr(model, f"table_{f}").copy_(found)
     fit, check = (tuple(c[keep] for c in pairs) for keep in (~held_out[rows], held_out[rows]))
     trained, held_out_log_prob, undone = None, None, False
     if model.learned:
@@ -158,7 +165,7 @@ def _frequencies(
     cells, actions, levels = n_cells(schema, parents), len(schema.actions), len(schema.columns[f].labels)
     known = following[:, f] < levels
     state, action, later, weight = state[known], action[known], following[known, f].long(), weight[known]
-    group_of_cell = _own_level_of_cells(schema, f, parents).to(state.device)
+    group_of_cell = _cells(schema, parents)[:, f].to(state.device)  # 0 if it is no parent of its own
     if f in parents:
         group, groups, start = state[:, f].long(), levels + 1, torch.eye(levels + 1, levels)
         start[-1] = 1 / levels
@@ -172,14 +179,51 @@ def _frequencies(
     return _shares(_counts(joint, weight, (cells, actions, levels)), by_action[group_of_cell], borrowed)
 
 
-def _own_level_of_cells(schema: StateSchema, f: int, parents: tuple[int, ...]) -> Tensor:
-    """The column's own level in each combination of the parents [cells]; 0 if it is no parent of its own."""
-    sizes = [len(schema.columns[p].labels) + 1 for p in parents]
-    cells = torch.arange(math.prod(sizes))
-    if f not in parents:
-        return torch.zeros_like(cells)
-    at = parents.index(f)
-    return cells // math.prod(sizes[at + 1 :]) % sizes[at]
+def _alike(schema: StateSchema, f: int, state: Tensor, action: Tensor, following: Tensor, weight: Tensor) -> Tensor:
+    """Frequencies [cells, A, levels] of column ``f``'s next level, its moves alike at all levels: for each action, and
+    combination of the other parents, those of moves or of levels arrived at. What was never seen is as in all
+    combinations, then stays."""
+    parents, levels, actions = schema.columns[f].parents, len(schema.columns[f].labels), len(schema.actions)
+    others = tuple(p for p in parents if p != f)
+    known = (state[:, f] < levels) & (following[:, f] < levels)
+    state, action, own, later, weight = (x[known] for x in (state, action, state[:, f], following[:, f], weight))
+    own, later = own.long(), later.long()
+    move = later - own
+    none = torch.zeros(actions, dtype=torch.long, device=state.device)
+    down, up = (none.scatter_reduce(0, action, sign * move, "amax")[action] for sign in (-1, 1))
+    whole = (own >= down) & (own < levels - up)
+    group, groups = table_cell(schema, others, state), n_cells(schema, others)
+    row = group * actions + action
+    stays = torch.eye(2 * levels - 1, dtype=torch.float64, device=state.device)[levels - 1]
+
+    def pooled(at: Tensor, size: int, rows: Tensor, otherwise: Tensor) -> Tensor:
+        counts = _counts((row * size + at)[rows], weight[rows], (groups, actions, size))
+        return _shares(counts, _shares(counts.sum(0), otherwise))
+
+    arrived = pooled(later, levels, torch.ones_like(whole), torch.full_like(stays[:levels], 1 / levels))
+    moved = pooled(move + levels - 1, 2 * levels - 1, whole, stays)
+    at = torch.arange(levels, device=state.device)
+    target = (at.unsqueeze(1) + torch.arange(1 - levels, levels, device=state.device)).clamp(0, levels - 1)
+    by_move = torch.stack([torch.zeros_like(arrived).index_add_(2, to, moved) for to in target])  # [own, groups, A, to]
+    better = by_move[own, group, action, later].clamp_min(1e-12).log()
+    better = weight * (better - arrived[group, action, later].clamp_min(1e-12).log())
+    better -= 1e-6 * weight * ~whole  # where both explain all, what was counted on more rows
+    score, seen = (_counts(row, w, (groups, actions)) for w in (better, weight))
+    score = torch.where(seen > 0, score, score.sum(0))
+    by_level = torch.where((score >= 0).view(1, groups, actions, 1), by_move, arrived)
+    by_level = torch.cat([by_level, arrived.unsqueeze(0)])  # of a level that is not known
+    cells = _cells(schema, parents).to(state.device)
+    return by_level[cells[:, f], table_cell(schema, others, cells)]
+
+
+def _cells(schema: StateSchema, parents: tuple[int, ...]) -> Tensor:
+    """Codes [cells, F] of each combination of the parents; 0 for columns that are none."""
+    codes = torch.zeros(n_cells(schema, parents), len(schema.columns), dtype=torch.long)
+    for i, p in enumerate(parents):
+        codes[:, p] = (
+            torch.arange(len(codes)) // n_cells(schema, parents[i + 1 :]) % (len(schema.columns[p].labels) + 1)
+        )
+    return codes
 
 
 def _counts(index: Tensor, weight: Tensor | None, shape: tuple[int, ...]) -> Tensor:

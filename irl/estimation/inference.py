@@ -44,7 +44,7 @@ from irl.estimation.attention import surprises
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.estimation.missing_information import Missing
 from irl.fitted import FittedModel
-from irl.transitions import RIDGE_ROWS, Transitions, Unchanged, kernel_rows, observed
+from irl.transitions import Transitions, Unchanged, kernel_rows, observed, ridge_of
 
 CELL_ROWS = 16_384
 """Drawn rows (at random) on which the influence of the cells is averaged."""
@@ -123,7 +123,7 @@ def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor
         return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]))
 
     sums = evaluation.accumulate(kernel_rows(model, rows, log_policy), actions=len(model.schema.actions))
-    return evaluation.adjoint(sums, curvature, ridge=RIDGE_ROWS / sums.rows)
+    return evaluation.adjoint(sums, curvature, ridge=ridge_of(rows))
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def counted(model: FittedModel, rows: Transitions, parameters: int) -> bool:
     schema = model.schema
     for f, column in enumerate(schema.columns):
         if column.dynamics in ("table", "learned"):
-            if not column.discrete:
+            if not column.discrete or column.alike:
                 return False
             size = n_cells(schema, _parents(model, f)) * len(schema.actions) * len(column.labels)
             if size * parameters > LARGEST_INFLUENCE:

@@ -84,7 +84,9 @@ class Choices:
 class Logit:
     """The conditional logit in theta[P], P = (A - 1) Dx: logits = phi(s).(map theta + offset)_a + g(s) 1{a = anchor}.
 
-    map[A, D, P], offset[A, D]; in standardised features. Without an anchor action g is shared by all and left out.
+    map[A, D, P], offset[A, D]; in standardised features. Without an anchor action g is shared by all and left out. What
+    all actions share decides nothing, but grows as 1/(1 - gamma) and would drown their differences in float32: it is
+    taken off before the features enter.
     """
 
     map: Tensor
@@ -94,11 +96,12 @@ class Logit:
 
     @property
     def flat(self) -> Tensor:
-        """[A D, P]: what theta does to the logits, by action and feature."""
-        return self.map.flatten(0, 1)
+        """[A D, P]: what theta does to the logits, by action and feature, less the mean over actions."""
+        return (self.map - self.map.mean(0)).flatten(0, 1)
 
     def log_policy(self, theta: Tensor, phi: Tensor, known: Tensor, menu: Tensor) -> Tensor:
-        q = phi @ (self.map @ theta + self.offset).T.to(phi.dtype)
+        weights = self.map @ theta + self.offset
+        q = phi @ (weights - weights.mean(0)).T.to(phi.dtype)
         if self.anchor is not None:
             q[:, self.anchor] += known
         return bellman.log_policy(q, menu, self.temperature)
@@ -122,7 +125,7 @@ class Logit:
             score = -self.log_policy(theta, phi, known, menu).exp()
             score[torch.arange(len(action), device=action.device), action] += 1
             total += ((score * weight.unsqueeze(1)).T @ phi).double()
-        return torch.einsum("ad,adp->p", total, self.map) / self.temperature
+        return torch.einsum("ad,adp->p", total - total.mean(0), self.map) / self.temperature
 
     def information(self, theta: Tensor, choices: Choices) -> Tensor:
         """[P, P]: minus the second derivative, sum w of the covariance of the logits' gradients under pi."""

@@ -51,7 +51,7 @@ from irl.estimation.mixture import ROUNDS, Mixture
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
-from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn, kernel_rows
+from irl.transitions import States, Transitions, Unchanged, drawn, kernel_rows, ridge_of, spanned
 
 PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
@@ -112,8 +112,10 @@ def fit_refit(
     started = time.perf_counter()
     assert model.refit is not None, "the model has no room for a refit"
     refit = model.refit
-    states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=bench.seed)
-    rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=bench.seed)
+    every, programme = States(panel.state, panel.segment, panel.weight).only(panel.free), Unchanged(panel.schema)
+    states = every.at_most(options.rows, seed=bench.seed)
+    starts, draws = spanned(model.dynamics, programme, every, most=options.rows, seed=bench.seed)
+    rows = drawn(model.dynamics, programme, starts, seed=bench.seed, draws=draws)
 
     def chosen(rows: Tensor) -> Choices:
         if mixture is not None:
@@ -142,7 +144,7 @@ def fit_refit(
     for r in range(rounds):
         bench.tick("refit", r, rounds, float("nan"))
         sums = feature_sums(model, rows, mean, scale, refitted=refitted)
-        solution = evaluation.solve(sums, ridge=RIDGE_ROWS / sums.rows)
+        solution = evaluation.solve(sums, ridge=ridge_of(rows))
         logit = logit_of(model, solution.weights, mean, scale, told=panel.tells_active)
         if shrinks:
             theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
@@ -159,11 +161,11 @@ def fit_refit(
             break
     assert solution is not None and logit is not None, "at least one round"
     if options.standard_errors:
-        every, lacking = choices, None
+        counted, lacking = choices, None
         if mixture is not None:
             lacking, panel = missing(mixture, logit, theta, choices), mixture.expanded(model)
-            every = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
-        found = covariance(model, panel, rows, every, logit, theta, precision[groups], lacking)
+            counted = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
+        found = covariance(model, panel, rows, counted, logit, theta, precision[groups], lacking)
         _store_covariance(model, found, mean, scale)
     log_likelihood = logit.log_likelihood if mixture is None else partial(mixture.log_likelihood, logit)
     likelihood = log_likelihood(theta, choices) / choices.mass

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from irl.config import InputError
-from irl.transitions import States, Unchanged, drawn, stratified
+from irl.transitions import DRAWS, MOST_DRAWS, States, Unchanged, drawn, spanned, stratified
 
 ALL_FREE = slice(0, 6)  # out, in, deep at both tiers
 
@@ -112,3 +112,17 @@ def test_some_rows_are_taken_at_random_and_keep_their_order():
     assert len(taken.unique()) == 20 and torch.equal(taken, taken.sort().values)
     assert len(taken.diff().unique()) > 1  # no fixed stride
     assert rows.at_most(100, seed=0) is rows
+
+
+def test_few_states_are_taken_all_with_what_is_reached_from_them(world):
+    model, rows = world.model, world.everywhere(2000)
+    programme, first = Unchanged(model.schema), rows.only(rows.state[:, 0] == 0)
+    found, draws = spanned(model.dynamics, programme, first, most=100_000, seed=0)
+    assert draws == MOST_DRAWS and len(found.state) > len(first.distinct().state)
+    states = {tuple(s) for s in found.state.tolist()}
+    assert len(states) <= len(found.state) <= len(rows.distinct().state)
+    assert float(found.weight.min()) >= 1 and float(found.weight.sum()) >= float(first.weight.sum())
+    following = drawn(model.dynamics, programme, found, seed=1)
+    assert {tuple(s) for s in following.next_state.flatten(0, 1)[~following.ends.flatten()].tolist()} <= states
+    sampled, draws = spanned(model.dynamics, programme, rows, most=20, seed=0)
+    assert len(sampled.state) == 20 and draws == DRAWS

@@ -29,10 +29,10 @@ def test_the_panel_is_the_papers():
 
 
 def test_the_script_and_the_study(tmp_path):
-    script = [sys.executable, str(ROOT / "scripts" / "union_membership.py"), "--out"]
+    script = [sys.executable, str(ROOT / "scripts" / "real_data.py"), "union_membership", "--out"]
     done = subprocess.run([*script, str(tmp_path / "data")], cwd=ROOT, capture_output=True, text=True, check=True)
     file = tmp_path / "data" / "union_membership.parquet"
-    assert f"wrote {file}: 3,815 rows of 545 men" in done.stdout
+    assert f"wrote {file}: 3,815 rows of 545 men, 1981-1987" in done.stdout
     assert [p.name for p in file.parent.iterdir()] == [file.name]
     panel = read_panel(load_config(ROOT / "configs" / "union_membership.yaml", [f"data.path={file}"]))
     assert (panel.n_members, panel.n_transitions, panel.gaps) == (545, 3270, 0)

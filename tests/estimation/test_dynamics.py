@@ -392,3 +392,37 @@ def test_numbers_start_from_a_regression_by_action():
     torch.testing.assert_close(model.start_0, expected, atol=0.02, rtol=0)
     drawn = model.sample(torch.full((9, 1), 80.0), torch.zeros(9, dtype=torch.long), torch.full((9, 1), 0.5))
     assert drawn.flatten().tolist() == pytest.approx([60.0] * 9, abs=0.5)
+
+
+MILEAGE = Column(
+    name="mileage", kind="ordinal", dynamics="table", labels=("0", "1", "2", "3", "4"), parents=(0,), alike=True
+)
+
+
+def test_moves_that_are_alike_are_counted_over_all_levels_and_resets_as_such():
+    rows = [
+        ([0.0], 1, [1.0], 1.0),
+        ([1.0], 1, [2.0], 2.0),
+        ([2.0], 1, [2.0], 1.0),
+        ([4.0], 1, [4.0], 50.0),  # might have been cut short: does not count as a move of 0
+        ([2.0], 0, [0.0], 1.0),
+        ([4.0], 0, [0.0], 1.0),
+    ]
+    model, _ = fitted(pairs_panel(schema_of(MILEAGE), rows))
+    table = model.get_buffer("table_0")
+    assert torch.equal(table[0, 1], torch.tensor([0.25, 0.75, 0, 0, 0]))
+    assert torch.equal(table[3, 1], torch.tensor([0, 0, 0, 0.25, 0.75]))  # never seen there
+    assert torch.equal(table[4, 1], torch.tensor([0, 0, 0, 0, 1.0]))  # what passes the end arrives there
+    assert torch.equal(table[:5, 0], torch.tensor([[1.0, 0, 0, 0, 0]]).expand(5, 5))  # a reset, from everywhere
+
+
+def test_moves_that_are_alike_may_differ_by_another_parent():
+    mileage = replace(MILEAGE, parents=(1, 0))
+    kind = Column(name="kind", kind="category", dynamics="static", labels=("a", "b", "c"))
+    rows = [([0.0, 0.0], 1, [1.0, 0.0], 1.0), ([1.0, 1.0], 1, [3.0, 1.0], 3.0), ([1.0, 0.0], 1, [2.0, 0.0], 1.0)]
+    model, _ = fitted(pairs_panel(schema_of(mileage, kind), rows))
+    table = model.get_buffer("table_0").view(4, 6, 2, 5)  # kind (or unseen), own level (or unseen), action, next
+    assert torch.equal(table[0, 2, 1], torch.tensor([0, 0, 0, 1.0, 0]))
+    assert torch.equal(table[1, 2, 1], torch.tensor([0, 0, 0, 0, 1.0]))
+    assert torch.allclose(table[2, 0, 1], torch.tensor([0, 0.4, 0.6, 0, 0]))  # a kind without rows: as in all
+    assert torch.equal(table[0, 3, 0], torch.tensor([0, 0, 0, 1.0, 0]))  # an action nobody took: stays

