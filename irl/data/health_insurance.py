@@ -53,7 +53,7 @@ def health_insurance(file: Path | None = None) -> pd.DataFrame:
             "last_year": before,
             "coinsurance": raw["coins"].astype(float),
             "deductible": raw["idp"].map({0: "no", 1: "yes"}),
-            "health": np.array(HEALTH)[raw[["hlthg", "hlthf", "hlthp"]].to_numpy() @ np.array([1, 2, 3])],
+            "health": np.array(HEALTH)[raw[["hlthg", "hlthf", "hlthp"]].to_numpy(int) @ np.array([1, 2, 3])],
             "disease": raw["disea"],
             "age": np.floor(person["xage"].transform("min")) + since,
             "income": raw["income"] / 1000,

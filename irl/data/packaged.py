@@ -2,7 +2,7 @@
 
 Data frames that were pickled are read by an unpickler that knows the few names such a frame is made of and puts inert
 stand-ins in their place, so that nothing in the file can run; any other name is refused. What it understands is what
-pandas 1.3 to 3 write for a frame of whole and floating-point numbers.
+pandas 1.3 to 2 wrote for a frame of whole and floating-point numbers.
 """
 
 from __future__ import annotations

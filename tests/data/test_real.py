@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import os
 import pickle
 import runpy
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -82,24 +84,87 @@ def persons() -> pd.DataFrame:
     return rows
 
 
-def pickled(frame: object, file: Path) -> Path:
-    file.write_bytes(lzma.compress(pickle.dumps(frame, protocol=4)))
+class Named:
+    """A name in a pickle, whatever there is under it."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.line = f"{module}\n{name}\n".encode()
+
+
+class Made:
+    """An object in a pickle: a name called with arguments, and a state."""
+
+    def __init__(self, module: str, name: str, arguments: tuple, state: object = None) -> None:
+        self.function, self.arguments, self.state = Named(module, name), arguments, state
+
+
+class Writer(pickle._Pickler):
+    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
+
+    def named(self, what: Named) -> None:
+        self.write(pickle.GLOBAL + what.line)
+
+    def made(self, what: Made) -> None:
+        self.save(what.function)
+        self.save(what.arguments)
+        self.write(pickle.REDUCE)
+        if what.state is not None:
+            self.save(what.state)
+            self.write(pickle.BUILD)
+
+    dispatch[Named], dispatch[Made] = named, made
+
+
+def as_pandas_1_wrote(frame: pd.DataFrame, *, code: str = "") -> Made:
+    """What the packaged files hold: the same names and states. ``code``: another type of the numbers."""
+
+    def buffer(values: np.ndarray) -> Made:
+        kind = Made(
+            "numpy", "dtype", (code or values.dtype.str[1:], False, True), (3, "<", None, None, None, -1, -1, 0)
+        )
+        return Made("numpy.core.numeric", "_frombuffer", (values.tobytes(), kind, values.shape, "C"))
+
+    def index(kind: str, about: dict) -> Made:
+        module = "base" if kind == "Index" else "range"
+        of = Named(f"pandas.core.indexes.{module}", kind)
+        return Made("pandas.core.indexes.base", "_new_Index", (of, about))
+
+    blocks = []
+    for kind in ("float64", "int64"):
+        place = np.flatnonzero(frame.dtypes == kind)
+        values = np.ascontiguousarray(frame.iloc[:, place].to_numpy().T)
+        blocks.append(Made("pandas._libs.internals", "_unpickle_block", (buffer(values), buffer(place), 2)))
+    text = Made("numpy", "dtype", ("O8", False, True), (3, "|", None, None, None, -1, -1, 63))
+    names = Made(
+        "numpy.core.multiarray", "_reconstruct", (Named("numpy", "ndarray"), (0,), b"b"),
+        (1, (frame.shape[1],), text, False, list(frame.columns)),
+    )  # fmt: skip
+    axes = [index("Index", {"data": names, "name": None})]
+    axes.append(index("RangeIndex", {"name": None, "start": 0, "stop": len(frame), "step": 1}))
+    manager = Made("pandas.core.internals.managers", "BlockManager", (tuple(blocks), axes))
+    return Made("pandas.core.frame", "DataFrame", (), {"_mgr": manager, "_typ": "dataframe"})
+
+
+def pickled(content: object, file: Path) -> Path:
+    stream = io.BytesIO()
+    Writer(stream, protocol=4).dump(content)
+    file.write_bytes(lzma.compress(stream.getvalue()))
     return file
 
 
 def test_health_insurance(tmp_path):
-    frame = health_insurance(pickled(persons(), tmp_path / "hie"))
+    frame = health_insurance(pickled(as_pandas_1_wrote(persons()), tmp_path / "hie"))
     assert frame["person"].tolist() == [7, 7] and frame["year"].tolist() == [2, 3]  # 8 has a gap, 9 a single year
     assert frame["choice"].tolist() == ["visit", "none"] and frame["last_year"].tolist() == ["none", "visit"]
     assert frame["age"].tolist() == [21, 22] and frame["health"].tolist() == ["fair", "fair"]
     assert frame["income_group"].tolist() == ["high", "high"] and frame["coinsurance"].tolist() == [25, 25]
     with pytest.raises(InputError, match="no column mdvis"):
-        health_insurance(pickled(persons().drop(columns="mdvis"), tmp_path / "hie"))
+        health_insurance(pickled(as_pandas_1_wrote(persons().drop(columns="mdvis")), tmp_path / "hie"))
 
 
-def test_frames_are_read_as_pandas_would(tmp_path):
+def test_frames_are_read_as_they_were(tmp_path):
     frame = pd.DataFrame({"a": [1.5, 2.0, np.nan], "b": [1, 2, 3], "c": [0.0, -1.0, 1e9]})
-    pd.testing.assert_frame_equal(unpickled_frame(pickled(frame, tmp_path / "frame")), frame)
+    pd.testing.assert_frame_equal(unpickled_frame(pickled(as_pandas_1_wrote(frame), tmp_path / "frame")), frame)
 
 
 class Hostile:
@@ -111,8 +176,8 @@ class Hostile:
     ("content", "why"),
     [
         (Hostile(), "it names posix.mkdir"),
-        (pd.DataFrame({"a": [Hostile()]}), "it names"),
-        (pd.DataFrame({"a": ["text"]}), "not a pickled data frame of numbers"),
+        (as_pandas_1_wrote(pd.DataFrame({"a": [1.5]}), code="O8"), "not little-endian"),
+        (as_pandas_1_wrote(pd.DataFrame({Hostile(): [1.5]})), "it names posix.mkdir"),
         ({"a": 1}, "not a pickled data frame of numbers"),
     ],
 )

@@ -1,6 +1,7 @@
 """econirl's BenchmarkDGP: an engine in 20 states, discount .95, 200 members x 100 periods; the anchor is replacing.
 
-Simulated with econirl's own routine. Its reward is quadratic in mileage; the states from the fifteenth on are hardly
+Simulated with econirl's own routine. Its reward is quadratic in mileage (so are the columns that its NFXP is given; our
+linear form is a line); the states from the fifteenth on are hardly
 ever visited, and count in the RMSE like all others.
 """
 
@@ -15,7 +16,7 @@ from real_parts.finite import Problem, jobs_of
 TITLE = "BenchmarkDGP, 200 x 100, true reward sd .749"
 SHOWN = {"RMSE": 3, "visited": 3, "policy": 3}
 SEEDED = True
-DISCOUNT = 0.95
+DISCOUNT, STATES = 0.95, 20
 FOLDER = Path()
 """Where what was simulated is kept; set by the benchmark."""
 PUBLISHED = {
@@ -68,9 +69,12 @@ def problem(seed: int) -> Problem:
         anchor=1,
         actions=("keep", "replace"),
         frame=frame,
-        columns={"mileage": {"kind": "ordinal", "levels": 20, "dynamics": "table", "alike": True}},
-        states=pd.DataFrame({"mileage": range(20)}),
+        columns={"mileage": {"kind": "ordinal", "levels": STATES, "dynamics": "table", "alike": True}},
+        states=pd.DataFrame({"mileage": range(STATES)}),
     )
 
 
-JOBS = jobs_of(problem, FORMS)
+LINE = np.zeros((STATES, 2, 2))
+LINE[:, 0] = np.column_stack([np.ones(STATES), np.arange(STATES)])
+"""The columns of our linear reward of keeping: an intercept and a slope."""
+JOBS = jobs_of(problem, FORMS, LINE)

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from real_parts.estimated import Clock, estimated, study_of
+from torch import Tensor
 
 from irl import tabular
 
@@ -55,12 +56,14 @@ class Problem:
             **took,
         }
 
-    def solved(self, reward: Floats, changed: Floats | None = None) -> tabular.Solution:
+    def mdp(self, reward: Floats | Tensor) -> tabular.FiniteMDP:
+        """The problem with reward[S, A]."""
         expectation = tabular.dense_expectation(torch.from_numpy(self.transition))
-        total = torch.from_numpy(reward if changed is None else reward + changed).double()
-        return tabular.solve(
-            tabular.FiniteMDP(total, torch.ones_like(total, dtype=torch.bool), expectation, self.discount)
-        )
+        paid = torch.as_tensor(reward).double()
+        return tabular.FiniteMDP(paid, torch.ones_like(paid, dtype=torch.bool), expectation, self.discount)
+
+    def solved(self, reward: Floats) -> tabular.Solution:
+        return tabular.solve(self.mdp(reward))
 
     @property
     def coded(self) -> pd.DataFrame:
@@ -89,6 +92,17 @@ def ours(problem: Problem, seed: int, form: dict[str, object]) -> tuple[Floats, 
     frame = problem.frame.assign(choice=np.array(problem.actions)[problem.frame["action"]])
     model, _, _ = estimated(config, frame)
     return model.reward(problem.states)[list(problem.actions)].to_numpy(), clock
+
+
+def exact(problem: Problem, seed: int, columns: Floats) -> tuple[Floats, Clock]:
+    """Maximum likelihood of a reward linear in columns[S, A, K], the anchor's known, with the true transitions."""
+    clock, counts = Clock(), np.zeros_like(problem.reward)
+    np.add.at(counts, (problem.frame["state"], problem.frame["action"]), 1)
+    known = np.where(np.arange(len(problem.actions)) == problem.anchor, problem.reward, 0.0)
+    x, base = torch.from_numpy(columns), torch.from_numpy(known)
+    start = torch.zeros(columns.shape[2], dtype=torch.float64)
+    found = tabular.nested_fixed_point(lambda theta: problem.mdp(base + x @ theta), torch.from_numpy(counts), start)
+    return (base + x @ found.theta).numpy(), clock
 
 
 def nfxp(problem: Problem, seed: int) -> tuple[Floats, Clock]:
@@ -134,9 +148,10 @@ def airl(problem: Problem, seed: int) -> tuple[Floats, Clock]:
 def jobs_of(
     problem_of: Callable[[int], Problem],
     forms: dict[str, dict[str, object]],
+    columns: Floats,
     score: Callable[[Problem, Floats, Clock], dict[str, float]] = Problem.scores,
 ) -> dict[str, Callable[[int], dict[str, float]]]:
-    """A job for each form of ours, and for each peer."""
+    """A job for each form of ours, for exact maximum likelihood in columns of our linear form, and for each peer."""
 
     def job(run: Callable[..., tuple[Floats, Clock]], *more: Any) -> Callable[[int], dict[str, float]]:
         def work(seed: int) -> dict[str, float]:
@@ -147,6 +162,7 @@ def jobs_of(
 
     return {
         **{f"ours: {name}": job(ours, form) for name, form in forms.items()},
+        "exact: of our linear form": job(exact, columns),
         "econirl: NFXP": job(nfxp),
         "econirl: GLADIUS": job(gladius, "paper_minimax"),
         "econirl: GLADIUS, anchor_moment": job(gladius, "anchor_moment"),
