@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 import irl
 from irl import runs
 from irl.counterfactual import ask
-from irl.counterfactual.processes import joined
 from irl.data import read_table
 from irl.data.rows import study_columns
 from irl.data.split import fitted_rows
+from irl.processes import joined
 from irl.scenario import load_scenario
 
 

@@ -39,7 +39,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from irl import bellman, evaluation
+from irl import bellman, evaluation, processes
 from irl.config import Refit
 from irl.data.panel import Panel
 from irl.estimation import attention
@@ -112,8 +112,9 @@ def fit_refit(
     started = time.perf_counter()
     assert model.refit is not None, "the model has no room for a refit"
     refit = model.refit
-    states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=bench.seed)
-    rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=bench.seed)
+    states = States(panel.state, panel.segment, panel.weight).only(panel.free)
+    states = states.at_most(processes.own_part(options.rows, len(states.state)), seed=bench.seed)
+    rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=processes.own_seed(bench.seed))
 
     def chosen(rows: Tensor) -> Choices:
         if mixture is not None:
@@ -143,7 +144,8 @@ def fit_refit(
         bench.tick("refit", r, rounds, float("nan"))
         sums = feature_sums(model, rows, mean, scale, refitted=refitted)
         solution = evaluation.solve(sums, ridge=RIDGE_ROWS / sums.rows)
-        logit = logit_of(model, solution.weights, mean, scale, told=panel.tells_active)
+        weights = processes.agreed(solution.weights)
+        logit = logit_of(model, weights, mean, scale, told=panel.tells_active)
         if shrinks:
             theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
@@ -152,9 +154,9 @@ def fit_refit(
         if mixture is not None:
             theta, choices = mixture.climb(logit, choices, theta, precision[groups])
         before = _sample_policy(model, rows, refitted=refitted)
-        _store(model, theta, solution.weights, mean, scale)
+        _store(model, theta, weights, mean, scale)
         refitted = True
-        changes.append(float((_sample_policy(model, rows, refitted=True) - before).abs().mean()))
+        changes.append(float(processes.mean((_sample_policy(model, rows, refitted=True) - before).abs().mean(1))))
         if changes[-1] < STILL:
             break
     assert solution is not None and logit is not None, "at least one round"
@@ -175,7 +177,7 @@ def fit_refit(
     if inspect is not None:
         inspect(logit, choices, theta, precision[groups])
     report = RefitReport(
-        choices=int((panel.free if mixture is None else mixture.panel.free).sum()),
+        choices=int(processes.total((panel.free if mixture is None else mixture.panel.free).sum())),
         log_likelihood=likelihood,
         held_out_log_likelihood=log_likelihood(without, outside) / outside.mass,
         effective_parameters=effective,
@@ -203,8 +205,8 @@ def standardised(model: FittedModel, states: States) -> tuple[Tensor, Tensor, Te
     """Mean[Dx] and scale[A - 1, Dx] of the reward's features (inf: not in the action's reward), and the group of every
     weight [P]: 0, the intercepts."""
     x = torch.cat([model.terms(s) for s in states.state.split(CHUNK)]).double()
-    mean, sd = x.mean(0), x.std(0, correction=0)
-    varies = sd > 1e-4 * x.abs().amax(0).clamp_min(1e-12)
+    mean, sd = processes.mean(x), processes.spread(x, correction=0)
+    varies = sd > 1e-4 * processes.highest(x.abs().amax(0)).clamp_min(1e-12)
     scale = torch.where(varies, sd, torch.inf)  # a feature that does not vary stays out
     mean[0], scale[0] = 0.0, 1.0
     if not model.config.reward.intercept:
@@ -237,7 +239,7 @@ def feature_sums(
         return torch.cat([worth.flatten(1), *moved, rest.unsqueeze(1)], 1)
 
     chunks = kernel_rows(model, rows, lambda state: _log_policy(model, state, refitted=refitted), target)
-    return evaluation.accumulate(chunks, actions=len(schema.actions))
+    return evaluation.accumulate(chunks, actions=len(schema.actions), dealt=True)
 
 
 def _log_policy(model: FittedModel, state: Tensor, *, refitted: bool) -> Tensor:

@@ -8,16 +8,16 @@ import sys
 import pytest
 import torch
 
-from irl.counterfactual import processes as module
+from irl import processes as module
 from irl.counterfactual import rollout as rollout_module
-from irl.counterfactual.processes import group, joined, side_by_side
 from irl.counterfactual.rollout import rollout
 from irl.counterfactual.solve import solve
+from irl.processes import group, joined, side_by_side
 
 CPU = torch.device("cpu")
 PROCESS = """
 import sys, torch
-from irl.counterfactual.processes import joined
+from irl.processes import joined
 from irl.counterfactual.rollout import rollout
 model, policies, starts = torch.load(sys.argv[1], weights_only=False)
 visited = []
