@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from irl import evaluation, processes
-from irl.config import Config, Step
+from irl import evaluation, processes, runs
+from irl.config import Config, InputError, Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel, panel_from_frame, part_of
 from irl.estimation import pipeline
@@ -49,8 +49,8 @@ STUDY = {
 }  # fmt: skip
 
 
-def together(work: Callable[[], None], limit: float = 120.0) -> list[int | None]:
-    """work() in two processes, as torchrun starts them and ends them: all, once one failed. Their exit codes."""
+def together(work: Callable[[], None], *, limit: float = 300.0, hasty: bool = True) -> list[int | None]:
+    """work() in two processes, as torchrun starts them and (``hasty``) ends them: all, once one failed. Exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +59,7 @@ def together(work: Callable[[], None], limit: float = 120.0) -> list[int | None]
         about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": NUMBER, "LOCAL_WORLD_SIZE": NUMBER}
         about |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
         os.environ.update({name: str(value) for name, value in about.items()})
-        with processes.joined():
+        with runs.user_errors(), processes.joined():
             work()
 
     context = multiprocessing.get_context("fork")
@@ -68,7 +68,7 @@ def together(work: Callable[[], None], limit: float = 120.0) -> list[int | None]
         process.start()
     until = time.monotonic() + limit
     while any(p.exitcode is None for p in started) and time.monotonic() < until:
-        if any(p.exitcode for p in started):
+        if hasty and any(p.exitcode for p in started):
             break
         time.sleep(0.02)
     for process in started:
@@ -77,7 +77,7 @@ def together(work: Callable[[], None], limit: float = 120.0) -> list[int | None]
     return [p.exitcode for p in started]
 
 
-def panel() -> Panel:
+def frame() -> pd.DataFrame:
     """120 members of very different lengths."""
     rng, rows = np.random.default_rng(0), []
     for member in range(120):
@@ -90,8 +90,11 @@ def panel() -> Panel:
             video = int(np.clip(video + (1 if plan != "none" else -1) * rng.integers(0, 2), 0, 2))
             status, spend = ("out" if plan == "none" else plan), float(0.5 * spend + rng.normal() + (plan != "none"))
     names = ["id", "month", "plan", "status", "video", "spend", "price", "season", "region", "w"]
-    config = Config.model_validate(STUDY | {"data": STUDY["data"] | {"weight": "w"}})
-    return panel_from_frame(pd.DataFrame(rows, columns=names), config)
+    return pd.DataFrame(rows, columns=names)
+
+
+def panel() -> Panel:
+    return panel_from_frame(frame(), Config.model_validate(STUDY | {"data": STUDY["data"] | {"weight": "w"}}))
 
 
 def mine(rows: Tensor) -> Tensor:
@@ -200,10 +203,20 @@ def killed_after(name: str) -> None:
     pipeline.FolderStore.save = stop  # type: ignore[method-assign, assignment]
 
 
+def wrong(everywhere: bool) -> None:
+    """What a user has to change, found out by both processes or by the second, while the first waits for it."""
+    if everywhere or processes.group()[0]:
+        raise InputError("this cannot be")
+    processes.total(1)
+
+
 def main(job: str, folder: Path) -> None:
     if job == "numbers":
         numbers(folder)
         assert together(lambda: numbers(folder)) == [0, 0]
+    if job == "wrong":
+        for everywhere in (True, False):
+            assert together(lambda e=everywhere: wrong(e), hasty=False) == [2, 2]
     if job == "study":
         study(folder, "one")
         assert together(lambda: study(folder, "two")) == [0, 0]
