@@ -150,7 +150,8 @@ def train(
         model, metrics = estimate(config, own, bench=bench, store=FolderStore(folder / "steps"), whole=panel)
         if writes:
             model.save(folder / "model")
-            runs.write_json(folder / runs.LAST, metrics)
+            about_panel = metrics["panel"] | {"processes": processes.group()[1]}
+            runs.write_json(folder / runs.LAST, metrics | {"panel": about_panel})
     return model
 
 
