@@ -11,8 +11,6 @@ months and no seasons, and one thing unlike the model at a time (a switch of the
     attention     members decide in every other month; remedy: `attention`, with the default declared
     reminded      a third decides, and nine of ten of the three in ten who are reminded; remedy: the same, and the
                   reminder as what shifts attention
-    reminded      a third decides, and nine of ten of the three in ten who are reminded; remedy: the same, and the
-                  reminder as what shifts attention
     commitment    annual contracts cannot be left, and the menu says that they can; remedy: the menu as it is
     nest          half of the taste shocks are common to the plans; no remedy
     season        benefits are worth more in some months; remedy: the month in the state
@@ -82,10 +80,6 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "stock": {"types": 2},
     "shocks": {"types": 2},
     "attention": {"attention": {"default": DEFAULT}},
-    "reminded": {
-        "attention": {"default": DEFAULT, "shifters": ["reminded"]},
-        "data": {"state": {"reminded": {"kind": "ordinal", "levels": 2, "dynamics": "table"}}},
-    },
     "reminded": {
         "attention": {"default": DEFAULT, "shifters": ["reminded"]},
         "data": {"state": {"reminded": {"kind": "ordinal", "levels": 2, "dynamics": "table"}}},
@@ -234,17 +228,6 @@ def attention_error(config: Config, metrics: dict[str, Any]) -> float:
     return max(errors, default=float("nan"))
 
 
-def attention_error(config: Config, metrics: dict[str, Any]) -> float:
-    """The largest error of lambda, reminded or not; NaN where it was not asked."""
-    market, errors = config.market, []
-    assert market is not None
-    for cell in metrics.get("attention", {}).get("cells", []):
-        reminded = cell["levels"].get("reminded") == "1"
-        true = market.attention_reminded if reminded else market.attention
-        errors.append(abs(cell["lambda"] - true))
-    return max(errors, default=float("nan"))
-
-
 def by_type(solutions: Sequence[MarketSolution], frame: pd.DataFrame, kind: pd.Series) -> pd.DataFrame:
     """The true rewards of the rows, each by its member's type."""
     parts = [membership.true_reward(s, frame[kind == k]) for k, s in enumerate(solutions)]
@@ -280,18 +263,8 @@ def share_errors(
 
 def print_table(console: Console, found: pd.DataFrame) -> None:
     """Means over the seeds; the tests that fired, and in how many panels."""
-    heads = (
-        "RMSE monthly",
-        "annual",
-        "joining",
-        "(true)",
-        "λ off by",
-        "attribution, %",
-        "held",
-        "share, points",
-        "change",
-    )
-    table = Table("market", "study", *heads, "tests that fired", title="Markets unlike the model")
+    heads = ("RMSE monthly", "annual", "joining", "(true)", "λ off by", "attribution, %", "held", "share, points")
+    table = Table("market", "study", *heads, "change", "tests that fired", title="Markets unlike the model")
     for (case, name), rows in found.groupby(["case", "model"], sort=False):
         mean = rows.mean(numeric_only=True)
         fired = pd.Series([test for tests in rows["fired"] for test in str(tests).split(", ")]).value_counts()
