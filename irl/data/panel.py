@@ -24,7 +24,7 @@ from irl.data.schema import StateSchema
 from irl.data.scratch import Scratch
 from irl.data.split import fitted_rows
 
-NO_TENSORS = ("schema", "gaps", "scratch", "origin")
+NO_TENSORS = ("schema", "gaps", "scratch", "fingerprint")
 """Attributes of a panel that are not about its rows."""
 CHECKED = 1_000_000
 """Rows whose invariants are checked at once."""
@@ -56,7 +56,7 @@ class Panel:
     gaps : transitions dropped because periods are missing
     leaves : bool [N], after this row, its last, the member is observed no more, as declared; None: nothing is declared
     scratch : where the tensors are, if not in memory; what is computed for every row goes there too (``room``)
-    origin : fingerprint of the store that it was read from; empty for raw files and frames
+    fingerprint : of the store that it was read from; empty for raw files and frames
     """
 
     schema: StateSchema
@@ -78,7 +78,7 @@ class Panel:
     gaps: int
     leaves: Tensor | None = None
     scratch: Scratch | None = None
-    origin: str = ""
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         problems = _broken_invariants(self)

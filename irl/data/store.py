@@ -111,7 +111,7 @@ class Store:
     def panel(self) -> Panel:
         """All rows in memory, as the raw files give them."""
         found = panel_from_rows(self.whole(), self.schema, leaves=self.leaves, mean_weight=self.weight_mean)
-        return replace(found, origin=self.fingerprint)
+        return replace(found, fingerprint=self.fingerprint)
 
     def mapped(self, buckets: Sequence[int] | None = None) -> Panel:
         """The rows of these buckets (by default of all), in their order, in files: memory is that of one bucket."""
@@ -132,7 +132,7 @@ class Store:
                 found[name][rows_before : rows_before + len(values)] = values
             rows_before, members_before, gaps = rows_before + part.n_rows, members_before + len(rank), gaps + part.gaps
         tensors: dict[str, Any] = dict(found)
-        return Panel(schema=self.schema, **tensors, gaps=gaps, scratch=scratch, origin=self.fingerprint)
+        return Panel(schema=self.schema, **tensors, gaps=gaps, scratch=scratch, fingerprint=self.fingerprint)
 
     def frame(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """Its rows as a frame: all that it holds, or these columns. Labels for codes, and dates by the calendar's unit.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from irl.config import InputError
 from irl.data import read_panel, read_periods_per_year, read_table
@@ -18,6 +22,7 @@ from irl.data.store import MANIFEST, is_store, open_store
 
 pytest.importorskip("duckdb", reason="needs the extra `store`")
 MEMBERS, PERIODS = 60, 6
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "prepare.py"
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def test_a_large_store_is_the_same_panel_in_its_own_order(study, rows, tmp_path)
     store = prepare(config, tmp_path / "store", bucket_rows=70)
     mapped = read_panel(study(path=str(tmp_path / "store"), memory_rows=100, **options))
     raw, rank = read_panel(config), torch.from_numpy(np.concatenate([rank for _, rank in store.parts()]))
-    assert mapped.scratch is not None and mapped.origin == store.fingerprint
+    assert mapped.scratch is not None and mapped.fingerprint == store.fingerprint
     assert not torch.equal(rank, rank.sort().values)  # a pseudo-random order
     order = rank[mapped.member].argsort(stable=True)
     for name, values in tensors_of(raw).items():
@@ -227,3 +232,34 @@ def test_problems_of_the_rows_are_reported_and_nothing_is_left(study, rows, tmp_
 def _clean(rows: pd.DataFrame, at: pd.Index, folder) -> str:
     rows.drop(at).to_csv(folder / "clean.csv", index=False)
     return folder / "clean.csv"
+
+
+def run(*arguments: str) -> None:
+    """scripts/prepare.py, in this process."""
+    before, sys.argv = sys.argv, [str(SCRIPT), *arguments]
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def test_the_script_makes_a_store(study, rows, tmp_path, capsys):
+    rows.to_parquet(tmp_path / "raw.parquet")
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study(path=str(tmp_path / "raw.parquet")).model_dump(mode="json")))
+    out = str(tmp_path / "store")
+    run("--config", str(file), "--out", out, "--memory", "300MB", "seed=3")
+    assert f"{len(rows)} rows of {MEMBERS} members in 1 buckets" in capsys.readouterr().out
+    assert same(read_panel(study(path=out)), read_panel(study(path=str(tmp_path / "raw.parquet"))))
+    for wrong in (["--memory", "lots"], []):
+        with pytest.raises(SystemExit) as ended:
+            run("--config", str(file), "--out", out, *wrong, *(["--overwrite"] if wrong else []))
+        assert ended.value.code == 2
+    assert "give --overwrite" in capsys.readouterr().err
+
+
+def test_without_duckdb_one_message_says_what_to_install(study, rows, tmp_path, monkeypatch):
+    rows.to_parquet(tmp_path / "raw.parquet")
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(InputError, match=r"pip install 'anchor-irl\[store\]'"):
+        prepare(study(path=str(tmp_path / "raw.parquet")), tmp_path / "store")
