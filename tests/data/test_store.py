@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from irl.config import InputError
+from irl.config import Config, InputError
 from irl.data import read_panel, read_periods_per_year, read_table
 from irl.data.panel import Panel, tensors_of
 from irl.data.prepare import prepare
@@ -190,6 +190,10 @@ def test_a_store_is_for_one_study(made, study):
     folder, _ = made
     with pytest.raises(InputError, match=r"differs in data.until"):
         read_panel(study(path=str(folder), until=2))
+    reordered = study(path=str(folder)).model_dump(mode="json")
+    reordered["data"]["state"] = dict(reversed(reordered["data"]["state"].items()))
+    with pytest.raises(InputError, match=r"differs in data.columns"):
+        read_panel(Config.model_validate(reordered))
     assert read_panel(study(path=str(folder), anchor={"action": "none", "reward": 1.5})).anchor_reward.unique() == 1.5
 
 
@@ -246,7 +250,7 @@ def run(*arguments: str) -> None:
 def test_the_script_makes_a_store(study, rows, tmp_path, capsys):
     rows.to_parquet(tmp_path / "raw.parquet")
     file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(study(path=str(tmp_path / "raw.parquet")).model_dump(mode="json")))
+    file.write_text(yaml.safe_dump(study(path=str(tmp_path / "raw.parquet")).model_dump(mode="json"), sort_keys=False))
     out = str(tmp_path / "store")
     run("--config", str(file), "--out", out, "--memory", "300MB", "seed=3")
     assert f"{len(rows)} rows of {MEMBERS} members in 1 buckets" in capsys.readouterr().out
