@@ -16,6 +16,7 @@ Limits: one member's rows have to fit in memory; problems of the rows are report
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,6 +86,8 @@ def prepare(
         If the raw files cannot be read, have problems, or the folder cannot be used.
     """
     path = config.data.path
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?[MGT]i?B", memory):
+        raise InputError(f"--memory {memory}: write it as 500MB or 2GB")
     if is_store(path):
         raise InputError(f"{path}: is a store already; `data.path` has to name the raw files that one is made of")
     if Path(out).resolve().is_relative_to(Path(path).expanduser().resolve()):
@@ -96,19 +99,24 @@ def prepare(
         raise InputError(f"{path}:\n  " + "\n  ".join(lost))
     stream = Stream(files, columns)
     with _folder(Path(out), overwrite) as folder:
-        staged = _Staged(folder / STAGING, config)
-        staged.fill(_sorted(stream, config, folder / STAGING, memory, tick), bucket_rows)
-        written = _Writer(folder, config, staged)
+        staging = folder / STAGING
+        staged = _Staged(staging, config)
+        staged.fill(_sorted(stream, config, staging, memory, tick), bucket_rows)
+        written = _Writer(staging, config, staged)
         written.write(tick)
         manifest = written.manifest(source=_source(files))
-        shutil.rmtree(folder / STAGING)
+        (folder / MANIFEST).unlink(missing_ok=True)  # what was there is a store until now, and what comes is one after
+        for name in ("rows", "members"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (staging / name).rename(folder / name)
         runs.write_json(folder / MANIFEST, manifest)
     return open_store(out, config)
 
 
 @contextmanager
 def _folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Hold the folder for a store; what an earlier start left unfinished is removed."""
+    """Hold the folder for a store, with an empty ``STAGING`` in it that is removed in the end; a store that is there
+    stays until it is replaced."""
     runs.make_folder(folder)
     with runs.locked(folder):
         there = [entry for entry in folder.iterdir() if entry.name != runs.LOCK]
@@ -120,19 +128,16 @@ def _folder(folder: Path, overwrite: bool) -> Iterator[Path]:
             raise InputError(
                 f"{folder}: a store is already here; give --overwrite to replace it, or choose another --out"
             )
-        (folder / MANIFEST).unlink(missing_ok=True)
         runs.write_json(folder / runs.PROVENANCE, asdict(runs.provenance("store")))
-        for name in ("rows", "members", STAGING):
-            shutil.rmtree(folder / name, ignore_errors=True)
-            (folder / name).mkdir()
+        shutil.rmtree(folder / STAGING, ignore_errors=True)
+        for name in ("rows", "members"):
+            (folder / STAGING / name).mkdir(parents=True)
         try:
             yield folder
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); is the disk full?") from None
         finally:
-            if not (folder / MANIFEST).is_file():
-                for name in ("rows", "members", STAGING):
-                    shutil.rmtree(folder / name, ignore_errors=True)
+            shutil.rmtree(folder / STAGING, ignore_errors=True)
 
 
 def _sorted(stream: Stream, config: Config, folder: Path, memory: str, tick: Tick) -> Iterator[pa.Table]:

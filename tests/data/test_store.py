@@ -227,15 +227,15 @@ def test_problems_of_the_rows_are_reported_and_nothing_is_left(study, rows, tmp_
     rows = rows.astype(dict.fromkeys(change, object))
     rows.loc[at, list(change)] = list(change.values())
     rows.to_csv(tmp_path / "raw.csv", index=False)
+    rows.drop(at).to_csv(tmp_path / "clean.csv", index=False)
+    wrong, right = (study(path=str(tmp_path / f"{name}.csv")) for name in ("raw", "clean"))
     with pytest.raises(InputError, match=message):
-        prepare(study(path=str(tmp_path / "raw.csv")), tmp_path / "store", bucket_rows=70)
-    assert not (tmp_path / "store" / MANIFEST).exists() and not (tmp_path / "store" / "rows").exists()
-    prepare(study(path=str(_clean(rows, at, tmp_path))), tmp_path / "store")  # what was left does not stand in the way
-
-
-def _clean(rows: pd.DataFrame, at: pd.Index, folder) -> str:
-    rows.drop(at).to_csv(folder / "clean.csv", index=False)
-    return folder / "clean.csv"
+        prepare(wrong, tmp_path / "store", bucket_rows=70)
+    assert {file.name for file in (tmp_path / "store").iterdir()} == {".lock", "provenance.json"}
+    before = prepare(right, tmp_path / "store")  # what was left does not stand in the way
+    with pytest.raises(InputError, match=message):
+        prepare(wrong, tmp_path / "store", overwrite=True)
+    assert open_store(before.folder).panel().n_rows == len(rows) - 1  # and a store stays until another is made
 
 
 def run(*arguments: str) -> None:
@@ -255,11 +255,11 @@ def test_the_script_makes_a_store(study, rows, tmp_path, capsys):
     run("--config", str(file), "--out", out, "--memory", "300MB", "seed=3")
     assert f"{len(rows)} rows of {MEMBERS} members in 1 buckets" in capsys.readouterr().out
     assert same(read_panel(study(path=out)), read_panel(study(path=str(tmp_path / "raw.parquet"))))
-    for wrong in (["--memory", "lots"], []):
+    for wrong, said in ((["--memory", "lots", "--overwrite"], "write it as"), ([], "give --overwrite")):
         with pytest.raises(SystemExit) as ended:
-            run("--config", str(file), "--out", out, *wrong, *(["--overwrite"] if wrong else []))
-        assert ended.value.code == 2
-    assert "give --overwrite" in capsys.readouterr().err
+            run("--config", str(file), "--out", out, *wrong)
+        assert ended.value.code == 2 and said in capsys.readouterr().err
+    assert is_store(out) and open_store(out).n_rows == len(rows)  # what is refused leaves it as it was
 
 
 def test_without_duckdb_one_message_says_what_to_install(study, rows, tmp_path, monkeypatch):
