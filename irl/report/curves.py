@@ -38,7 +38,7 @@ def shown_segments(record: Record) -> list[str]:
 
 
 def curve_panels(record: Record, action: str) -> list[Panel]:
-    """One panel per state feature that moves the mean reward of ``action``: that reward along it, a line per segment."""
+    """One panel per state feature that moves the reward of ``action``: its mean along it, a line per segment."""
     columns: Mapping[str, Any] = at(record.metrics, "curves", default={})
     segments, panels = shown_segments(record), []
     for name, found in columns.items():
