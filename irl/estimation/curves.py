@@ -26,6 +26,8 @@ from irl.fitted import FittedModel, free_rows
 
 ROWS, MOST_ROWS, LEAST_ROWS = 300, 6000, 50
 """States sampled per segment; fewer where there would be more than ``MOST_ROWS`` in all, but not below the last."""
+LOOKED_AT = 2_000_000
+"""Rows among which values and states are looked for."""
 MOST_LEVELS, MOST_VALUES = 25, 9
 """Points along a column with levels, and along one of numbers."""
 
@@ -36,8 +38,10 @@ def curves(model: FittedModel, panel: Panel) -> dict[str, Any]:
     In reward units; null where no state qualifies, ``se`` null without standard errors. The columns that make the
     segments, and an anchor action, are left out.
     """
-    schema, visited = panel.schema, panel.state[panel.free]
-    rows, weight = _sample(panel, seed=model.config.seed)
+    schema, generator = panel.schema, torch.Generator().manual_seed(model.config.seed)
+    free = _free_rows(panel, generator)
+    rows, weight = _sample(panel, free, generator)
+    visited = panel.state[free]
     state, segment, known = panel.state[rows], panel.segment[rows], panel.anchor_reward[rows]
     cells = [(a, code) for a in range(len(schema.actions)) if a != schema.anchor for code in _codes(schema)]
     mine = torch.stack([segment == code if code >= 0 else segment >= 0 for _, code in cells], 1)
@@ -65,13 +69,20 @@ def curves(model: FittedModel, panel: Panel) -> dict[str, Any]:
     return found
 
 
-def _sample(panel: Panel, *, seed: int) -> tuple[Tensor, Tensor]:
+def _free_rows(panel: Panel, generator: torch.Generator) -> Tensor:
+    """Indices of the free rows; of very long panels, of those among ``LOOKED_AT`` rows."""
+    rows = torch.arange(panel.n_rows) if panel.n_rows <= LOOKED_AT else None
+    rows = torch.randint(panel.n_rows, (LOOKED_AT,), generator=generator).unique() if rows is None else rows
+    rows = rows.to(panel.free.device)
+    return rows[panel.free[rows]]
+
+
+def _sample(panel: Panel, free: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Indices of the sampled free rows, and weights [n] by which they stand for all of their segments."""
-    generator = torch.Generator().manual_seed(seed)
     most = max(min(ROWS, MOST_ROWS // len(panel.schema.segments)), LEAST_ROWS)
-    rows, weights = [], []
+    segment, rows, weights = panel.segment[free], [], []
     for code in range(len(panel.schema.segments)):
-        own = (panel.free & (panel.segment == code)).nonzero().squeeze(1)
+        own = free[segment == code]
         taken = own[torch.randperm(len(own), generator=generator)[:most].to(own.device)]
         weight = panel.weight[taken].double()
         rows.append(taken)

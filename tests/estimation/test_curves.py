@@ -127,3 +127,11 @@ def test_many_values_are_looked_at_in_a_few_places():
     model, panel = made(frame)
     values = curves(model, panel)["price"]["values"]
     assert len(values) == 9 and values[0] == near(5.0) and values[-1] == near(95.0)
+
+
+def test_of_very_long_panels_a_part_is_looked_at(frame, monkeypatch):
+    monkeypatch.setattr("irl.estimation.curves.LOOKED_AT", 5)
+    model, panel = made(frame)
+    found = curves(model, panel)
+    assert found == curves(model, panel)
+    assert found["use"]["rewards"]["member"]["all"]["mean"][0] < 0
