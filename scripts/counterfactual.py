@@ -17,10 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 import irl
 from irl import runs
 from irl.counterfactual import ask
-from irl.data import read_table
-from irl.data.rows import study_columns
-from irl.data.split import fitted_rows
+from irl.data import read_fitted, read_table
 from irl.processes import joined
+from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
 
 
@@ -39,11 +38,7 @@ def main(process: int) -> None:
     model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status("reading the members"):
-        if arguments.data:
-            frame = read_table(arguments.data)
-        else:
-            columns = dict.fromkeys([*study_columns(model.config), *model.config.data.held_out])
-            frame = fitted_rows(read_table(model.config.data.path, columns=columns), model.config.data)
+        frame = read_table(arguments.data) if arguments.data else read_fitted(model.config)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
     if process:  # it only takes its part of the members: the first one writes
         question.answer(compile=arguments.compile)
@@ -67,9 +62,9 @@ def main(process: int) -> None:
         content = yaml.safe_dump(scenario.model_dump(mode="json", exclude_none=True), sort_keys=False)
         runs.atomic_write(folder / "scenario.yaml", content)
         runs.atomic_write(folder / "outcomes.parquet", found.outcomes.to_parquet(index=False))
-        seconds = time.perf_counter() - started
-        about = {"solved": found.solved, "members": found.members, "seconds": seconds, "money": found.money}
-        runs.write_json(folder / runs.LAST, about)
+        about = {key: getattr(found, key) for key in ("solved", "members", "money")}
+        runs.write_json(folder / runs.LAST, about | {"seconds": time.perf_counter() - started})
+        log_scenario(load_record(arguments.run), folder)
     for text in found.warnings():
         console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
     print(f"scenario {scenario.name!r} answered for {found.members:,} members: {out}")
