@@ -17,9 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 import irl
 from irl import runs
 from irl.counterfactual import ask, joined
-from irl.data import read_table
-from irl.data.rows import study_columns
-from irl.data.split import fitted_rows
+from irl.data import read_fitted, read_table
 from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
 
@@ -39,11 +37,7 @@ def main(process: int) -> None:
     model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status("reading the members"):
-        if arguments.data:
-            frame = read_table(arguments.data)
-        else:
-            columns = dict.fromkeys([*study_columns(model.config), *model.config.data.held_out])
-            frame = fitted_rows(read_table(model.config.data.path, columns=columns), model.config.data)
+        frame = read_table(arguments.data) if arguments.data else read_fitted(model.config)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
     if process:  # it only takes its part of the members: the first one writes
         question.answer(compile=arguments.compile)
