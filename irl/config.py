@@ -57,6 +57,9 @@ class Estimation(Section):
     folds: int = Field(
         2, ge=1, description="parts of the members for the Q step's orthogonal correction; 1: no correction"
     )
+    checkpoint_seconds: float = Field(
+        300.0, ge=0, description="work after which a training or a simulation is stored, to go on from if stopped"
+    )
     policy: Step = Step()
     anchor_q: AnchorQStep = AnchorQStep()
     reward: Step = Step()

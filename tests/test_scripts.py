@@ -206,7 +206,7 @@ def test_a_scenario_is_answered(copied, capsys):
     pd.testing.assert_frame_equal(table, again, check_dtype=False)
     before = listing(folder)
     assert script(*ask) == 2
-    assert "a scenario is already here; give --overwrite" in capsys.readouterr().err
+    assert "a finished scenario is already here; give --overwrite" in capsys.readouterr().err
     assert listing(folder) == before
     assert script(*ask, "--overwrite") == 0
 
