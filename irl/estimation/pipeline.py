@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from irl import bellman, runs
 from irl.config import Config, InputError
 from irl.data.describe import summary
+from irl.data.disclosure import NOTHING, Withheld, withheld_of
 from irl.data.panel import Panel
 from irl.data.sampling import sampling
 from irl.estimation import attention
@@ -71,6 +72,7 @@ class FolderStore:
     ``NAME.ckpt``, a training that has not ended."""
 
     folder: Path
+    withheld: Withheld = NOTHING
 
     def load(self, name: str, network: nn.Module) -> Metrics | None:
         if not (self.folder / f"{name}.json").is_file():
@@ -86,7 +88,7 @@ class FolderStore:
         self.folder.mkdir(exist_ok=True)
         weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         runs.atomic_write(self.folder / f"{name}.safetensors", save_tensors(weights))
-        runs.write_json(self.folder / f"{name}.json", metrics)
+        runs.write_json(self.folder / f"{name}.json", self.withheld.left(metrics))
         (self.folder / f"{name}.ckpt").unlink(missing_ok=True)
 
 
@@ -127,12 +129,15 @@ def train(
     }
     with runs.start_run(run, overwrite=overwrite, resume=resume, about=about) as folder:
         runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        store = FolderStore(folder / "steps")
+        withheld = withheld_of(panel, config.data.min_cell)
+        store = FolderStore(folder / "steps", withheld)
         bench = Workbench(device=device, seed=config.seed, tensorboard=folder / "tb", checkpoints=store.folder)
         bench = replace(bench, every=config.estimation.checkpoint_seconds)
         bench = replace(bench, tick=tick) if tick else bench
         model, metrics = estimate(config, panel, bench=bench, store=store)
         model.save(folder / "model")
+        metrics = withheld.left(metrics)
+        metrics["panel"]["withheld"] = withheld.plain()
         runs.write_json(folder / runs.LAST, metrics)
     return model
 
