@@ -23,7 +23,7 @@ __all__ = ["Config", "InputError", "Section", "load_config", "nearest", "read_ya
 class Step(Section):
     """How one network is trained."""
 
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (64, 64)
     learning_rate: float = Field(5e-3, gt=0)
     weight_decay: float = Field(0.3, ge=0, description="decoupled (AdamW): a share of learning_rate per step")
     batch_size: int = Field(2048, gt=0)

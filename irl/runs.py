@@ -116,7 +116,8 @@ def start_run(
     A folder that holds anything is refused, unless ``overwrite`` (a folder of this kind is emptied first) or
     ``resume`` (an unfinished one is kept as it is; a folder not yet begun is begun). ``about`` (seed, fingerprints) is
     stored with the provenance, and has to be the same when it is resumed. What was being written when a process died is
-    removed. The caller writes ``metrics.json`` last, which makes the run complete.
+    removed; so is a folder that an InputError ends before any step is stored. The caller writes ``metrics.json`` last,
+    which makes the run complete.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def start_run(
     folder = Path(path)
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict each other: give one")
-    _make(folder)
+    made = _make(folder)
     _check(folder, overwrite=overwrite, resume=resume, kind=kind)  # before .lock is put into a stranger's folder
     with locked(folder):
         _check(folder, overwrite=overwrite, resume=resume, kind=kind)
@@ -137,7 +138,12 @@ def start_run(
         elif overwrite:
             _empty(folder)
         write_json(folder / PROVENANCE, described)
-        yield folder
+        try:
+            yield folder
+        except InputError:
+            if made and not any(folder.glob("steps/*.json")):
+                shutil.rmtree(folder)  # with other options it would not be the same run
+            raise
 
 
 def is_complete(path: str | Path) -> bool:
@@ -277,7 +283,9 @@ def provenance(kind: Kind = "run") -> Provenance:
     )
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path) -> bool:
+    """Whether there was no such folder before."""
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -288,6 +296,7 @@ def _make(folder: Path) -> None:
         raise InputError(f"{folder}: may not be written to; choose another run folder")
     with suppress(OSError):  # that of a folder made long ago need not be readable
         _sync(folder.resolve().parent)
+    return made
 
 
 def _check(folder: Path, *, overwrite: bool, resume: bool, kind: Kind) -> None:

@@ -204,6 +204,24 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on(trained, tmp_path, capsy
         assert (run / name).read_bytes() == (trained / "run" / name).read_bytes()
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys, monkeypatch):
+    """Not even if nothing but weights has changed."""
+    panel().assign(w=1.0).to_parquet(tmp_path / "panel.parquet")
+    study = STUDY | {"data": STUDY["data"] | {"path": str(tmp_path / "panel.parquet"), "weight": "w"}}
+    train = ("train", "--config", write(tmp_path / "study.yaml", study), "--run", tmp_path / "run", "--device", "cpu")
+    with monkeypatch.context() as patched:
+
+        def stopped(*arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr("irl.estimation.pipeline.fit_policy", stopped)
+        assert script(*train) == 130
+    assert (tmp_path / "run" / "provenance.json").exists()
+    panel().assign(w=lambda p: 1.0 + (p["month"] == 3)).to_parquet(tmp_path / "panel.parquet")
+    assert script(*train, "--resume") == 2
+    assert "what it was started with has changed (data)" in capsys.readouterr().err
+
+
 def test_a_run_killed_at_any_moment_ends_the_same(trained, tmp_path):
     """The short version of `benchmark.py kill`."""
     kill = runpy.run_path(str(ROOT / "scripts" / "benchmarks" / "kill.py"))
@@ -689,10 +707,6 @@ def scenario_with(**options):
     return lambda f: ["--run", f / "run", "--scenario", broken_scenario(f, **options)]
 
 
-def other_prices(folder):
-    panel().assign(price=1.1).to_parquet(folder / "panel.parquet")
-
-
 def flipped(content: bytes) -> bytes:
     return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
 
@@ -740,16 +754,18 @@ MORE = {
         "members without names": (with_rows(lambda p: p.assign(id=None)), "member column 'id': missing values"),
         "periods that are words": (with_rows(lambda p: p.assign(month="May")), "period column 'month'"),
         "choices that are missing": (with_rows(lambda p: p.assign(plan=None)), "action column 'plan': missing values"),
-        "a choice off the menu": (with_rows(lambda p: p.assign(status="annual")), "the chosen action is not available"),
+        "a choice off the menu": (
+            with_rows(lambda p: p.assign(plan=p["plan"].where(p["status"] != "annual", "monthly"))),
+            "the chosen action is not available",
+        ),
         "infinite numbers": (with_rows(lambda p: p.assign(price=np.inf)), "'price': missing or infinite"),
         "levels out of range": (with_rows(lambda p: p.assign(video=7)), "not among its levels"),
         "weights below 0": (
             lambda f: [*with_rows(lambda p: p.assign(w=-1.0))(f), "data.weight=w"],
             "weight column 'w'",
         ),
-        "one row a member": (with_rows(lambda p: p.query("month == 0")), "no member has two consecutive periods"),
-        "one member": (with_rows(lambda p: p.head(10)), "member"),
-        "other data than before": (resumed(other_prices), "what it was started with has changed (data)"),
+        "one row a member": (with_rows(lambda p: p.query("month == 5")), "no member has two consecutive periods"),
+        "one member": (with_rows(lambda p: p.head(10)), "the members do not suffice"),
         "other options than before": (resumed(lambda f: None, "seed=9"), "has changed (config, seed)"),
         "a step cut short": (
             resumed(lambda f: overwritten(lambda c: c[:40], "run", "steps", "policy.safetensors")(f)),
@@ -859,6 +875,8 @@ def test_what_is_wrong_is_said_in_one_message_and_nothing_is_written(copied, cap
     assert message.startswith("error: "), message
     assert message.count("error:") == 1 and "Traceback" not in message
     assert words in message, message
+    if "--resume" in arguments:  # that it was gone on with is noted
+        before["run/provenance.json"] = (copied / "run" / "provenance.json").read_bytes()
     assert listing(copied) == before
     assert not (copied / "new").exists() and not (copied / "o.csv").exists()
 

@@ -94,7 +94,7 @@ def main() -> None:
     raise SystemExit(1 if bad else 0)
 
 
-SAME = "bitwise the same"
+SAME, ENDED = "bitwise the same", "it had ended"
 Kill = tuple[str, str, str, str, str]
 """Of a run or a scenario, the step aimed at, seconds into it, what it had stored, and how it ended."""
 Arguments = Sequence[object]
@@ -124,9 +124,10 @@ def killed(folder: Path, *, kills: int, seed: int, members: int) -> list[Kill]:
     while len(found) < kills:
         left = kills - len(found)
         aims = STEPS if left > len(STEPS) else sorted(moments.sample(STEPS, max(left - 1, 1)), key=STEPS.index)
-        found += one_run(alone, folder / "killed", train, aims, moments)
+        now = one_run(alone, folder / "killed", train, aims, moments)
         answers = min(ANSWERS, kills - len(found))
-        found += [one_answer(answer, folder / "killed_answer", ask, moments.random() * length) for _ in range(answers)]
+        now += [one_answer(answer, folder / "killed_answer", ask, moments.random() * length) for _ in range(answers)]
+        found += [kill for kill in now if ENDED not in kill]
     return found
 
 
@@ -146,7 +147,8 @@ def one_run(
 
         there = _kill([*train(run), "--resume"], begun, into, run)
         kills.append(("run", aim, f"{into:.2f}", there))
-    _finish(*train(run), "--resume")
+    if not (run / "metrics.json").exists():
+        _finish(*train(run), "--resume")
     how = _difference(alone, run)
     return [(*kill, how) for kill in kills]
 
@@ -205,12 +207,12 @@ def _kill(arguments: Arguments, begun: Callable[[], bool], into: float, folder: 
     while not begun():
         time.sleep(0.002)
         if os.waitpid(process, os.WNOHANG)[0]:
-            return "it had ended"
+            return ENDED
     time.sleep(into)
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
     if not os.WIFSIGNALED(status):
-        return "it had ended"
+        return ENDED
     steps = sorted((folder / "steps").glob("*.json"))
     half = [p.name for p in folder.rglob("*") if p.suffix in (".ckpt", ".tmp") or p.name == "simulation.safetensors"]
     return ", ".join([f"{len(steps)} steps"] * bool(steps) + half) or "nothing yet"
