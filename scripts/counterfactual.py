@@ -15,13 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 import irl
 from irl import runs
-from irl.counterfactual import ask
+from irl.counterfactual import ask, joined
 from irl.counterfactual.answer_files import asked, write_answer
-from irl.counterfactual.processes import joined
 from irl.data import read_table
 from irl.data.disclosure import said
 from irl.data.rows import study_columns
 from irl.data.split import fitted_rows
+from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
 
 
@@ -68,6 +68,7 @@ def main(process: int) -> None:
 
         found = question.answer(tick=tick, compile=arguments.compile, folder=folder)
         write_answer(folder, question, found, seconds=time.perf_counter() - started)
+        log_scenario(load_record(arguments.run), folder)
     for text in [*question.withheld.left(found.warnings()), *said(question.withheld.plain())]:
         console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
     print(f"scenario {scenario.name!r} answered for {found.members:,} members: {out}")

@@ -19,18 +19,20 @@ from torch import Tensor
 
 from irl.data.panel import Panel
 from irl.estimation.contracts import contracts
-from irl.estimation.exclusion import entering
+from irl.estimation.curves import curves
 from irl.estimation.logit import CHUNK
+from irl.estimation.parameters import entering
 from irl.fitted import FittedModel, Z
 from irl.networks import LinearTerms
 
 
 def findings(model: FittedModel, panel: Panel) -> dict[str, Any]:
-    """``reward_summary`` and ``contributions`` ({action: {segment or "all": ...}}), ``coefficients``, ``wald`` and
-    ``contracts``."""
+    """``reward_summary`` and ``contributions`` ({action: {segment or "all": ...}}), ``curves``, ``coefficients``,
+    ``wald``, ``contracts``."""
     return {
         "reward_summary": reward_summary(model, panel),
         "contributions": contributions(model, panel),
+        "curves": curves(model, panel),
         "coefficients": coefficients(model),
         "wald": wald_tests(model),
         "contracts": contracts(model, panel),
@@ -149,7 +151,7 @@ def wald_tests(model: FittedModel) -> list[dict[str, Any]]:
 
     Tests that all coefficients (:func:`coefficients`) of features made of the column are 0. With shrinkage the
     covariance is the Bayesian one, and the test is only indicative. Left out where it does not enter
-    (:mod:`irl.estimation.exclusion`). Empty without standard errors.
+    (:mod:`irl.estimation.parameters`). Empty without standard errors.
     """
     if not model.has_standard_errors:
         return []
