@@ -34,7 +34,7 @@ from torch import Tensor
 
 from irl.config import InputError
 
-Kind = Literal["run", "scenario"]
+Kind = Literal["run", "scenario", "store"]
 SOFTWARE = "anchor-irl"
 PROVENANCE = "provenance.json"
 LAST = "metrics.json"
@@ -127,7 +127,7 @@ def start_run(
     folder = Path(path)
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict each other: give one")
-    made = _make(folder)
+    made = make_folder(folder)
     _check(folder, overwrite=overwrite, resume=resume, kind=kind)  # before .lock is put into a stranger's folder
     with locked(folder):
         _check(folder, overwrite=overwrite, resume=resume, kind=kind)
@@ -283,8 +283,8 @@ def provenance(kind: Kind = "run") -> Provenance:
     )
 
 
-def _make(folder: Path) -> bool:
-    """Whether there was no such folder before."""
+def make_folder(folder: Path) -> bool:
+    """Make a folder to write to; whether there was none before. InputError if that cannot be done."""
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)

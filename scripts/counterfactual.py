@@ -17,10 +17,8 @@ import irl
 from irl import runs
 from irl.counterfactual import ask, joined
 from irl.counterfactual.answer_files import asked, write_answer
-from irl.data import read_table
+from irl.data import read_fitted, read_table
 from irl.data.disclosure import said
-from irl.data.rows import study_columns
-from irl.data.split import fitted_rows
 from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
 
@@ -41,11 +39,7 @@ def main(process: int) -> None:
     model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status("reading the members"):
-        if arguments.data:
-            frame = read_table(arguments.data)
-        else:
-            columns = dict.fromkeys([*study_columns(model.config), *model.config.data.held_out])
-            frame = fitted_rows(read_table(model.config.data.path, columns=columns), model.config.data)
+        frame = read_table(arguments.data) if arguments.data else read_fitted(model.config)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
         about = asked(question, arguments.run)
     if process:  # it only takes its part of the members: the first one writes

@@ -143,7 +143,7 @@ def _checked(folder: Path, model: FittedModel, panel: Panel) -> list[float]:
     if precisions is None:
         raise InputError(f"{folder}: trained by an earlier version, which did not keep the prior; train it again")
     trained_on = runs.read_json(folder / runs.PROVENANCE).get("about", {}).get("data")
-    if trained_on != panel.fingerprint():
+    if trained_on != panel.identity():
         raise InputError(f"{model.config.data.path}: not what {folder} was trained on; restore it, or train again")
     clusters = len(panel.cluster.unique())
     if clusters < LEAST_CLUSTERS:

@@ -126,7 +126,7 @@ def train(
     """
     about = {
         "seed": config.seed,
-        "data": panel.fingerprint(),
+        "data": panel.identity(),
         "config": runs.fingerprint(config.model_dump_json()),
     }
     with runs.start_run(run, overwrite=overwrite, resume=resume, about=about) as folder:

@@ -161,7 +161,7 @@ def ask(
     own, path = model.config.discount, Path(path)
     wanted = [(own, 0.0), *((per_period(d, periods_per_year), 0.0) for d in discounts), *((own, s) for s in shifts)]
     about = {
-        "panel": panel.fingerprint(),
+        "panel": panel.identity(),
         "periods_per_year": periods_per_year,
     }
     points = [] if overwrite or not path.exists() else _stored(path, about)
