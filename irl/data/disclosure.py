@@ -22,6 +22,8 @@ from torch import Tensor
 from irl.config import InputError
 from irl.data.panel import Panel
 
+CHUNK = 1_000_000
+"""Rows looked at together."""
 ALL = "all"
 """What figures of all segments together are called."""
 
@@ -102,7 +104,9 @@ def withheld_of(panel: Panel, least: int) -> Withheld:
 
 
 def members_by_segment(segments: tuple[str, ...], segment: Tensor, member: Tensor) -> dict[str, int]:
-    """The members [N] of each segment [N]."""
-    pairs = torch.stack([segment.long(), member.long()], 1).unique(dim=0)
-    counts = torch.bincount(pairs[:, 0], minlength=len(segments)).tolist()
-    return dict(zip(segments, counts, strict=True))
+    """The members of each segment, of rows with segment[N] and member[N], which rises."""
+    seen = torch.zeros(int(member[-1:].max()) + 1, len(segments), dtype=torch.bool)
+    for first in range(0, len(member), CHUNK):
+        rows = slice(first, first + CHUNK)
+        seen[member[rows].long().cpu(), segment[rows].long().cpu()] = True
+    return dict(zip(segments, seen.sum(0).tolist(), strict=True))
