@@ -121,8 +121,16 @@ class Data(Section):
         "whatever it does (attrition, not a choice)",
     )
     duration: str | None = Field(None, description="column of periods until the member's next row (default 1)")
+    memory_rows: int = Field(
+        10_000_000,
+        ge=0,
+        description="rows up to which a panel store is held in memory; a larger one is read through a scratch folder",
+    )
     until: Period | None = Field(
         None, description="last period to fit on; scripts/backtest.py forecasts the later ones"
+    )
+    min_cell: int = Field(
+        20, ge=1, description="members of a segment below which its figures are neither written nor shown; 1: all are"
     )
     held_out: Condition = Field(
         default_factory=dict, description="condition on any columns: members for whom it holds are fitted on nowhere"
@@ -307,6 +315,11 @@ class Money(Section):
     currency: str = Field(pattern=r"\S")
     price: Flows = Field(min_length=1)
     cost: Flows = Field(default_factory=dict)
+    one_coefficient: bool = Field(
+        True,
+        description="a unit of money counts the same for whatever it is paid, as far as prices are tested columns; "
+        "false: every price has effects of its own",
+    )
 
     def problems(self, data: Data, place: str = "money") -> list[str]:
         """Names that the data section does not have, and columns that are not numbers."""

@@ -40,9 +40,8 @@ row's mean falls with their square, as long as probabilities are not smaller tha
 (20,000 x 36) 8 of 15,000 states and 24 of 6,000 left the same noise of price slopes, the latter in two thirds of the
 time."""
 FEW = 10
-"""States fewer than this part of the rows that may be drawn from are taken all, and each once."""
-MOST_DRAWS = 240
-"""Draws of what follows each action in each of few states, at most."""
+"""Where states are fewer than this part of the rows that may be drawn from, each is taken once, with as many times the
+draws."""
 GOLDEN = (5**0.5 - 1) / 2
 CHUNK = 16384
 """Draws made at once."""
@@ -201,9 +200,9 @@ Target = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 decide."""
 
 
-def ridge_of(rows: Transitions) -> float:
-    """Ridge of the kernel on ``rows``, per unit of weight."""
-    return RIDGE_SPANNED if rows.steps.shape[1] > DRAWS else RIDGE_ROWS / len(rows.state)
+def ridge_of(rows: Transitions, sums: evaluation.Sums) -> float:
+    """Ridge of the kernel on ``rows``, whose sums (of all processes) are ``sums``, per unit of weight."""
+    return RIDGE_SPANNED if rows.steps.shape[1] > DRAWS else RIDGE_ROWS / sums.rows
 
 
 @torch.no_grad()
@@ -286,17 +285,15 @@ def drawn(
     return joined
 
 
-def spanned(
-    dynamics: TransitionModel, programme: Programme, rows: States, *, most: int, seed: int
-) -> tuple[States, int]:
-    """Where transitions are to start, and how many draws follow each action.
+def spanned(dynamics: TransitionModel, programme: Programme, rows: States, *, few: int, seed: int) -> States | None:
+    """The states of ``rows`` each once, with what is reached from them; None if they are more than ``few``.
 
-    Where the states are few (a tenth of ``most``, what is reached from them included), each once, with what is reached
-    from it, in as many draws as ``most`` rows would have had: then nothing is left out, and the value of a rare state,
-    on which that of patient members depends, rests on no luck. States that no row is in have the weight of one. Else
-    ``most`` of the rows, drawn at random.
+    Then nothing is left out, and the value of a rare state, on which that of patient members depends, rests on no luck.
+    States that no row is in have the weight of one.
     """
-    few, found = most // FEW, rows.distinct()
+    if len(rows.at_most(FEW * few, seed=seed).distinct().state) > few:  # at little cost, however many rows there are
+        return None
+    found = rows.distinct()
     while len(found.state) <= few:
         following = drawn(dynamics, programme, found, seed=seed)
         goes_on = ~following.ends.flatten()
@@ -310,8 +307,8 @@ def spanned(
         closed = len(joined.state) == len(found.state)
         found = replace(joined, weight=torch.where(joined.weight > 0, joined.weight, 1.0))
         if closed:
-            return found, max(DRAWS, min(MOST_DRAWS, DRAWS * most // len(found.state)))
-    return rows.at_most(most, seed=seed), DRAWS
+            return found
+    return None
 
 
 def _drawn_chunk(

@@ -45,10 +45,12 @@ from irl.counterfactual.forecast import (
 from irl.counterfactual.outcomes import check_study
 from irl.counterfactual.spells import Counts, Floats, Rates
 from irl.counterfactual.static_logit import fit_static_logit
+from irl.data.disclosure import withheld
 from irl.data.encode import factorized, label
 from irl.data.panel import Panel, panel_from_frame
 from irl.data.periods import period_numbers
 from irl.data.split import fitted_rows, held_out, numbered
+from irl.data.store import is_store
 from irl.declared import TYPE, Data
 from irl.fitted import FittedModel
 from irl.networks import Encoder
@@ -59,7 +61,12 @@ PATHS = 40
 
 
 def check(data: Data) -> None:
-    """InputError if the study leaves nothing out."""
+    """InputError if the study leaves nothing out, or what it leaves out is not there."""
+    if is_store(data.path):
+        raise InputError(
+            f"{data.path}: a store holds the rows that are fitted on, and not those left out: give the raw files as "
+            "`data.path`"
+        )
     if data.until is None and not data.held_out:
         raise InputError(
             "this study is fitted on all rows, so there is nothing to forecast: train it with data.until=PERIOD (a "
@@ -147,9 +154,11 @@ def _forecast(
     draws: int,
     tick: Tick,
 ) -> dict[str, Any]:
+    members = np.bincount(observed.segment, minlength=len(model.schema.segments))
+    hidden = withheld(dict(zip(model.schema.segments, members.tolist(), strict=True)), model.config.data.min_cell)
+    hidden.refuse_nothing()
     policy = policy_for(model, fitted, observed, seed=seed, draws=draws)
     paths = draws_of(policy, observed, seed=seed, draws=draws, tick=tick)
-    members = np.bincount(observed.segment, minlength=len(model.schema.segments))
     segments = compared(observed.count(model.schema), paths, others, schema=model.schema, members=members)
     return {
         "forecasts": ["model", *others],
@@ -157,7 +166,8 @@ def _forecast(
         "parameters_drawn": policy.draws is not None,
         "converged": policy.converged,
         "seed": seed,
-        "segments": segments,
+        "segments": hidden.left(segments),
+        "withheld": hidden.plain(),
     }
 
 

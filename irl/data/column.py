@@ -61,6 +61,16 @@ class Column:
     def levels(self) -> int:
         return len(self.labels)
 
+    @property
+    def middle(self) -> float:
+        """Of the numbers in the state tensor: their mean, of codes the middle of their range."""
+        return (self.minimum + self.maximum) / 2 if self.discrete else self.centre
+
+    @property
+    def unit(self) -> float:
+        """Of the numbers in the state tensor: their standard deviation, of codes a fourth of their range."""
+        return max(self.maximum - self.minimum, 1.0) / 4 if self.discrete else self.scale
+
     def holds(self, values: Tensor, allowed: Values) -> Tensor:
         """bool[...]: the condition on this column, of its codes or values[...]. Scalars only: no copy to the device."""
         if isinstance(allowed, Between) and not self.discrete:
@@ -132,3 +142,14 @@ def _numeric(labels: Iterable[str]) -> bool:
         return all(np.isfinite(float(x)) for x in labels)
     except ValueError:
         return False
+
+
+def measure(column: Column, device: torch.device) -> Tensor | None:
+    """The number that each level of a column counts as; None where the column's values are numbers themselves."""
+    if not column.discrete:
+        return None
+    try:
+        numbers = [float(name) for name in column.labels]
+    except ValueError:
+        numbers = [float(code) for code in range(len(column.labels))]
+    return torch.tensor(numbers, dtype=torch.float64, device=device)

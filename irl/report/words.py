@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from irl.data.disclosure import said
 from irl.declared import Between, Condition
 from irl.report.answers import currency
 from irl.report.attention import cautions as attention_cautions
@@ -139,6 +140,32 @@ def identification(record: Record) -> str:
     )
 
 
+def identified(record: Record) -> list[str]:
+    """What the choices tell, given what is assumed."""
+    known = reward_of_anchor(record)
+    return [
+        f"The reward of every choice relative to the {known}, in units of the temperature, at states like those that "
+        "members visit.",
+        "What lump-sum changes of rewards and removed actions do to choices, whatever the anchor's reward is.",
+        "The surplus of members in money, where a price varied for reasons unrelated to taste.",
+    ]
+
+
+def not_identified(record: Record) -> list[str]:
+    """What is assumed or declared, and what no choice can tell."""
+    gamma = record.config.discount
+    most = number((1 + gamma) / (1 - gamma), 0)
+    return [
+        f"The {reward_of_anchor(record)}: declared. If it is off by δ in some states, rewards are off by up to "
+        f"{most} δ there and elsewhere, and so are answers to scaled rewards and changed dynamics.",
+        f"The discount factor γ = {gamma:g} and the temperature α = {record.config.temperature:g}: assumed. Some "
+        "panels can tell discount factors apart: scripts/sensitivity.py looks.",
+        "Levels of values; rewards of one segment against another's in raw units.",
+        "Tastes that no column shows, apart from habit and the price of switching"
+        + (", beyond the declared hidden types." if record.config.types.number > 1 else ", unless types are declared."),
+    ]
+
+
 def reward_of_anchor(record: Record) -> str:
     """Whose reward is known."""
     return f"{'mean reward under' if record.config.anchor.policy is not None else 'reward of'} {record.anchor}"
@@ -160,10 +187,7 @@ def limits(record: Record) -> list[str]:
     found = [
         "Lasting differences in taste that no column shows are not modelled: they appear as habit, as the price "
         "of switching, or as the value of whatever loyal members use.",
-        "The discount factor and the temperature are assumed, not estimated.",
         "Rewards at states that few members visit are extrapolated by the networks, and so is a far-off scenario.",
-        "Lump-sum changes of rewards and removed actions give an answer that does not depend on the anchor's value. "
-        "Scaled rewards and changed dynamics do depend on it. Levels of values are never identified.",
         "Whether members were sampled by what they chose cannot be seen, unless weights say so; nor whether they leave "
         "the data because of what would have followed.",
         "A removed action's members spread over the others in proportion (independence of irrelevant alternatives).",
@@ -203,6 +227,7 @@ def cautions(record: Record) -> list[str]:
         losses = [x for x in at(trained(metrics), "history", default=[]) if isinstance(x, (int, float))]
         if any(not math.isfinite(x) for x in losses):
             found.append(f"The {label} step's held-out loss was not finite in some epoch.")
+    found += withheld(record)
     found += type_cautions(record)
     found += sensitivity_cautions(record)
     found += falsification_cautions(record)
@@ -212,9 +237,16 @@ def cautions(record: Record) -> list[str]:
     return found
 
 
+def withheld(record: Record) -> list[str]:
+    """Which segments have no figures, since they have few members."""
+    parts = (at(record.metrics, "panel"), record.attribution, *record.backtest.values())
+    return list(dict.fromkeys(text for part in parts for text in said(at(part, "withheld", default={}))))
+
+
 def scenario_cautions(scenario: ScenarioRecord) -> list[str]:
     """The warnings of one scenario, and its solves that did not converge."""
     found = [scenario.problem] if scenario.problem else []
+    found += said(at(scenario.metrics, "withheld", default={}))
     for label, how in at(scenario.metrics, "solved", default={}).items():
         if at(how, "converged") is False:
             found.append(
