@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from irl import bellman
 from irl.data.schema import StateSchema
 
-KNOTS = (-1.0, 0.0, 1.0)
-"""Where the effect of a number may bend, in standard deviations from its mean."""
+BENDS = {-math.inf: "", -1.0: ">-1sd", 0.0: ">+0sd", 1.0: ">+1sd"}
+"""Where the effect of a number may bend, in standard deviations from its mean; the first is its trend."""
 MOST_PAIRS = 150
 """Features of pairs of moving columns above which such pairs are left out."""
 
@@ -338,9 +338,9 @@ class Crossings(nn.Module):
         chosen += [(i, j, k) for i, j, k in itertools.product(*kinds) if inputs[i].column != inputs[j].column]
         for f in (moving := [f for f in used if f not in fixed]):
             c = columns[f]
-            knots = (-math.inf, *KNOTS) if c.alike else () if c.discrete else KNOTS
+            knots = list(BENDS)[not c.alike :] if c.alike or not c.discrete else []
             chosen += [(len(inputs) + k,) for k in range(len(knots))]
-            inputs += [_Input(f, f"{c.name}>{k:+g}sd", centre=c.middle, scale=c.unit, knot=k) for k in knots]
+            inputs += [_Input(f, c.name + BENDS[k], centre=c.middle, scale=c.unit, knot=k) for k in knots]
         ranks: dict[int, list[int]] = {}
         for f in moving:
             c = columns[f]

@@ -21,6 +21,8 @@ LARGE = 30.0
 MONTHS = 18
 MOST_MONTHS = 12
 """Months with a purchase from which on they are no longer counted."""
+LONGEST = 8
+"""Months away from which on they are no longer counted: the longest in the first nine months."""
 FILES = {True: "CDNOW_sample.txt", False: "CDNOW_master.txt"}
 
 
@@ -53,8 +55,9 @@ def transactions(file: Path | None = None, *, sample: bool = True) -> pd.DataFra
 
 def cdnow(bought: pd.DataFrame) -> pd.DataFrame:
     """One row per customer and month after the first purchase's: customer, month (1: January 1997), choice, recency
-    (months since the last with a purchase), frequency (months with one so far, up to ``MOST_MONTHS``), last (small or
-    large), tenure (months since the first), purchases (days with one in the month: what the choice came to).
+    (months since the last with a purchase, up to ``LONGEST``), frequency (months with one so far, up to
+    ``MOST_MONTHS``), last (small or large), tenure (months since the first), purchases (days with one in the month:
+    what the choice came to).
 
     ``bought``: the purchases, as :func:`transactions` gives them.
     """
@@ -62,7 +65,7 @@ def cdnow(bought: pd.DataFrame) -> pd.DataFrame:
     month = 12 * (bought["date"].dt.year - start.year) + bought["date"].dt.month
     by_month = bought.assign(month=month).groupby(["customer", "month"])
     months = range(1, MONTHS + 1)
-    spent = by_month["value"].sum().unstack(fill_value=0.0).reindex(columns=months, fill_value=0.0)
+    spent = by_month["value"].sum().unstack(fill_value=0).reindex(columns=months, fill_value=0.0)
     value = spent.to_numpy()
     counted = by_month["date"].nunique().unstack(fill_value=0).reindex(columns=months, fill_value=0).to_numpy()
     first, recency = (counted > 0).argmax(1), np.zeros(len(value), dtype=np.int64)
@@ -75,7 +78,7 @@ def cdnow(bought: pd.DataFrame) -> pd.DataFrame:
                     "customer": spent.index,
                     "month": t + 1,
                     "choice": np.where(buys, np.where(value[:, t] > LARGE, "large", "small"), "none"),
-                    "recency": recency + 1,
+                    "recency": (recency + 1).clip(1, LONGEST),
                     "frequency": frequency.clip(0, MOST_MONTHS),
                     "last": np.where(large, "large", "small"),
                     "tenure": t - first,
@@ -85,4 +88,5 @@ def cdnow(bought: pd.DataFrame) -> pd.DataFrame:
         )
         recency = np.where(buys, 0, recency + 1)
         frequency, large = frequency + buys, np.where(buys, value[:, t] > LARGE, large)
-    return pd.concat(rows).sort_values(["customer", "month"], ignore_index=True)
+    found: pd.DataFrame = pd.concat(rows).sort_values(["customer", "month"], ignore_index=True)
+    return found

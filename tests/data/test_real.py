@@ -66,7 +66,7 @@ def test_purchases(tmp_path):
     assert first["last"].tolist() == ["small", "small", "small", "large", "large"]
     assert first["tenure"].tolist() == [1, 2, 3, 4, 5]
     other = frame[frame["customer"] == 2]
-    assert len(other) == 16 and (other["last"] == "large").all() and other["recency"].max() == 16
+    assert len(other) == 16 and (other["last"] == "large").all() and other["recency"].max() == cd.LONGEST
     panel = study("cdnow", frame)
     assert panel.n_rows == 8 + 7  # up to September
     for wrong, why in (("00001 19970105\n", "4 or 5"), ("00001 1997010 1 x\n", "1 lines have no date")):

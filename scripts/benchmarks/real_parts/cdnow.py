@@ -44,10 +44,9 @@ def held_out(frame: pd.DataFrame) -> np.ndarray:
 
 
 def ours(seed: int) -> dict[str, float]:
-    frame = cdnow(transactions())
+    frame, clock = cdnow(transactions()), Clock()
     config = study("cdnow", f"seed={seed}", "estimation.refit.standard_errors=false")
     model, _, _ = estimated(config, frame)
-    clock = Clock()
     before = frame[(frame["month"] <= UNTIL) & (frame["choice"] != "none")]
     size = before.groupby("choice")["purchases"].mean().reindex(list(config.data.actions), fill_value=0.0).to_numpy()
     start = model.schema.encode(frame[frame["month"] == UNTIL + 1].sort_values("customer"))
