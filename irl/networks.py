@@ -340,7 +340,7 @@ class Crossings(nn.Module):
             c = columns[f]
             knots = list(BENDS)[not c.alike :] if c.alike or not c.discrete else []
             chosen += [(len(inputs) + k,) for k in range(len(knots))]
-            inputs += [_Input(f, c.name + BENDS[k], centre=c.middle, scale=c.unit, knot=k) for k in knots]
+            inputs += [_Input(f, c.name + BENDS[k], centre=c.centre, scale=c.scale, knot=k) for k in knots]
         ranks: dict[int, list[int]] = {}
         for f in moving:
             c = columns[f]

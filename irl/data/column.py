@@ -34,7 +34,8 @@ class Column:
     parents : indices of the columns that move a ``table`` column (its own if none was declared)
     alike : whether a ``table`` counts moves alike at all levels
     assigned : observed or randomised
-    centre, scale : mean and standard deviation in declared units (count and numeric; scale 1 if constant)
+    centre, scale : mean and standard deviation in declared units (count and numeric; of the codes where moves are
+        alike; scale 1 if constant)
     minimum, maximum : observed range of the values (of the codes for category and ordinal)
     hidden : of the column of the hidden types, which no data show: what differs by it, "tastes" or "all" (the dynamics
         too); else empty
@@ -60,16 +61,6 @@ class Column:
     @property
     def levels(self) -> int:
         return len(self.labels)
-
-    @property
-    def middle(self) -> float:
-        """Of the numbers in the state tensor: their mean, of codes the middle of their range."""
-        return (self.minimum + self.maximum) / 2 if self.discrete else self.centre
-
-    @property
-    def unit(self) -> float:
-        """Of the numbers in the state tensor: their standard deviation, of codes a fourth of their range."""
-        return max(self.maximum - self.minimum, 1.0) / 4 if self.discrete else self.scale
 
     def holds(self, values: Tensor, allowed: Values) -> Tensor:
         """bool[...]: the condition on this column, of its codes or values[...]. Scalars only: no copy to the device."""

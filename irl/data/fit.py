@@ -92,8 +92,9 @@ class _ColumnFit:
     def add(self, values: pd.Series) -> None:
         if self._empty.discrete:
             self._labels |= set(labelled(values)[1])
-            return
-        usable = values_of(self._empty, values)[0]
+            if not self._empty.alike:
+                return
+        usable = (codes_of if self._empty.discrete else values_of)(self._empty, values)[0]
         self._moments.add(usable[np.isfinite(usable)])
 
     def column(self) -> Column:
@@ -106,9 +107,10 @@ class _ColumnFit:
             if len(codes):
                 known |= {"minimum": float(codes.min()), "maximum": float(codes.max())}
         elif moments.n:
-            known |= {"centre": moments.mean, "minimum": moments.minimum, "maximum": moments.maximum}
+            known |= {"minimum": moments.minimum, "maximum": moments.maximum}
+        if moments.n:
             sure = moments.sd > TOLERANCE * max(abs(moments.mean), 1e-30)
-            known["scale"] = moments.sd if sure else 1.0
+            known |= {"centre": moments.mean, "scale": moments.sd if sure else 1.0}
         return Column(**known)
 
 

@@ -43,16 +43,20 @@ def held_out(frame: pd.DataFrame) -> np.ndarray:
     return frame[frame["month"] > UNTIL].pivot(index="customer", columns="month", values="purchases").to_numpy()
 
 
-def ours(seed: int) -> dict[str, float]:
+def ours(seed: int, types: int = 1) -> dict[str, float]:
     frame, clock = cdnow(transactions()), Clock()
-    config = study("cdnow", f"seed={seed}", "estimation.refit.standard_errors=false")
+    config = study("cdnow", f"seed={seed}", f"types={types}", "estimation.refit.standard_errors=false")
     model, _, _ = estimated(config, frame)
-    before = frame[(frame["month"] <= UNTIL) & (frame["choice"] != "none")]
+    fitted = frame[frame["month"] <= UNTIL]
+    before = fitted[fitted["choice"] != "none"]
     size = before.groupby("choice")["purchases"].mean().reindex(list(config.data.actions), fill_value=0.0).to_numpy()
-    start = model.schema.encode(frame[frame["month"] == UNTIL + 1].sort_values("customer"))
-    generator = torch.Generator().manual_seed(seed)
-    total = np.zeros((len(start), MONTHS - UNTIL))
+    known = model.type_probabilities(fitted).groupby(fitted["customer"].to_numpy()).first().to_numpy()  # by customer
+    first = frame[frame["month"] == UNTIL + 1].sort_values("customer")
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    total = np.zeros((len(first), MONTHS - UNTIL))
     for _ in range(PATHS):
+        kind = 1 + (rng.random((len(first), 1)) > known.cumsum(1)[:, :-1]).sum(1)
+        start = model.schema.encode(first.assign(type=kind))
         path = choice_paths(model.dynamics, model.log_policy_of, start, periods=MONTHS - UNTIL, generator=generator)
         total += size[path.numpy()]
     return {**scores(total / PATHS, held_out(frame)), **clock.read()}
@@ -90,4 +94,9 @@ def as_before(seed: int) -> dict[str, float]:
     return {**scores(np.repeat(rate[:, None], MONTHS - UNTIL, axis=1), held_out(frame)), **clock.read()}
 
 
-JOBS = {"ours": ours, "Lifetimes: BG/NBD": bg_nbd, "own rate so far": as_before}
+JOBS = {
+    "ours": ours,
+    "ours: two types": lambda seed: ours(seed, 2),
+    "Lifetimes: BG/NBD": bg_nbd,
+    "own rate so far": as_before,
+}

@@ -59,7 +59,7 @@ class Problem:
     def mdp(self, reward: Floats | Tensor) -> tabular.FiniteMDP:
         """The problem with reward[S, A]."""
         expectation = tabular.dense_expectation(torch.from_numpy(self.transition))
-        paid = torch.as_tensor(reward).double()
+        paid = torch.as_tensor(reward, dtype=torch.float64).clone()
         return tabular.FiniteMDP(paid, torch.ones_like(paid, dtype=torch.bool), expectation, self.discount)
 
     def solved(self, reward: Floats) -> tabular.Solution:
