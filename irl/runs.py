@@ -32,7 +32,7 @@ from torch import Tensor
 
 from irl.config import InputError
 
-Kind = Literal["run", "scenario"]
+Kind = Literal["run", "scenario", "export"]
 SOFTWARE = "anchor-irl"
 PROVENANCE = "provenance.json"
 LAST = "metrics.json"
@@ -266,14 +266,15 @@ def _check(folder: Path, *, overwrite: bool, resume: bool, kind: Kind) -> None:
         return
     if not _is_ours(folder, kind):
         raise InputError(
-            f"{folder}: holds files that are not a {kind} of {SOFTWARE}, and nothing replaces those; "
+            f"{folder}: holds files that are no {kind} of {SOFTWARE}, and nothing replaces those; "
             "choose another folder or empty it yourself"
         )
     if overwrite:
         return
     replace = "--overwrite to replace it, or choose another folder"
-    if kind == "scenario":
-        raise InputError(f"{folder}: a scenario is already here; give {replace}")
+    if kind != "run":
+        article = "an" if kind == "export" else "a"
+        raise InputError(f"{folder}: {article} {kind} is already here; give {replace}")
     if is_complete(folder):
         raise InputError(f"{folder}: a finished run is already here; give {replace}")
     if not resume:
