@@ -305,10 +305,10 @@ class FittedModel:
                 network.to(device)
         return self
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model to ``folder`` (replaced if it is there): ``weights.safetensors`` and ``model.json``."""
+    def save(self, folder: str | Path, *, kept: float | None = None) -> None:
+        """Write the model to ``folder`` (replaced if it is there); ``kept``: see :func:`irl.weights.write`."""
         about = {"config": self.config.model_dump(mode="json"), "schema": self.schema.to_json()}
-        weights.write(folder, self._networks(), about)
+        weights.write(folder, self._networks(), about, kept=kept)
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module | None] = {

@@ -19,8 +19,7 @@ from irl import runs
 from irl.counterfactual import ask
 from irl.counterfactual.processes import joined
 from irl.data import read_table
-from irl.data.rows import study_columns
-from irl.data.split import fitted_rows
+from irl.data.sample import members_of
 from irl.scenario import load_scenario
 
 
@@ -39,15 +38,13 @@ def main(process: int) -> None:
     model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status("reading the members"):
-        if arguments.data:
-            frame = read_table(arguments.data)
-        else:
-            columns = dict.fromkeys([*study_columns(model.config), *model.config.data.held_out])
-            frame = fitted_rows(read_table(model.config.data.path, columns=columns), model.config.data)
+        frame, said = (read_table(arguments.data), "") if arguments.data else members_of(model.config, arguments.run)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
     if process:  # it only takes its part of the members: the first one writes
         question.answer(compile=arguments.compile)
         return
+    if said:
+        console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)
     out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
     asked = {"scenario": scenario.model_dump_json(), "run": str(arguments.run)}
     started = time.perf_counter()
