@@ -1,6 +1,6 @@
 """Networks in a folder: ``weights.safetensors`` and what is said of them in ``model.json``; nothing is pickled.
 
-A covariance may be kept by its largest factors, in half precision: of 944 parameters .7 MB hold .999 of its trace, not 7.
+A covariance may be kept by its largest factors, in half precision: of 944 parameters .7 MB for .999 of its trace.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from irl.fitted import FittedModel, new_networks
 ROWS = 400
 ACTIONS = ("none", "basic", "full")
 COLUMNS = (
-    Column(name="region", kind="category", dynamics="static", labels=("a", "b", "c"), maximum=2.0),
-    Column(name="price", kind="numeric", dynamics="static", assigned="randomised", centre=9.0, scale=2.0, minimum=5.0,
-           maximum=12.0),
+    Column(name="segment", kind="category", dynamics="static", labels=("gen_z", "rural_india", "urban_india"),
+           maximum=2.0),
+    Column(name="price_annual", kind="numeric", dynamics="static", assigned="randomised", centre=9.0, scale=2.0,
+           minimum=5.0, maximum=12.0),
     Column(name="status", kind="category", dynamics="table", labels=("out", "in", "locked", "gone"), maximum=3.0,
            parents=(2, 3)),
     Column(name="use", kind="ordinal", dynamics="learned", labels=("0", "2", "5"), maximum=2.0),
@@ -29,8 +31,8 @@ COLUMNS = (
     Column(name="month", kind="ordinal", dynamics="clock", labels=tuple(map(str, range(12))), maximum=11.0),
 )  # fmt: skip
 STATE = {
-    "region": {"kind": "category", "dynamics": "static"},
-    "price": {"kind": "numeric", "dynamics": "static", "assigned": "randomised"},
+    "segment": {"kind": "category", "dynamics": "static"},
+    "price_annual": {"kind": "numeric", "dynamics": "static", "assigned": "randomised"},
     "status": {"kind": "category", "dynamics": "table", "parents": ["status", "use"]},
     "use": {"kind": "ordinal", "levels": ["0", "2", "5"], "dynamics": "learned"},
     "visits": {"kind": "count", "dynamics": "learned"},
@@ -41,7 +43,7 @@ AVAILABLE = {"none": {"status": ["out", "in", "gone"]}, "full": {"status": "out"
 HIDDEN = {"hidden": [7, 5]}
 ATTENTION = {
     "default": {"none": {"status": "out"}, "basic": {"status": "in"}},
-    "by": ["region"],
+    "by": ["segment"],
     "shifters": ["visits"],
 }
 
@@ -129,7 +131,7 @@ def test_the_rows_of_the_tests_have_all_that_is_special(model):
     state = states(model)
     answers = expected(model, state)
     at = {c.name: state[:, f] for f, c in enumerate(COLUMNS)}
-    assert (at["region"] == 3).any() and (at["status"] == 4).any()  # unseen
+    assert (at["segment"] == 3).any() and (at["status"] == 4).any()  # unseen
     nothing = np.isnan(answers["reward"]).all(1)
     assert (nothing == (at["status"] >= 2).numpy()).all()  # locked, gone, unseen: only `basic` or nothing
     assert np.isnan(answers["reward"])[~nothing].any()  # not available
@@ -221,10 +223,20 @@ def test_the_schema_says_what_columns_and_codes_are(pt2):
 
 
 def test_prices_have_their_currency(tmp_path):
-    model = model_of(money={"currency": "USD", "price": {"basic": "price"}})
+    model = model_of(money={"currency": "USD", "price": {"basic": "price_annual"}})
     export(model, "safetensors", tmp_path)
     units = {c["name"]: c["unit"] for c in json.loads((tmp_path / "schema.json").read_text("utf-8"))["state"]}
-    assert units["price"] == "USD" and units["spend"] == "as in the panel"
+    assert units["price_annual"] == "USD" and units["spend"] == "as in the panel"
+
+
+def test_the_simulator_of_the_readme_needs_nothing_but_the_files(pt2, monkeypatch, capsys):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
+    (code,) = (block for block in re.findall("```python\n(.*?)```", readme, re.DOTALL) if "torch.export.load" in block)
+    assert "irl" not in code and len(code.splitlines()) <= 30
+    monkeypatch.chdir(pt2)
+    exec(compile(code, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(re.search(r"none.*basic.*full", line) for line in lines)
 
 
 def test_the_model_itself_is_not_changed(model, pt2):
