@@ -289,7 +289,7 @@ class FittedModel:
             return torch.full((len(frame),), float(known), device=self.device)
         if known not in frame.columns:
             raise InputError(f"the anchor's reward column {known!r} is missing{nearest(known, frame.columns)}")
-        values = pd.to_numeric(frame[known], errors="coerce").to_numpy(dtype=np.float32)
+        values = pd.to_numeric(frame[known], errors="coerce").to_numpy(dtype=np.float32, copy=True)
         if not np.isfinite(values).all():
             raise InputError(f"the anchor's reward column {known!r} has values that are not finite numbers")
         return torch.from_numpy(values).to(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -127,6 +128,17 @@ def pt2(model, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def programs(pt2) -> dict[str, torch.export.ExportedProgram]:
+    """The files, read where this package cannot be imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "irl"]:
+            patch.setitem(sys.modules, name, None)
+        with pytest.raises(ImportError):
+            importlib.import_module("irl.export")
+        return {name: torch.export.load(pt2 / f"{name}.pt2") for name in ("choices", "transition")}
+
+
 def test_the_rows_of_the_tests_have_all_that_is_special(model):
     state = states(model)
     answers = expected(model, state)
@@ -139,16 +151,16 @@ def test_the_rows_of_the_tests_have_all_that_is_special(model):
     assert np.ptp(answers["value"][~np.isnan(answers["value"])]) > 1
 
 
-def test_choices_say_what_the_model_says_for_any_number_of_rows(model, pt2):
-    choices = torch.export.load(pt2 / "choices.pt2").module()
+def test_choices_say_what_the_model_says_for_any_number_of_rows(model, programs):
+    choices = programs["choices"].module()
     for rows in (ROWS, 1, 2, 0):
         found = choices(states(model, rows))
         for name, answer in expected(model, states(model, rows)).items():
             assert found[name].numpy() == pytest.approx(answer, abs=1e-5, nan_ok=True), name
 
 
-def test_transitions_are_the_models_draws(model, pt2):
-    transition, state = torch.export.load(pt2 / "transition.pt2").module(), states(model)
+def test_transitions_are_the_models_draws(model, programs):
+    transition, state = programs["transition"].module(), states(model)
     action, uniform = draws(model)
     following = model.dynamics.sample(state, action, uniform)
     assert (following != state).any(0).tolist() == [False, False, True, True, True, True, True]
@@ -156,13 +168,12 @@ def test_transitions_are_the_models_draws(model, pt2):
         assert torch.allclose(transition(state[:rows], action[:rows], uniform[:rows]), following[:rows], atol=1e-5)
 
 
-def test_onnx_files_say_the_same(model, pt2):
+def test_onnx_files_say_the_same(model, programs):
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
     sessions = {}
     for name, (_, inputs, outputs) in graphs_of(model).items():
-        content = to_onnx(torch.export.load(pt2 / f"{name}.pt2"), inputs, outputs)
-        sessions[name] = runtime.InferenceSession(content)
+        sessions[name] = runtime.InferenceSession(to_onnx(programs[name], inputs, outputs))
     state, (action, uniform) = states(model), draws(model)
     answers = expected(model, state)
     for rows in (ROWS, 1):
@@ -196,19 +207,6 @@ def test_every_kind_of_model_is_exported_as_it_is(options, graph):
     assert set(found) == set(outputs) == set(answers)
     for name, answer in answers.items():
         assert found[name].numpy() == pytest.approx(answer, abs=1e-5, nan_ok=True), name
-
-
-def test_files_are_read_without_this_package(pt2, monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "irl"]:
-        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
-    said = json.loads((pt2 / "schema.json").read_text("utf-8"))
-    row = torch.tensor([[float(column["minimum"]) for column in said["state"]]])
-    answers = torch.export.load(pt2 / "choices.pt2").module()(row)
-    assert {name: [*answer.shape] for name, answer in answers.items()} == {
-        "reward": [1, 3],
-        "policy": [1, 3],
-        "value": [1],
-    }
 
 
 def test_the_schema_says_what_columns_and_codes_are(pt2):
