@@ -300,6 +300,11 @@ class Money(Section):
     currency: str = Field(pattern=r"\S")
     price: Flows = Field(min_length=1)
     cost: Flows = Field(default_factory=dict)
+    one_coefficient: bool = Field(
+        True,
+        description="a unit of money counts the same for whatever it is paid, as far as prices are tested columns; "
+        "false: every price has effects of its own",
+    )
 
     def problems(self, data: Data, place: str = "money") -> list[str]:
         """Names that the data section does not have, and columns that are not numbers."""

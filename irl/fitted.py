@@ -347,7 +347,8 @@ def new_networks(config: Config, schema: StateSchema) -> FittedModel:
     else:
         terms = Crossings(schema, columns, alone=form.benefits if form.structure == "additive" else ())
     plain = form.structure == "full" and not form.columns  # then only what the shifters have a part in is missing
-    crossings = None if plain and not schema.shifters else Crossings(schema, of=schema.shifters if plain else ())
+    of = schema.shifters if plain else ()
+    crossings = None if plain and not of else Crossings(schema, of=of, beyond=terms.names)
     model = FittedModel(
         config=config,
         schema=schema,

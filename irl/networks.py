@@ -47,11 +47,10 @@ class Encoder(nn.Module):
 
     def __init__(self, schema: StateSchema, *, without: tuple[str, ...] = ()) -> None:
         super().__init__()
-        used = [(f, c) for f, c in enumerate(schema.columns) if c.discrete and c.name not in without]
-        slots = [(f, code) for f, c in used for code in range(len(c.labels))]
-        scalars = [(f, *_standard(c.kind, len(c.labels), c.centre, c.scale)) for f, c in enumerate(schema.columns)]
-        kept = [c.kind != "category" and c.name not in without for c in schema.columns]
-        scalars = [s for s, keep in zip(scalars, kept, strict=True) if keep]
+        used = [(f, c) for f, c in enumerate(schema.columns) if c.name not in without]
+        slots = [(f, code) for f, c in used if c.discrete for code in range(len(c.labels))]
+        numbers = [(f, c) for f, c in used if c.kind != "category"]
+        scalars = [(f, *_standard(c.kind, len(c.labels), c.centre, c.scale)) for f, c in numbers]
         self.register_buffer("slot_column", torch.tensor([f for f, _ in slots], dtype=torch.long))
         self.register_buffer("slot_code", torch.tensor([code for _, code in slots], dtype=torch.float32))
         self.register_buffer("scalar_column", torch.tensor([f for f, _, _ in scalars], dtype=torch.long))
@@ -287,6 +286,7 @@ class Crossings(nn.Module):
     names : the columns to use; empty: all.
     alone : columns that are crossed with no other moving one.
     of : if given, only features in which one of these columns has a part.
+    beyond : names of features that are left out, since others have them.
 
     Attributes
     ----------
@@ -310,6 +310,7 @@ class Crossings(nn.Module):
         *,
         alone: tuple[str, ...] = (),
         of: tuple[str, ...] = (),
+        beyond: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         columns = schema.columns
@@ -358,12 +359,13 @@ class Crossings(nn.Module):
         chosen += pairs if len(pairs) <= MOST_PAIRS else []
         if wanted:
             chosen = [product for product in chosen if not product or wanted & {inputs[i].column for i in product}]
+        named = {product: " x ".join(inputs[i].name for i in product) or "1" for product in chosen}
+        chosen = [product for product in chosen if not product or named[product] not in beyond]
         of_columns = [tuple(sorted(inputs[i].column for i in product)) for product in chosen]
-        of_knots = [any(inputs[i].knot is not None for i in product) for product in chosen]
-        keys = list(zip(of_columns, of_knots, strict=True))
+        keys = [(f, any(inputs[i].knot is not None for i in p)) for f, p in zip(of_columns, chosen, strict=True)]
         number = {key: g for g, key in enumerate(dict.fromkeys(keys))}
         padded = [[1 + i for i in product] + [0] * (3 - len(product)) for product in chosen]  # input 0 is the constant
-        self.names = tuple(" x ".join(inputs[i].name for i in product) or "1" for product in chosen)
+        self.names = tuple(named[product] for product in chosen)
         self.columns_of = tuple(frozenset(f) for f in of_columns)
         self.register_buffer("column", torch.tensor([i.column for i in inputs], dtype=torch.long))
         self.register_buffer("code", torch.tensor([-1.0 if i.code is None else float(i.code) for i in inputs]))

@@ -264,6 +264,21 @@ def test_moving_ordinals_are_crossed_by_rank_and_benefits_alone_are_not():
     assert {f for columns in only.columns_of for f in columns} == {1, 4}
 
 
+def test_what_a_reward_has_and_the_crossings_beyond_it_span_what_all_crossings_do():
+    generator = torch.Generator().manual_seed(0)
+    state = torch.stack(
+        [torch.randint(int(c.maximum) + 1, (400,), generator=generator).float() for c in MOVING.columns]
+    )
+    every = Crossings(MOVING)
+    for terms in (Crossings(MOVING, alone=("video", "music")), LinearTerms(MOVING), Crossings(MOVING, ("music",))):
+        beyond = Crossings(MOVING, beyond=terms.names)
+        assert not set(beyond.names[1:]) & set(terms.names) and beyond.names[0] == "1"
+        both = torch.cat([terms(state.T), beyond(state.T)[:, 1:]], 1).double()
+        rank = torch.linalg.matrix_rank(both)
+        assert rank == torch.linalg.matrix_rank(every(state.T).double())
+        assert rank == torch.linalg.matrix_rank(torch.cat([both, every(state.T).double()], 1))
+
+
 def test_linear_terms_are_in_declared_units():
     terms = LinearTerms(MOVING)
     assert described(terms, torch.tensor([[2.0, 0.0, 1.0, 1.0, 1.0]])) == {

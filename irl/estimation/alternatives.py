@@ -12,6 +12,7 @@ it, whatever is known before the choice goes into it (:mod:`irl.estimation.falsi
                   reward
     iia           -log pi(a | one of the plans) of the plans: the score of their dissimilarity; and for every plan, the
                   columns that are the price of one other plan alone, and so are kept out of its reward
+    money         what a plan costs, where it is due, for every tested price but one: its coefficient apart from theirs
     discount      columns that move and are kept out of the reward, and what follows, c(s,a): a discount factor too high
                   or low gives c a coefficient of its own
     anchor        an environment (a column that never changes, by which the dynamics differ) kept out of the reward, and
@@ -33,6 +34,7 @@ from irl.data.column import Column
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.dynamics import start_parents
+from irl.estimation.parameters import tested_prices
 from irl.fitted import FittedModel
 
 SPANS = 24
@@ -119,6 +121,13 @@ def alternatives(found: Residuals) -> list[Alternative]:
             cannot_see="nests that split the plans; hardly anything, where no plan has a price of its own "
             "(`money.price`) that varies by itself",
             z=_within_nest(found),
+        ),
+        Alternative(
+            name="money",
+            null="a unit of money counts the same whatever it is paid for (`money.one_coefficient`)",
+            sees="a plan whose price is felt more, or less, than that of the others",
+            cannot_see="effects that bend with the price, alike for all; what money is worth to whom",
+            z=_own_price(found),
         ),
         Alternative(
             name="discount",
@@ -250,6 +259,20 @@ def _other_prices(found: Residuals) -> Tensor:
         others = [k for k, a in enumerate(found.paid) if model.schema.actions[a] != payer]
         z = torch.cat([z, found.dummies()[:, :, others] * x.unsqueeze(1)], 2)
     return z
+
+
+def _own_price(found: Residuals) -> Tensor | str:
+    model, state = found.model, found.panel.state[found.rows]
+    prices, money = tested_prices(model), model.config.money
+    if money is None or len(prices) < 2:
+        return "no two prices were assigned at random and share a coefficient"
+    directions = []
+    for f, b in prices[1:]:
+        action = model.schema.actions[found.paid[b]]
+        x = _values(model.schema.columns[f], state[:, f].double())[:, 0]
+        due = model.schema.matches(state, money.price[action].where)
+        directions.append(found.dummies()[:, :, b] * (x * due).unsqueeze(1))
+    return torch.stack(directions, 2)
 
 
 def _discount(found: Residuals) -> Tensor | str:

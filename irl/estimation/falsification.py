@@ -37,7 +37,8 @@ from irl.data.panel import Panel
 from irl.estimation.alternatives import Alternative, Residuals, alternatives, products_variance
 from irl.estimation.inference import choice_scores, kernel_scores
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
-from irl.estimation.refit import feature_sums, logit_of, standardised
+from irl.estimation.parameters import reward_parameters
+from irl.estimation.refit import feature_sums, logit_of
 from irl.evaluation import solve
 from irl.fitted import FittedModel
 from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn
@@ -80,14 +81,15 @@ def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> li
     states = States(panel.state, panel.segment, panel.weight).only(panel.free)
     states = states.at_most(model.config.estimation.refit.rows, seed=seed)
     rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=seed)
-    mean, scale, groups = standardised(model, states)
-    if len(precisions) != int(groups.max()) + 1:
+    own = reward_parameters(model, states)
+    if len(precisions) != int(own.groups.max()) + 1:
         raise InputError("the refit's precisions are of another reward: train the study again")
-    penalty = torch.tensor(precisions, dtype=torch.float64, device=model.device)[groups]
-    sums = feature_sums(model, rows, mean, scale, refitted=True)
-    logit = logit_of(model, solve(sums, ridge=RIDGE_ROWS / sums.rows).weights, mean, scale)
+    penalty = torch.tensor(precisions, dtype=torch.float64, device=model.device)[own.groups]
+    sums = feature_sums(model, rows, own, refitted=True)
+    logit = logit_of(model, solve(sums, ridge=RIDGE_ROWS / sums.rows).weights, own)
     done = [a for a in asked if isinstance(a.z, Tensor)]
-    theta = _theta(model, mean, scale)
+    assert model.refit is not None
+    theta = own.of(model.refit.theta[model.refit.paid])
     tested = dict(zip((a.name for a in done), _tests(found, rows, logit, theta, penalty, done), strict=True))
     return [tested.get(a.name) or _check(a, why=str(a.z)) for a in asked]
 
@@ -209,15 +211,6 @@ def _tested(alternative: Alternative, score: Tensor, variance: Tensor, clusters:
 def _check(alternative: Alternative, *, why: str = "") -> Check:
     about = {name: getattr(alternative, name) for name in ("name", "null", "sees", "cannot_see")}
     return Check(statistic=None, df=0, p=None, why=why, **about)
-
-
-def _theta(model: FittedModel, mean: Tensor, scale: Tensor) -> Tensor:
-    """theta [P] of the standardised features."""
-    assert model.refit is not None
-    raw = model.refit.theta[model.refit.paid]
-    theta = torch.where(scale.isfinite(), raw * scale, 0.0)
-    theta[:, 0] += (raw * mean).sum(1)
-    return theta.flatten()
 
 
 def _moved(found: Residuals, some: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

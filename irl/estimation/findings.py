@@ -19,8 +19,8 @@ from torch import Tensor
 
 from irl.data.panel import Panel
 from irl.estimation.contracts import contracts
-from irl.estimation.exclusion import entering
 from irl.estimation.logit import CHUNK
+from irl.estimation.parameters import entering
 from irl.fitted import FittedModel, Z
 from irl.networks import LinearTerms
 
@@ -149,7 +149,7 @@ def wald_tests(model: FittedModel) -> list[dict[str, Any]]:
 
     Tests that all coefficients (:func:`coefficients`) of features made of the column are 0. With shrinkage the
     covariance is the Bayesian one, and the test is only indicative. Left out where it does not enter
-    (:mod:`irl.estimation.exclusion`). Empty without standard errors.
+    (:mod:`irl.estimation.parameters`). Empty without standard errors.
     """
     if not model.has_standard_errors:
         return []

@@ -43,11 +43,11 @@ from irl import bellman, evaluation
 from irl.config import Refit
 from irl.data.panel import Panel
 from irl.estimation import attention
-from irl.estimation.exclusion import entering
 from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
 from irl.estimation.missing_information import missing
 from irl.estimation.mixture import ROUNDS, Mixture
+from irl.estimation.parameters import Parameters, reward_parameters
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
@@ -121,8 +121,9 @@ def fit_refit(
         return Choices(model, panel, (panel.free & rows).nonzero().squeeze(1), {})
 
     choices = chosen(panel.free)
-    mean, scale, groups = standardised(model, states)
-    theta, rounds = torch.zeros(len(groups), dtype=torch.float64, device=bench.device), options.rounds
+    own = reward_parameters(model, states)
+    groups, rounds = own.groups, options.rounds
+    theta = torch.zeros(len(groups), dtype=torch.float64, device=bench.device)
     if model.attention is not None:  # eta goes with the intercepts
         eta = model.attention.weight.detach().double()
         theta, groups = torch.cat([theta, eta]), torch.cat([groups, groups.new_zeros(len(eta))])
@@ -141,18 +142,18 @@ def fit_refit(
         rounds = max(rounds, ROUNDS)
     for r in range(rounds):
         bench.tick("refit", r, rounds, float("nan"))
-        sums = feature_sums(model, rows, mean, scale, refitted=refitted)
+        sums = feature_sums(model, rows, own, refitted=refitted)
         solution = evaluation.solve(sums, ridge=RIDGE_ROWS / sums.rows)
-        logit = logit_of(model, solution.weights, mean, scale, told=panel.tells_active)
+        logit = logit_of(model, solution.weights, own, told=panel.tells_active)
         if shrinks:
             theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
             theta, _ = maximised(logit, choices, theta, precision[groups])
-            effective = float(scale.isfinite().sum())  # none is shrunk
+            effective = float(own.raw.shape[1])  # none is shrunk
         if mixture is not None:
             theta, choices = mixture.climb(logit, choices, theta, precision[groups])
         before = _sample_policy(model, rows, refitted=refitted)
-        _store(model, theta, solution.weights, mean, scale)
+        _store(model, theta, solution.weights, own)
         refitted = True
         changes.append(float((_sample_policy(model, rows, refitted=True) - before).abs().mean()))
         if changes[-1] < STILL:
@@ -164,7 +165,7 @@ def fit_refit(
             lacking, panel = missing(mixture, logit, theta, choices), mixture.expanded(model)
             every = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
         found = covariance(model, panel, rows, every, logit, theta, precision[groups], lacking)
-        _store_covariance(model, found, mean, scale)
+        _store_covariance(model, found, own)
     log_likelihood = logit.log_likelihood if mixture is None else partial(mixture.log_likelihood, logit)
     likelihood = log_likelihood(theta, choices) / choices.mass
     choices.cache.clear()
@@ -199,42 +200,23 @@ def fit_refit(
     return refit, report
 
 
-def standardised(model: FittedModel, states: States) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean[Dx] and scale[A - 1, Dx] of the reward's features (inf: not in the action's reward), and the group of every
-    weight [P]: 0, the intercepts."""
-    x = torch.cat([model.terms(s) for s in states.state.split(CHUNK)]).double()
-    mean, sd = x.mean(0), x.std(0, correction=0)
-    varies = sd > 1e-4 * x.abs().amax(0).clamp_min(1e-12)
-    scale = torch.where(varies, sd, torch.inf)  # a feature that does not vary stays out
-    mean[0], scale[0] = 0.0, 1.0
-    if not model.config.reward.intercept:
-        mean.zero_()
-        scale[0] = torch.inf
-    scale = torch.where(entering(model).to(scale.device), scale, torch.inf)
-    own, actions = model.terms.groups, len(scale)
-    groups = torch.stack([torch.where(own > 0, own + b * (int(own.max()) + 1), 0) for b in range(actions)])
-    return mean, scale, groups.flatten()
-
-
-def feature_sums(
-    model: FittedModel, rows: Transitions, mean: Tensor, scale: Tensor, *, refitted: bool
-) -> evaluation.Sums:
-    """The kernel's sums for what every feature is worth from the next choice on, per action but the fixed one, and
-    (last) the offset: g and alpha times the entropy; under the P step's policy, or the refit's. With inattention the
-    columns before the last are how what follows moves with eta."""
-    schema, alpha = model.schema, model.config.temperature
+def feature_sums(model: FittedModel, rows: Transitions, own: Parameters, *, refitted: bool) -> evaluation.Sums:
+    """The kernel's sums for what every raw feature that is used is worth from the next choice on, per action but the
+    fixed one, and (last) the offset: g and alpha times the entropy; under the P step's policy, or the refit's. With
+    inattention the columns before the last are how what follows moves with eta."""
+    schema, alpha, width, used = model.schema, model.config.temperature, model.terms.width, own.used
     paid = [a for a in range(len(schema.actions)) if a != schema.base]
 
     def target(following: Tensor, phi: Tensor, log_pi: Tensor, discount: Tensor) -> Tensor:
         inertia = model.inertia_of(following)
         pi = bellman.seen_policy(log_pi, inertia).exp()
-        x = (phi[:, : len(mean)] - mean).unsqueeze(1) / scale
+        x = phi[:, :width].double().unsqueeze(1)
         beyond = (pi - schema.reference(following, log_pi > -torch.inf).double())[:, paid]
-        worth = (beyond * discount.unsqueeze(1)).unsqueeze(2) * x
+        worth = ((beyond * discount.unsqueeze(1)).unsqueeze(2) * x).flatten(1).index_select(1, used)
         known = schema.known_reward(following).double() * (1 if schema.anchor is None else pi[:, schema.anchor])
         rest = discount * (known + alpha * bellman.received_entropy(log_pi, inertia=inertia))
         moved = [] if inertia is None else [discount.unsqueeze(1) * attention.slope(model, following, log_pi)]
-        return torch.cat([worth.flatten(1), *moved, rest.unsqueeze(1)], 1)
+        return torch.cat([worth, *moved, rest.unsqueeze(1)], 1)
 
     chunks = kernel_rows(model, rows, lambda state: _log_policy(model, state, refitted=refitted), target)
     return evaluation.accumulate(chunks, actions=len(schema.actions))
@@ -255,54 +237,42 @@ def _sample_policy(model: FittedModel, rows: Transitions, *, refitted: bool) -> 
     return bellman.seen_policy(_log_policy(model, state, refitted=refitted), model.inertia_of(state)).exp()
 
 
-def logit_of(model: FittedModel, weights: Tensor, mean: Tensor, scale: Tensor, *, told: bool = False) -> Logit:
-    """The logit of kernel weights[A, D, P + 1]; ``told``: whether the panel says who decided."""
-    mapping, offset = weights[..., :-1].clone(), weights[..., -1].clone()
-    schema, actions, width = model.schema, len(weights), len(mean)
-    at = torch.arange(width, device=mean.device)
-    for b, a in enumerate(a for a in range(actions) if a != schema.base):
-        own = mapping[a, :, b * width : (b + 1) * width]  # the present choice's own
-        own[at, at] += 1 / scale[b]
-        own[0, :] -= mean / scale[b]
+def logit_of(model: FittedModel, weights: Tensor, own: Parameters, *, told: bool = False) -> Logit:
+    """The logit of kernel weights[A, D, U + 1]; ``told``: whether the panel says who decided."""
+    schema, width, used = model.schema, model.terms.width, own.used
+    mapping, offset = weights[..., : len(used)] @ own.raw[used], weights[..., -1].clone()
+    present = own.raw.view(-1, width, own.raw.shape[1])
+    for b, a in enumerate(a for a in range(len(weights)) if a != schema.base):
+        mapping[a, :width] += present[b]  # the present choice's own
     if model.attention is None:
         return Logit(mapping, offset, schema.anchor, model.config.temperature)
+    mapping = torch.cat([mapping, weights[..., len(used) : -1]], 2)
     eta = model.attention.weight.detach().double()
     offset -= mapping[..., -len(eta) :] @ eta  # linear around eta as it is
     return attention.Inattentive(mapping, offset, schema.anchor, model.config.temperature, model.attention, told)
 
 
 @torch.no_grad()
-def _store(model: FittedModel, theta: Tensor, weights: Tensor, mean: Tensor, scale: Tensor) -> None:
+def _store(model: FittedModel, theta: Tensor, weights: Tensor, own: Parameters) -> None:
     """Put theta[P] and the continuation it implies into the model, in raw features."""
-    refit, moved = model.refit, theta.clone()
+    refit, size, used = model.refit, own.raw.shape[1], own.used
     assert refit is not None
-    size = len(refit.paid) * len(mean)
-    raw = theta[:size].view(len(refit.paid), -1) / scale
-    raw[:, 0] -= (raw * mean).sum(1)
-    refit.theta[refit.paid] = raw
+    refit.theta[refit.paid] = own.by_action(theta[:size], len(refit.theta))
+    moved = own.raw[used] @ theta[:size]
     if model.attention is not None:
-        moved[size:] -= model.attention.weight
+        moved = torch.cat([moved, theta[size:] - model.attention.weight])
         model.attention.weight.copy_(theta[size:])
     refit.weights.copy_(weights[..., :-1] @ moved + weights[..., -1])
 
 
-def _store_covariance(model: FittedModel, covariance: Tensor, mean: Tensor, scale: Tensor) -> None:
-    """Put the covariance of theta[P] in standardised features, and of the weights[B] of the types' shares or of eta if
-    there are any, into the modules, in raw features."""
+def _store_covariance(model: FittedModel, covariance: Tensor, own: Parameters) -> None:
+    """Put the covariance of theta[P], and of the weights[B] of the types' shares or of eta if there are any, into the
+    modules, in raw features."""
     refit, shares = model.refit, model.shares
     assert refit is not None
-    raw, size = to_raw(mean, scale), len(refit.covariance)
+    raw, size = own.raw, own.raw.shape[1]
     refit.covariance.copy_(raw @ covariance[:size, :size] @ raw.T)
     if shares is not None:
         shares.covariance.copy_(torch.cat([covariance[size:, :size] @ raw.T, covariance[size:, size:]], 1))
     if model.attention is not None:
         model.attention.covariance.copy_(covariance[size:, size:])
-
-
-def to_raw(mean: Tensor, scale: Tensor) -> Tensor:
-    """[P, P]: theta[P] of raw features is this times that of standardised ones, P = (A - 1) Dx."""
-    blocks = [torch.diag(1 / own) for own in scale]
-    for block, own in zip(blocks, scale, strict=True):
-        block[0] -= mean / own
-    found: Tensor = torch.block_diag(*blocks)
-    return found

@@ -43,7 +43,8 @@ from irl.config import InputError
 from irl.data.panel import Panel
 from irl.estimation.inference import Cells, counted
 from irl.estimation.logit import HESSIAN_ROWS, Choices, Logit
-from irl.estimation.refit import feature_sums, logit_of, standardised, to_raw
+from irl.estimation.parameters import reward_parameters
+from irl.estimation.refit import feature_sums, logit_of
 from irl.fitted import FittedModel
 from irl.transitions import CHUNK, RIDGE_ROWS, States, Transitions, Unchanged, drawn, kernel_rows, observed
 
@@ -114,35 +115,32 @@ def equations_of(model: FittedModel, panel: Panel, precisions: list[float]) -> E
     assert model.refit is not None
     options, seed = model.config.estimation.refit, model.config.seed
     states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=seed)
-    mean, scale, groups = standardised(model, states)
+    own = reward_parameters(model, states)
     precision = torch.tensor(precisions, dtype=torch.float64, device=panel.state.device)
-    if len(precision) != int(groups.max()) + 1:
+    if len(precision) != int(own.groups.max()) + 1:
         raise InputError("the run's precisions do not fit its data: train the study again")
     rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=seed)
-    sums = feature_sums(model, rows, mean, scale, refitted=True)
+    sums = feature_sums(model, rows, own, refitted=True)
     ridge = RIDGE_ROWS / sums.rows
     size = len(sums.matrix)
     identity = torch.eye(size, dtype=torch.float64, device=panel.state.device)
     inverse = evaluation.solve(replace(sums, rhs=identity), ridge=ridge).weights.reshape(size, size)
-    logit = logit_of(model, (inverse @ sums.rhs).view(len(model.refit.theta), -1, sums.rhs.shape[1]), mean, scale)
-    theta = model.refit.theta[[a for a in range(len(model.refit.theta)) if a != logit.anchor]]
-    inside = torch.where(scale.isfinite(), scale, 0.0)
-    standard = theta * inside
-    standard[:, 0] = (theta[:, 0] + theta @ mean) * inside[:, 0]
+    weights = inverse @ sums.rhs
+    logit = logit_of(model, weights.view(len(model.refit.theta), -1, sums.rhs.shape[1]), own)
     return Equations(
         model=model,
         panel=panel,
         rows=rows,
         choices=Choices(model, panel, panel.free.nonzero().squeeze(1), {}),
         logit=logit,
-        theta=standard.flatten(),
-        penalty=precision[groups],
+        theta=own.of(model.refit.theta[model.refit.paid]),
+        penalty=precision[own.groups],
         flat=logit.map.flatten(0, 1),
-        own=logit.map.flatten(0, 1) - (inverse @ sums.rhs)[:, :-1],
+        own=logit.map.flatten(0, 1) - weights[:, :-1] @ own.raw[own.used],
         matrix=sums.matrix,
         gram=torch.block_diag(*sums.gram),
         inverse=inverse,
-        raw=to_raw(mean, scale),
+        raw=own.raw,
     )
 
 
@@ -166,7 +164,7 @@ class Equations:
     theta, penalty : [P], of the fit, and the prior's precisions.
     flat : [M, P], d logit/d theta as weights of the features; ``own`` [M, P], the present choice's part of it.
     matrix, gram, inverse : [M, M], the kernel's A, its part of the present choice, and its ridged inverse.
-    raw : [P, P], theta of raw features from that of standardised ones.
+    raw : [(A - 1) Dx, P], weights of raw features from theta.
     """
 
     model: FittedModel

@@ -50,6 +50,7 @@ def _assumptions(record: Record) -> list[tuple[str, str, str, str, float | None,
     """(assumption, what rests on it, test, relaxed to, move of rewards, of shares, of surplus)."""
     config, annual = record.config, _annual(record)
     prices = [name for name, feature in config.data.state.items() if feature.assigned == "randomised"]
+    alike = ", alike for all plans" if config.money and config.money.one_coefficient and len(prices) > 1 else ""
     nests, band, nothing = _nests(record), _bands(record), (None, None, None)
     return [
         (
@@ -114,15 +115,14 @@ def _assumptions(record: Record) -> list[tuple[str, str, str, str, float | None,
             *_variants(record, "reward"),
         ),
         (
-            f"{', '.join(prices)} varied for reasons unrelated to taste, and counts where it is paid."
+            f"{', '.join(prices)} varied for reasons unrelated to taste, and counts where it is paid{alike}."
             if prices
             else "No price is declared to have varied at random.",
             "Price scenarios and everything in money.",
-            "",
-            "",
+            "money" if alike else "",
+            _others(record, "money"),
             None,
-            None,
-            None,
+            *_variants(record, "money"),
         ),
     ]
 

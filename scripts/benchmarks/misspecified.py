@@ -9,16 +9,19 @@ months and no seasons, and one thing unlike the model at a time (a switch of the
     stock         the same types, and only who is a member in the first month is in the panel; remedy: `types: 2`
     shocks        a taste for membership that comes and goes, and is not recorded; remedy: `types: 2` (no true one)
     attention     members decide in every other month; remedy: `attention`, with the default declared
+    reminded      a third decides, and nine of ten of the three in ten who are reminded; remedy: the same, and the
+                  reminder as what shifts attention
     commitment    annual contracts cannot be left, and the menu says that they can; remedy: the menu as it is
     nest          half of the taste shocks are common to the plans; no remedy
     season        benefits are worth more in some months; remedy: the month in the state
 
 Compared with the truth are rewards over visited states (RMSE; `joining`, the mean of the monthly plan's where out),
-benefits' mean contributions to the rewards (mean absolute error, in % of the truth), 95 % intervals of mean rewards and
-contributions (how many hold the truth), plan shares 12 months on if the annual price rises by a fifth (largest error
-of their level and of the change, in points; the truth starts from the members of the panel); and the tests that fired
-(p below .05 divided by their number). Of hidden types the model's reward is a mean over the types. Results are kept
-under the version of the code, so that a run that is stopped goes on where it was.
+benefits' mean contributions to the rewards (mean absolute error, in % of the truth), 95 % intervals of mean rewards
+and contributions (how many hold the truth), plan shares 12 months on if the annual price rises by a fifth (largest
+error of their level and of the change, in points; the truth starts from the members of the panel); and the tests that
+fired (p below .05 divided by their number); and, with inattention, the largest error of lambda. Of hidden types the
+model's reward is a mean over the types. Results are kept under the version of the code, so that a run that is stopped
+goes on where it was.
 
 python scripts/benchmark.py misspecified [--members 1000] [--periods 24] [--seeds 0] [--cases types ...]
     [--simulated 20000] [--out FOLDER]
@@ -64,6 +67,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "stock": {"types": TYPES, "entry": "stock"},
     "shocks": {"shocks": 1.5},
     "attention": {"attention": 0.5},
+    "reminded": {"attention": 0.33, "reminded": 0.3, "attention_reminded": 0.9},
     "commitment": {"commitment": True},
     "nest": {"nest": 0.5},
     "season": {},
@@ -76,6 +80,10 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "stock": {"types": 2},
     "shocks": {"types": 2},
     "attention": {"attention": {"default": DEFAULT}},
+    "reminded": {
+        "attention": {"default": DEFAULT, "shifters": ["reminded"]},
+        "data": {"state": {"reminded": {"kind": "ordinal", "levels": 2, "dynamics": "table"}}},
+    },
     "commitment": {"data": {"available": {"monthly": {"status": OUT}, "none": {"status": OUT}}}},
     "season": {"data": {"state": {"month": {"kind": "ordinal", "levels": 12, "dynamics": "clock"}}}},
 }
@@ -197,6 +205,7 @@ def results(case: str, remedied: bool, seed: int, members: int, periods: int, si
             intervals.append((worth, own))
             errors.append(abs(own["mean"] / worth - 1))
     found |= {
+        "lambda": attention_error(config, metrics),
         "attribution": 100 * float(np.mean(errors)),
         "held": sum(own["low"] <= value <= own["high"] for value, own in intervals),
         "intervals": len(intervals),
@@ -206,6 +215,17 @@ def results(case: str, remedied: bool, seed: int, members: int, periods: int, si
     fired = [c["name"] for c in checks if c["p"] < LEVEL / len(checks)]
     found["fired"] = ", ".join(fired) if fired else "none" if checks else "–"
     return found | {"seconds": time.perf_counter() - started}
+
+
+def attention_error(config: Config, metrics: dict[str, Any]) -> float:
+    """The largest error of lambda, reminded or not; NaN where it was not asked."""
+    market, errors = config.market, []
+    assert market is not None
+    for cell in metrics.get("attention", {}).get("cells", []):
+        reminded = cell["levels"].get("reminded") == "1"
+        true = market.attention_reminded if reminded else market.attention
+        errors.append(abs(cell["lambda"] - true))
+    return max(errors, default=float("nan"))
 
 
 def by_type(solutions: Sequence[MarketSolution], frame: pd.DataFrame, kind: pd.Series) -> pd.DataFrame:
@@ -243,13 +263,14 @@ def share_errors(
 
 def print_table(console: Console, found: pd.DataFrame) -> None:
     """Means over the seeds; the tests that fired, and in how many panels."""
-    heads = ("RMSE monthly", "annual", "joining", "(true)", "attribution, %", "held", "share, points", "change")
-    table = Table("market", "study", *heads, "tests that fired", title="Markets unlike the model")
+    heads = ("RMSE monthly", "annual", "joining", "(true)", "λ off by", "attribution, %", "held", "share, points")
+    table = Table("market", "study", *heads, "change", "tests that fired", title="Markets unlike the model")
     for (case, name), rows in found.groupby(["case", "model"], sort=False):
         mean = rows.mean(numeric_only=True)
         fired = pd.Series([test for tests in rows["fired"] for test in str(tests).split(", ")]).value_counts()
         numbers = [f"{mean[c]:.3f}" for c in ("rmse_monthly", "rmse_annual")]
-        numbers += [f"{mean['joining']:.2f}", f"{mean['joining_true']:.2f}", f"{mean['attribution']:.0f}"]
+        numbers += [f"{mean['joining']:.2f}", f"{mean['joining_true']:.2f}"]
+        numbers += ["–" if pd.isna(mean["lambda"]) else f"{mean['lambda']:.3f}", f"{mean['attribution']:.0f}"]
         numbers += [f"{rows['held'].sum()}/{rows['intervals'].sum()}", f"{mean['share']:.1f}", f"{mean['change']:.1f}"]
         said = [f"{test} ({n})" if len(rows) > 1 else test for test, n in fired.items()]
         table.add_row(str(case), str(name), *numbers, ", ".join(said))

@@ -50,10 +50,10 @@ def moves() -> torch.Tensor:
     return torch.from_numpy(np.stack([reset, patched, rise], axis=1))
 
 
-def policy(price: float, wearing: float = 1.0, nest: float = 0.0) -> np.ndarray:
+def policy(price: float, wearing: float = 1.0, nest: float = 0.0, fee: float = 0.0) -> np.ndarray:
     wear = torch.arange(LEVELS).double()
     reward = torch.stack(
-        [torch.full((LEVELS,), -3.0), -0.5 - price - 0.2 * wear, 0.3 - 0.5 * wearing * wear], 1
+        [torch.full((LEVELS,), -3.0), -0.5 - price - 0.2 * wear, 0.3 - fee - 0.5 * wearing * wear], 1
     ).double()
     nests = Nests((0, 1, 1), (1.0, 1 - nest)) if nest else None
     menu = torch.ones(LEVELS, 3, dtype=torch.bool)
@@ -61,8 +61,14 @@ def policy(price: float, wearing: float = 1.0, nest: float = 0.0) -> np.ndarray:
     return tabular.solve(mdp).policy.numpy()
 
 
-def machine(members: int, periods: int, seed: int, *, kinds=(1.0,), drift: float = 1.0, **options) -> pd.DataFrame:
-    """``kinds``: how much wearing costs, of as many hidden types; times ``drift`` in the later half."""
+def machine(
+    members: int, periods: int, seed: int, *, kinds=(1.0,), drift: float = 1.0, charged: float = 0.0, **options
+) -> pd.DataFrame:
+    """``kinds``: how much wearing costs, of as many hidden types; times ``drift`` in the later half. ``charged``: how
+    much keeping is worth less for a fee of 1, asked of one half."""
+    if charged:
+        halves = [machine(members // 2, periods, seed + k, fee=k * charged, **options) for k in range(2)]
+        return pd.concat(half.assign(fee=float(k), id=half["id"] + k * members) for k, half in enumerate(halves))
     rng, prices = np.random.default_rng(seed), np.array([0.2, 1.0, 1.8])
     half = periods // 2
     chosen = np.array([[[policy(p, k * d, **options) for p in prices] for k in kinds] for d in (1.0, drift)])
@@ -93,7 +99,8 @@ def correct():
 
 def test_a_correct_panel_is_not_rejected(correct):
     _, _, checks = correct
-    assert list(checks) == ["stationarity", "common shocks", "hidden types", "attention", "iia", "discount", "anchor"]
+    names = ["stationarity", "common shocks", "hidden types", "attention", "iia", "money", "discount", "anchor"]
+    assert list(checks) == names and checks["money"].p is None
     done = {name: c for name, c in checks.items() if c.p is not None}
     assert set(done) == {"stationarity", "common shocks", "hidden types", "attention", "iia"}
     assert all(c.p > 0.02 and not c.why for c in done.values()), done
@@ -118,6 +125,20 @@ def test_a_wrong_discount_shows_where_a_column_is_kept_out_of_the_reward():
     columns = {"structure": "linear", "columns": ["price"]}
     _, _, checks = asked(machine(600, 16, 2), reward=columns)
     assert checks["discount"].p < 1e-3
+
+
+@pytest.mark.slow
+def test_a_price_that_is_felt_more_is_found():
+    fee = {"kind": "numeric", "dynamics": "static", "assigned": "randomised"}
+    data = STUDY["data"] | {"state": STUDY["data"]["state"] | {"fee": fee}}
+    about = {"data": data, "money": {"currency": "USD", "price": {"patch": "price", "keep": "fee"}}}
+    _, _, checks = asked(machine(800, 16, 3, charged=1.0), **about)
+    assert checks["money"].df == 1 and checks["money"].p > 0.05
+    _, _, checks = asked(machine(800, 16, 3, charged=2.0), **about)
+    assert checks["money"].p < 1e-3
+    about["money"] |= {"one_coefficient": False}
+    _, _, checks = asked(machine(800, 16, 3, charged=2.0), **about)
+    assert checks["money"].p is None and "share" in checks["money"].why
 
 
 @pytest.mark.slow
@@ -215,7 +236,7 @@ def test_a_run_keeps_its_tests(tmp_path, correct):
     panel = panel_from_frame(frame, config)
     model = train(config, panel, tmp_path / "run", device=CPU)
     trained = load_record(tmp_path / "run").falsification
-    assert not (tmp_path / "run" / RESULT).exists() and len(trained["checks"]) == 7
+    assert not (tmp_path / "run" / RESULT).exists() and len(trained["checks"]) == 8
     assert falsify(tmp_path / "run", model, panel) > 0
     record = load_record(tmp_path / "run")
     assert record.falsification["panel"] and record.falsification["checks"] == trained["checks"]

@@ -23,6 +23,7 @@ from irl.data.schema import StateSchema
 from irl.estimation import refit
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.findings import findings
+from irl.estimation.parameters import Parameters
 from irl.estimation.pipeline import held_out_rows
 from irl.estimation.policy import fit_policy
 from irl.estimation.training import Workbench
@@ -114,13 +115,17 @@ def test_the_true_reward_gives_the_true_policy(form, discount, temperature, seed
         schema=schema,
         config=SimpleNamespace(discount=true.discount, temperature=temperature),
         basis=basis,
+        terms=SimpleNamespace(width=STATES),
         policy_network=lambda state, menu: exact.log_policy[state[:, 0].long()],
         attention=None,
         inertia_of=lambda state: None,
         refit=Refitted(schema.anchor, 3, STATES, STATES),
     )
-    mean, scale = torch.tensor([0, 0.5, 0.25, -1, 0]).double(), torch.tensor([[1, 2, 1, 0.5, 4]] * 2).double()
-    sums = refit.feature_sums(model, transitions(true.transition), mean, scale, refitted=False)
+    mean, scale = torch.tensor([0, 0.5, 0.25, -1, 0]).double(), torch.tensor([1, 2, 1, 0.5, 4]).double()
+    block = torch.diag(1 / scale)
+    block[0] -= mean / scale
+    own = Parameters(torch.block_diag(block, block), torch.zeros(2 * STATES, dtype=torch.long))
+    sums = refit.feature_sums(model, transitions(true.transition), own, refitted=False)
     solution = evaluation.solve(sums, ridge=refit.RIDGE_ROWS / sums.rows)
     assert solution.residual < 1e-9  # what was never chosen has no value, so that the matrix is singular
     x, g, mu = basis(states()).double(), torch.tensor(G), schema.reference(states(), MENU)
@@ -128,15 +133,15 @@ def test_the_true_reward_gives_the_true_policy(form, discount, temperature, seed
     shift = 0 if schema.anchor is not None else true.reward[:, schema.base] * MENU[:, schema.base]
     utility = true.reward.T - shift
     paid = [a for a in range(3) if a != schema.base]
-    theta = torch.linalg.solve((x - mean) / scale[0], utility[paid].T).T.flatten()
-    continuation = x @ (solution.weights[..., :-1] @ theta + solution.weights[..., -1]).T
+    theta = torch.linalg.solve((x - mean) / scale, utility[paid].T).T.flatten()
+    continuation = x @ (solution.weights[..., :-1] @ own.raw @ theta + solution.weights[..., -1]).T
     expected = true.discount * true.transition @ exact.value
     rounding = 4e-10 / (1 - discount)  # of levels, which are as large as that
     torch.testing.assert_close(continuation[MENU], expected[MENU], rtol=0, atol=rounding)
-    logit = refit.logit_of(model, solution.weights, mean, scale)
+    logit = refit.logit_of(model, solution.weights, own)
     log_pi = logit.log_policy(theta, x, g.double(), MENU)
     torch.testing.assert_close(log_pi, exact.log_policy, rtol=0, atol=1e-8)
-    refit._store(model, theta, solution.weights, mean, scale)
+    refit._store(model, theta, solution.weights, own)
     stored = model.refit
     torch.testing.assert_close(stored.reward(x, g, mu)[MENU], true.reward[MENU], rtol=0, atol=1e-8)
     torch.testing.assert_close(stored.continuation(x), continuation, rtol=0, atol=rounding)

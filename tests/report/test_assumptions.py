@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from irl import runs
 from irl.report import load_record, write_report
@@ -82,3 +83,16 @@ def test_a_run_without_scenarios_says_how_to_ask(run):
 
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+
+def test_that_prices_share_a_coefficient_is_said_and_tested(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    runs.write_json(run / "falsification.json", {"checks": [{"name": "money", "p": 0.25}]})
+    assert row(of(load_record(run)), "unrelated to taste")["tested"] == "–"  # one price, and no money
+    price = config["data"]["state"]["price"]
+    config["data"]["state"]["fee"] = price
+    config["money"] = {"currency": "USD", "price": {"monthly": "price", "annual": "fee"}}
+    for shared, said in ((True, "0.250"), (False, "–")):
+        config["money"]["one_coefficient"] = shared
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        assert row(of(load_record(run)), "unrelated to taste")["tested"] == said

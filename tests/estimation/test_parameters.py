@@ -8,7 +8,7 @@ from irl import membership
 from irl.config import InputError, load_config
 from irl.data import panel_from_frame
 from irl.estimation import findings, refit
-from irl.estimation.exclusion import entering
+from irl.estimation.parameters import entering, reward_parameters
 from irl.fitted import new_networks
 from irl.transitions import States
 
@@ -77,14 +77,13 @@ def test_what_does_not_enter_is_not_tested_and_has_no_coefficient(panel):
 
 
 def test_what_does_not_enter_is_nothing_in_the_refit(panel):
-    config, panel = panel
-    model = new_networks(config, panel.schema)
+    _, panel = panel
+    model, own = fresh(panel)
     enters = entering(model)
-    mean, scale, _ = refit.standardised(model, States(panel.state, panel.segment, panel.weight))
-    assert bool(scale[~enters].isinf().all()) and bool(scale[enters].isfinite().any())
-    theta = torch.ones(scale.numel(), dtype=torch.float64)
-    weights = torch.zeros(3, model.basis(panel.state[:1]).shape[1], len(theta) + 1, dtype=torch.float64)
-    refit._store(model, theta, weights, mean, scale)
+    assert not bool(own.raw.view(*enters.shape, -1)[~enters].any()) and len(own.used) <= int(enters.sum())
+    theta = torch.ones(own.raw.shape[1], dtype=torch.float64)
+    weights = torch.zeros(3, model.basis(panel.state[:1]).shape[1], len(own.used) + 1, dtype=torch.float64)
+    refit._store(model, theta, weights, own)
     assert bool((model.refit.theta[1:][~enters] == 0).all())
     dearer = panel.state.clone()
     dearer[:, panel.schema.index("price_annual")] += 10
@@ -93,3 +92,61 @@ def test_what_does_not_enter_is_nothing_in_the_refit(panel):
     ].labels.index("annual")
     moved = (model.reward_of(dearer) - model.reward_of(panel.state)).abs()
     assert float(moved[inside].max()) == 0 and float(moved[~inside, 2].min()) > 0 and float(moved[:, 1].max()) == 0
+
+
+def fresh(panel, *options):
+    model = new_networks(load_config("configs/membership.yaml", options), panel.schema)
+    return model, reward_parameters(model, States(panel.state, panel.segment, panel.weight))
+
+
+def test_parameters_are_those_of_standardised_features(panel):
+    """Without money: by hand, theta_d (x_d - mean) / sd, constants their own; and back."""
+    model, own = fresh(panel[1], "money=null")
+    x = model.terms(panel[1].state).double()
+    theta = torch.randn(own.raw.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = own.by_action(theta, 3)
+    mean, sd = x.mean(0), x.std(0, correction=0)
+    varies = sd > 1e-4
+    standard = torch.cat([torch.ones(len(x), 1), ((x - mean) / sd)[:, varies]], 1)
+    assert own.raw.shape[1] == 2 * standard.shape[1]
+    torch.testing.assert_close(x @ weights.T, standard @ theta.view(2, -1).T)
+    torch.testing.assert_close(own.of(weights), theta)
+    assert int((own.groups == 0).sum()) == 2
+
+
+@pytest.mark.parametrize("structure", ["full", "additive", "linear"])
+def test_a_unit_of_money_counts_the_same_whatever_it_is_paid_for(panel, structure):
+    benefits = "reward.benefits=[shipping, video, music, gaming, grocery]"
+    due = ("money.price.annual=price_annual",) if structure == "linear" else ()  # no feature of it is due or not
+    model, own = fresh(panel[1], f"reward.structure={structure}", benefits, *due)
+    theta = torch.randn(own.raw.shape[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model.refit.theta[model.refit.paid] = own.by_action(theta, 3)
+    kappa = []
+    for name, action in (("price_monthly", 1), ("price_annual", 2)):
+        dearer = panel[1].state.clone()
+        dearer[:, panel[1].schema.index(name)] += 3.0
+        kappa.append((model.reward_of(dearer) - model.reward_of(panel[1].state))[:, action] / 3)
+    inside = panel[1].state[:, panel[1].schema.index("status")] == 0
+    assert panel[1].schema.columns[panel[1].schema.index("status")].labels[0] == "annual"
+    pays = ~inside if structure != "linear" else torch.ones_like(inside)
+    torch.testing.assert_close(kappa[0][pays], kappa[1][pays])
+    apart = [float(kappa[0][panel[1].segment == s].mean()) for s in panel[1].segment.unique().tolist()]
+    assert (abs(apart[0] - apart[1]) > 1e-6) == (structure != "linear")  # segments may differ
+    free, raw = (
+        fresh(panel[1], f"reward.structure={structure}", benefits, "money.one_coefficient=false", *due)[1],
+        own.raw,
+    )
+    assert free.raw.shape[1] > raw.shape[1]
+
+
+def test_prices_that_were_not_assigned_at_random_share_nothing(panel):
+    observed = "data.state.price_annual={kind: numeric, dynamics: static}"
+    _, own = fresh(panel_like(panel[1], "price_annual", assigned="observed"), observed)
+    shared = ((own.raw != 0).view(2, -1, own.raw.shape[1])[:, 1:].any(1)).all(0)
+    assert not bool(shared.any())
+
+
+def panel_like(panel, name, **changes):
+    f = panel.schema.index(name)
+    columns = [replace(c, **changes) if i == f else c for i, c in enumerate(panel.schema.columns)]
+    return replace(panel, schema=replace(panel.schema, columns=tuple(columns)))
