@@ -21,7 +21,7 @@ Refused are the studies of :func:`check_simulable`. Limit: the programme as it i
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -108,7 +108,7 @@ class _Members:
         self.state = self.model.dynamics.sample(self.state, action, uniform)
         return reward, action, self.model.schema.is_terminal(self.state)
 
-    def spaces(self) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+    def spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
         """What one member observes, and does."""
         columns, actions = self.model.schema.columns, len(self.model.schema.actions)
         low = [0.0 if c.discrete or c.kind == "count" else -np.inf for c in columns]
@@ -149,9 +149,8 @@ class MemberEnv(gymnasium.Env[Floats, np.int64]):
         As :func:`check_simulable` and :func:`start_states`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
-
     def __init__(self, model: FittedModel, frame: pd.DataFrame, *, periods: int = 120, shocks: bool = False) -> None:
+        self.metadata: dict[str, Any] = {"render_modes": []}
         self._members = _Members(model, frame, shocks=shocks)
         self.observation_space, self.action_space = self._members.spaces()
         self.discount, self.temperature = model.config.discount, model.config.temperature
@@ -182,11 +181,10 @@ class MembersEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
     Who has come to an end starts anew at the next step, in which nothing is done (``AutoresetMode.NEXT_STEP``).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
-
     def __init__(
         self, model: FittedModel, frame: pd.DataFrame, *, members: int, periods: int = 120, shocks: bool = False
     ) -> None:
+        self.metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
         self._members = _Members(model, frame, shocks=shocks)
         self.num_envs = members
         self.single_observation_space, self.single_action_space = self._members.spaces()
