@@ -114,6 +114,11 @@ class Data(Section):
         "whatever it does (attrition, not a choice)",
     )
     duration: str | None = Field(None, description="column of periods until the member's next row (default 1)")
+    memory_rows: int = Field(
+        10_000_000,
+        ge=0,
+        description="rows up to which a panel store is held in memory; a larger one is read through a scratch folder",
+    )
     until: Period | None = Field(
         None, description="last period to fit on; scripts/backtest.py forecasts the later ones"
     )

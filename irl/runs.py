@@ -32,7 +32,7 @@ from torch import Tensor
 
 from irl.config import InputError
 
-Kind = Literal["run", "scenario", "export"]
+Kind = Literal["run", "scenario", "store", "export"]
 SOFTWARE = "anchor-irl"
 PROVENANCE = "provenance.json"
 LAST = "metrics.json"
@@ -101,7 +101,7 @@ def start_run(
     folder = Path(path)
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict each other: give one")
-    _make(folder)
+    make_folder(folder)
     _check(folder, overwrite=overwrite, resume=resume, kind=kind)  # before .lock is put into a stranger's folder
     with locked(folder):
         _check(folder, overwrite=overwrite, resume=resume, kind=kind)
@@ -249,7 +249,8 @@ def provenance(kind: Kind = "run") -> Provenance:
     )
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to; InputError if that cannot be done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

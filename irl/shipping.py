@@ -15,7 +15,7 @@ import pandas as pd
 
 from irl import runs
 from irl.counterfactual import ask
-from irl.data import read_table
+from irl.data import read_fitted
 from irl.data.sample import SAMPLE, draw_sample
 from irl.fitted import FittedModel, load, load_model
 from irl.scenario import Scenario
@@ -36,7 +36,7 @@ def ship(run: Path, folder: Path, *, members: int, scenario: Scenario) -> None:
         If the run is not complete, its panel is not there, or the scenario does not fit.
     """
     model = load(run)
-    sample = draw_sample(read_table(model.config.data.path), model.config, members=members, seed=model.config.seed)
+    sample = draw_sample(read_fitted(model.config), model.config, members=members, seed=model.config.seed)
     model.save(folder / "model", kept=KEPT)
     shutil.copyfile(run / "config.yaml", folder / "config.yaml")
     runs.atomic_write(folder / SAMPLE, sample.to_parquet(index=False, compression="zstd"))

@@ -19,8 +19,7 @@ import irl
 from irl import runs
 from irl.config import InputError
 from irl.counterfactual.relaxed import RESULT, relax, variant
-from irl.data import read_table
-from irl.data.split import fitted_rows
+from irl.data import read_fitted
 from irl.fitted import load_model
 from irl.report import load_record
 from irl.report.assumptions import rests_table
@@ -51,7 +50,7 @@ def main() -> None:
         )
     console = Console(stderr=True)
     with console.status("reading the members"):
-        frame = fitted_rows(read_table(model.config.data.path), model.config.data)
+        frame = read_fitted(model.config)
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     path = arguments.run / RESULT
     with runs.locked(arguments.run), Progress(*columns, console=console) as progress:

@@ -18,7 +18,7 @@ from irl.data import read_panel
 from irl.data.describe import summary
 from irl.data.sampling import sampling
 from irl.estimation.pipeline import train
-from irl.report import load_record
+from irl.report import against_truth, load_record, log_run
 from irl.report.words import cautions
 
 
@@ -65,7 +65,10 @@ def main() -> None:
             train(config, panel, arguments.run, device=device, **options)
         except FloatingPointError as error:
             raise InputError(f"the training diverged: {error}") from None
-    warn(cautions(load_record(arguments.run)))
+    record = load_record(arguments.run)
+    with console.status("writing figures for TensorBoard"):
+        log_run(record, against_truth(record))
+    warn(cautions(record))
     print(f"run finished: {arguments.run}")
 
 

@@ -9,7 +9,8 @@ import torch
 from irl import bellman, tabular
 from irl.attention import AttentionLogit
 from irl.config import Config
-from irl.data.schema import StateSchema, fit_schema
+from irl.data.fit import fit_schema
+from irl.data.schema import StateSchema
 
 STATES, ACTIONS, GAMMA, ALPHA, ANCHOR = 4, 3, 0.9, 0.7, 1
 INERTIA = bellman.Inertia(torch.tensor([0.4, 0.7, 0.5, 0.2], dtype=torch.float64), torch.tensor([0, 2, 1, -1]))

@@ -49,6 +49,7 @@ from irl.data.encode import factorized, label
 from irl.data.panel import Panel, panel_from_frame
 from irl.data.periods import period_numbers
 from irl.data.split import fitted_rows, held_out, numbered
+from irl.data.store import is_store
 from irl.declared import TYPE, Data
 from irl.fitted import FittedModel
 from irl.networks import Encoder
@@ -59,7 +60,12 @@ PATHS = 40
 
 
 def check(data: Data) -> None:
-    """InputError if the study leaves nothing out."""
+    """InputError if the study leaves nothing out, or what it leaves out is not there."""
+    if is_store(data.path):
+        raise InputError(
+            f"{data.path}: a store holds the rows that are fitted on, and not those left out: give the raw files as "
+            "`data.path`"
+        )
     if data.until is None and not data.held_out:
         raise InputError(
             "this study is fitted on all rows, so there is nothing to forecast: train it with data.until=PERIOD (a "

@@ -18,10 +18,16 @@ from torch import Tensor
 
 from irl.config import Config
 from irl.data.encode import Bools, Ints
+from irl.data.exact import Moments
 from irl.data.rows import Rows, checked_rows, last_of_member
 from irl.data.schema import StateSchema
+from irl.data.scratch import Scratch
 from irl.data.split import fitted_rows
 
+NO_TENSORS = ("schema", "gaps", "scratch", "fingerprint")
+"""Attributes of a panel that are not about its rows."""
+CHECKED = 1_000_000
+"""Rows whose invariants are checked at once."""
 LEAST_WEIGHT = 1e-6
 """The smallest posterior of a hidden type with which a row is weighted: weights are positive."""
 
@@ -49,6 +55,8 @@ class Panel:
     ends : bool [N], the next choice is a terminal row (continuation 0)
     gaps : transitions dropped because periods are missing
     leaves : bool [N], after this row, its last, the member is observed no more, as declared; None: nothing is declared
+    scratch : where the tensors are, if not in memory; what is computed for every row goes there too (``room``)
+    fingerprint : of the store that it was read from; empty for raw files and frames
     """
 
     schema: StateSchema
@@ -69,6 +77,8 @@ class Panel:
     ends: Tensor
     gaps: int
     leaves: Tensor | None = None
+    scratch: Scratch | None = None
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         problems = _broken_invariants(self)
@@ -112,13 +122,22 @@ class Panel:
 
     def to(self, device: torch.device | str) -> Panel:
         """The panel with its tensors on ``device``."""
+        if torch.device(device).type == self.state.device.type == "cpu":
+            return self
         parts: dict[str, Any] = {name: values.to(device) for name, values in tensors_of(self).items()}
+        parts["scratch"] = None
         return replace(self, **parts)
+
+    def room(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Zeros for a result of every row, where the panel itself is kept."""
+        if self.scratch is not None:
+            return self.scratch.room(*shape, dtype=dtype)
+        return torch.zeros(*shape, dtype=dtype, device=self.state.device)
 
 
 def tensors_of(panel: Panel) -> dict[str, Tensor]:
     """The tensors of a panel by name; those that it does not have are left out."""
-    named = {f.name: getattr(panel, f.name) for f in fields(panel) if f.name not in ("schema", "gaps")}
+    named = {f.name: getattr(panel, f.name) for f in fields(panel) if f.name not in NO_TENSORS}
     return {name: values for name, values in named.items() if values is not None}
 
 
@@ -143,7 +162,7 @@ def expanded(panel: Panel, schema: StateSchema, posterior: Tensor) -> Panel:
     """A panel without hidden types once per type of ``schema``, rows weighted by posterior[M, K]: member i as of type k
     is member k M + i, row t is row k N + t; clusters stay."""
     number = posterior.shape[1]
-    parts = {name: torch.cat([values] * number) for name, values in tensors_of(panel).items()}
+    parts: dict[str, Any] = {name: torch.cat([values] * number) for name, values in tensors_of(panel).items()}
     block = torch.arange(number, device=panel.member.device).repeat_interleave(panel.n_rows)
     parts["state"] = torch.cat([parts["state"], block.unsqueeze(1).to(parts["state"].dtype)], 1)
     parts["member"] += block * panel.n_members
@@ -175,8 +194,16 @@ def panel_from_frame(
     if schema is None:
         frame = fitted_rows(frame, config.data)
     rows, schema = checked_rows(frame, config, schema=schema, source=source)
+    return panel_from_rows(rows, schema, leaves=bool(config.data.exit), mean_weight=Moments(rows.weight).mean)
+
+
+def panel_from_rows(rows: Rows, schema: StateSchema, *, leaves: bool, mean_weight: float) -> Panel:
+    """The panel of checked rows, sorted by member and period: what follows each is found here.
+
+    ``leaves``: whether exits are declared; ``mean_weight``: of the panel as a whole.
+    """
     free = (rows.menu.sum(axis=1) >= 2) & ~rows.terminal
-    linked, gaps = _links(rows)
+    linked, gaps = links_of(rows)
     index = np.arange(len(linked))
     next_choice, steps = _next_choices(rows, free, linked)
     ends = (next_choice >= 0) & rows.terminal[next_choice]
@@ -192,17 +219,17 @@ def panel_from_frame(
         period=torch.from_numpy(rows.period),
         segment=torch.from_numpy(rows.segment),
         anchor_reward=torch.from_numpy(rows.anchor_reward).float(),
-        weight=torch.from_numpy(rows.weight / rows.weight.mean()).float(),
+        weight=torch.from_numpy(rows.weight / mean_weight).float(),
         next_row=torch.from_numpy(np.where(linked, index + 1, -1)),
         next_choice=torch.from_numpy(next_choice),
         steps=torch.from_numpy(steps).float(),
         ends=torch.from_numpy(ends),
         gaps=gaps,
-        leaves=torch.from_numpy(rows.leaves) if config.data.exit else None,
+        leaves=torch.from_numpy(rows.leaves) if leaves else None,
     )
 
 
-def _links(rows: Rows) -> tuple[Bools, int]:
+def links_of(rows: Rows) -> tuple[Bools, int]:
     """Whether each row is followed, one duration later, by the row below it; and how many gaps break that."""
     inner = ~last_of_member(rows.member) & ~rows.terminal
     distance = np.append(np.diff(rows.period), 0)
@@ -237,40 +264,45 @@ def _broken_invariants(panel: Panel) -> list[str]:
             problems.append(f"{name} is {values.dtype} {tuple(values.shape)}, not {dtype} {shape}")
     if problems:
         return problems
-    same = panel.member[1:] == panel.member[:-1]
-    rows = torch.arange(n, device=panel.member.device)
-    jump = panel.member[1:] - panel.member[:-1]
-    chosen = panel.menu[rows, panel.action.clamp(0, len(schema.actions) - 1)]
-    referred = schema.reference_weights(panel.state) > 0
-    following, choice = panel.next_row.clamp(min=0), panel.next_choice.clamp(min=0)
+    first = {"members are not 0, 1, … in order": int(panel.member[0]) == 0}
+    found = [first, *(_invariants(panel, at, min(at + CHECKED, n)) for at in range(0, n, CHECKED))]
+    return list(dict.fromkeys(what for checks in found for what, holds in checks.items() if not holds))
+
+
+def _invariants(panel: Panel, first: int, end: int) -> dict[str, bool]:
+    """Whether what is said of a panel holds of the rows from ``first`` to ``end``, and of the step to the first."""
+    n, schema, before = panel.n_rows, panel.schema, max(first - 1, 0)
+    own = {name: values[first:end] for name, values in tensors_of(panel).items()}
+    free, rows = own["free"], torch.arange(first, end, device=panel.member.device)
+    jump = panel.member[before:end].diff()
+    rises = panel.period[before:end].diff() > 0
+    chosen = own["menu"].gather(1, own["action"].clamp(0, len(schema.actions) - 1).unsqueeze(1)).squeeze(1)
+    referred = schema.reference_weights(own["state"]) > 0
     checks = {
-        "members are not 0, 1, … in order": int(panel.member[0]) == 0 and bool(((jump == 0) | (jump == 1)).all()),
-        "periods do not rise within members": bool((panel.period[1:] > panel.period[:-1])[same].all()),
-        "an action is out of range": _within(panel.action, 0, len(schema.actions)),
-        "a segment is out of range": _within(panel.segment, 0, len(schema.segments)),
-        "a next row is out of range": _within(panel.next_row, -1, n) and _within(panel.next_choice, -1, n),
-        "state is not finite": bool(panel.state.isfinite().all()),
-        "anchor_reward is not finite": bool(panel.anchor_reward.isfinite().all()),
-        "weights are not positive": bool(((panel.weight > 0) & panel.weight.isfinite()).all()),
-        "a free row has fewer than two actions": bool((panel.menu.sum(1) >= 2)[panel.free].all()),
-        "a free row lacks the anchor": bool((referred & panel.menu).any(1)[panel.free].all()),
-        "the chosen action of a free row is not available": bool(chosen[panel.free].all()),
-        "steps are below 1": bool((panel.steps >= 1).all()),
+        "members are not 0, 1, … in order": bool(((jump == 0) | (jump == 1)).all()),
+        "periods do not rise within members": bool(rises[jump == 0].all()),
+        "an action is out of range": _within(own["action"], 0, len(schema.actions)),
+        "a segment is out of range": _within(own["segment"], 0, len(schema.segments)),
+        "a next row is out of range": _within(own["next_row"], -1, n) and _within(own["next_choice"], -1, n),
+        "state is not finite": bool(own["state"].isfinite().all()),
+        "anchor_reward is not finite": bool(own["anchor_reward"].isfinite().all()),
+        "weights are not positive": bool(((own["weight"] > 0) & own["weight"].isfinite()).all()),
+        "a free row has fewer than two actions": bool((own["menu"].sum(1) >= 2)[free].all()),
+        "a free row lacks the anchor": bool((referred & own["menu"]).any(1)[free].all()),
+        "the chosen action of a free row is not available": bool(chosen[free].all()),
+        "steps are below 1": bool((own["steps"] >= 1).all()),
     }
-    problems = [what for what, holds in checks.items() if not holds]
-    if problems:
-        return problems
-    checks = {
-        "a next row is not the member's row below": bool(
-            ((panel.next_row < 0) | ((panel.next_row == rows + 1) & (panel.member[following] == panel.member))).all()
-        ),
-        "a next choice is not a later row of the member": bool(
-            ((panel.next_choice < 0) | ((panel.next_choice > rows) & (panel.member[choice] == panel.member))).all()
-        ),
-        "a row that is not free has a next choice": bool((panel.next_choice < 0)[~panel.free].all()),
-        "a row ends without a next choice": bool((panel.next_choice >= 0)[panel.ends].all()),
+    if not all(checks.values()):
+        return checks
+    following, choice = own["next_row"], own["next_choice"]
+    below = (following == rows + 1) & (panel.member[following.clamp(min=0)] == own["member"])
+    later = (choice > rows) & (panel.member[choice.clamp(min=0)] == own["member"])
+    return {
+        "a next row is not the member's row below": bool(((following < 0) | below).all()),
+        "a next choice is not a later row of the member": bool(((choice < 0) | later).all()),
+        "a row that is not free has a next choice": bool((choice < 0)[~free].all()),
+        "a row ends without a next choice": bool((choice >= 0)[own["ends"]].all()),
     }
-    return [what for what, holds in checks.items() if not holds]
 
 
 def _within(values: Tensor, low: int, high: int) -> bool:

@@ -27,6 +27,7 @@ from irl.data.periods import periods_per_year
 from irl.data.rows import data_columns, study_columns
 from irl.data.schema import StateSchema
 from irl.data.split import fitted_rows, held_out
+from irl.data.store import is_store, open_store
 from irl.declared import Data
 
 PARQUET, CSV = (".parquet", ".pq"), (".csv", ".csv.gz")
@@ -36,14 +37,23 @@ Result = TypeVar("Result")
 def read_panel(config: Config, *, schema: StateSchema | None = None) -> Panel:
     """The panel of a study, from ``config.data.path``: the rows that are fitted on (:mod:`irl.data.split`).
 
+    The path may be a store (:mod:`irl.data.store`). It gives the same panel, to the last bit, up to
+    ``data.memory_rows`` rows; a larger one is in files, and its members come in the store's order.
+
     Raises
     ------
     InputError
         If nothing can be read, or naming every problem of the rows.
     """
-    path, columns = config.data.path, tuple(dict.fromkeys([*study_columns(config), *config.data.held_out]))
-    files = _files(path)
-    names = _column_names(files, columns)
+    path = config.data.path
+    if is_store(path):
+        store = open_store(path, config)
+        if schema is not None and schema != store.schema:
+            return panel_from_frame(store.frame(), config, schema=schema, source=path)
+        return store.panel() if store.n_rows <= config.data.memory_rows else store.mapped()
+    columns = tuple(dict.fromkeys([*study_columns(config), *config.data.held_out]))
+    files = files_at(path)
+    names = column_names(files, columns)
     # With a name wrong, all columns are read: the message can then suggest one and still check the rest.
     everything = not set(columns) <= set(names)
     frame = _frame(files, names if everything else list(columns))
@@ -56,6 +66,8 @@ def read_panel(config: Config, *, schema: StateSchema | None = None) -> Panel:
 def read_periods_per_year(config: Config) -> float | None:
     """Periods in a year if the study's periods are dates, else None; errors as in :func:`read_panel`."""
     data = config.data
+    if is_store(data.path):
+        return open_store(data.path, config).calendar.periods_per_year
     frame = read_table(data.path, columns=(data.member, data.period))
     return periods_per_year(frame[data.period], factorized(frame[data.member])[0])
 
@@ -65,17 +77,29 @@ def read_frame(data: Data, *, columns: Iterable[str] | None = None) -> pd.DataFr
     return read_table(data.path, columns=data_columns(data) if columns is None else columns)
 
 
+def read_fitted(config: Config) -> pd.DataFrame:
+    """The rows that a study is fitted on, with the columns that it reads; of a store, those that it keeps."""
+    data = config.data
+    if is_store(data.path):
+        store = open_store(data.path, config)
+        return store.frame([name for name in study_columns(config) if name in store.columns])
+    columns = dict.fromkeys([*study_columns(config), *data.held_out])
+    return fitted_rows(read_table(data.path, columns=columns), data)
+
+
 def read_table(path: str, *, columns: Iterable[str] | None = None) -> pd.DataFrame:
-    """The rows at ``path`` in the files' order; all columns, or those given.
+    """The rows at ``path`` (of a store, too) in the files' order; all columns, or those given.
 
     Raises
     ------
     InputError
         If there is nothing to read, a file cannot be read, or a column is missing.
     """
-    files = _files(path)
+    if is_store(path):
+        return open_store(path).frame(columns)
+    files = files_at(path)
     given = None if columns is None else list(dict.fromkeys(columns))
-    names = _column_names(files, given or ())
+    names = column_names(files, given or ())
     wanted = names if given is None else given
     lost = [f"there is no column {name!r}{nearest(name, names)}" for name in wanted if name not in names]
     if lost:
@@ -83,11 +107,11 @@ def read_table(path: str, *, columns: Iterable[str] | None = None) -> pd.DataFra
     return _frame(files, wanted)
 
 
-def _files(path: str) -> list[Path]:
+def files_at(path: str) -> list[Path]:
     """The files at ``path``, sorted, all of one format."""
     place = Path(path).expanduser()
     if place.is_file():
-        if _format(place) is None:
+        if format_of(place) is None:
             raise InputError(f"{path}: neither Parquet nor CSV by its name; call it .parquet, .csv or .csv.gz")
         return [place]
     if place.is_dir():
@@ -99,11 +123,11 @@ def _files(path: str) -> list[Path]:
         siblings = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
         hint = nearest(place.name, siblings) if siblings else ""
         raise InputError(f"{path}: no such file or folder (looked from {Path.cwd()}){hint}")
-    files = sorted(p for p in found if p.is_file() and _format(p) is not None)
+    files = sorted(p for p in found if p.is_file() and format_of(p) is not None)
     if not files:
         what = "the folder holds" if place.is_dir() else "the pattern matches"
         raise InputError(f"{path}: {what} no .parquet or .csv file (looked from {Path.cwd()})")
-    other = next((p for p in files if _format(p) != _format(files[0])), None)
+    other = next((p for p in files if format_of(p) != format_of(files[0])), None)
     if other is not None:
         raise InputError(f"{path}: Parquet and CSV are mixed ({files[0].name}, {other.name}); keep one of them")
     return files
@@ -113,14 +137,15 @@ def _inside(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if not any(x[0] in "._" for x in p.relative_to(folder).parts)]
 
 
-def _format(file: Path) -> str | None:
+def format_of(file: Path) -> str | None:
+    """The format that a file has by its name: parquet, csv or None."""
     name = file.name.lower()
     return "parquet" if name.endswith(PARQUET) else "csv" if name.endswith(CSV) else None
 
 
-def _column_names(files: list[Path], wanted: Iterable[str] = ()) -> list[str]:
+def column_names(files: list[Path], wanted: Iterable[str] = ()) -> list[str]:
     """The columns that all files have; InputError naming the files in which a wanted one cannot be found."""
-    per_file = _of_each(files, _names)
+    per_file = of_each(files, _names)
     lines = []
     for file, names in zip(files, per_file, strict=True):
         lost = [name for name in wanted if name not in names and any(name in other for other in per_file)]
@@ -138,22 +163,23 @@ def _column_names(files: list[Path], wanted: Iterable[str] = ()) -> list[str]:
 
 
 def _frame(files: list[Path], columns: list[str]) -> pd.DataFrame:
-    tables = _of_each(files, lambda file: _table(file, columns))
-    if _format(files[0]) == "csv":
+    tables = of_each(files, lambda file: _table(file, columns))
+    if format_of(files[0]) == "csv":
         table = pa.concat_tables(tables)
-        return _pandas(pa.table([_typed(table[name]) for name in columns], names=columns))
+        return pandas_of(pa.table([_typed(table[name]) for name in columns], names=columns))
     try:
-        return _pandas(pa.concat_tables(tables, promote_options="permissive"))
+        return pandas_of(pa.concat_tables(tables, promote_options="permissive"))
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # text in one file, a number in another: labels do not mind
-        return pd.concat([_pandas(table) for table in tables], ignore_index=True)
+        return pd.concat([pandas_of(table) for table in tables], ignore_index=True)
 
 
-def _pandas(table: pa.Table) -> pd.DataFrame:
+def pandas_of(table: pa.Table) -> pd.DataFrame:
+    """The table as a frame, by its columns alone."""
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)  # else a stored pandas index hides its columns
     return frame
 
 
-def _of_each(files: list[Path], read: Callable[[Path], Result]) -> list[Result]:
+def of_each(files: list[Path], read: Callable[[Path], Result]) -> list[Result]:
     """``read`` of every file; one InputError that names all that cannot be read."""
     results, lines = [], []
     for file in files:
@@ -175,21 +201,22 @@ def _some(lines: list[str]) -> str:
 
 
 def _names(file: Path) -> list[str]:
-    if _format(file) == "parquet":
+    if format_of(file) == "parquet":
         with pyarrow.parquet.ParquetFile(file) as parquet:
             return list(parquet.schema_arrow.names)
-    with pyarrow.csv.open_csv(file, convert_options=_as_text(())) as reader:
+    with pyarrow.csv.open_csv(file, convert_options=as_text(())) as reader:
         return list(reader.schema.names)
 
 
 def _table(file: Path, columns: list[str]) -> pa.Table:
-    if _format(file) == "parquet":
+    if format_of(file) == "parquet":
         with pyarrow.parquet.ParquetFile(file) as parquet:
             return parquet.read(columns=columns)
-    return pyarrow.csv.read_csv(file, convert_options=_as_text(columns))
+    return pyarrow.csv.read_csv(file, convert_options=as_text(columns))
 
 
-def _as_text(columns: Iterable[str]) -> pyarrow.csv.ConvertOptions:
+def as_text(columns: Iterable[str]) -> pyarrow.csv.ConvertOptions:
+    """How CSV columns are read."""
     return pyarrow.csv.ConvertOptions(
         include_columns=list(columns),
         column_types={name: pa.string() for name in columns},
@@ -197,19 +224,31 @@ def _as_text(columns: Iterable[str]) -> pyarrow.csv.ConvertOptions:
     )
 
 
+class Typing:
+    """The narrowest of integer, number and boolean that fits every value of a column of text, which may come in parts;
+    else text."""
+
+    def __init__(self) -> None:
+        self._plain, self._digits = True, True  # no leading zeros; digits only
+        self._fits = {pa.int64(): True, pa.float64(): True, pa.bool_(): True}
+
+    def add(self, values: pa.Array | pa.ChunkedArray) -> None:
+        self._plain &= not pc.any(pc.match_substring_regex(values, r"^[+-]?0\d")).as_py()
+        self._digits &= pc.all(pc.match_substring_regex(values, r"^[+-]?\d+$")).as_py() is not False
+        for kind in (kind for kind, fits in self._fits.items() if fits):
+            try:
+                values.cast(kind)
+            except pa.ArrowInvalid:
+                self._fits[kind] = False
+
+    @property
+    def kind(self) -> pa.DataType:
+        if not self._plain or (self._digits and not self._fits[pa.int64()]):
+            return pa.string()
+        return next((kind for kind, fits in self._fits.items() if fits), pa.string())
+
+
 def _typed(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as the narrowest of integer, number and boolean that fits every value; else as it is."""
-    leading_zero = pc.any(pc.match_substring_regex(values, r"^[+-]?0\d")).as_py()
-    if leading_zero:
-        return values
-    try:
-        return values.cast(pa.int64())
-    except pa.ArrowInvalid:
-        pass
-    all_digits = pc.all(pc.match_substring_regex(values, r"^[+-]?\d+$")).as_py()
-    for kind in (pa.float64(), pa.bool_()):
-        try:
-            return values if all_digits else values.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-    return values
+    typing = Typing()
+    typing.add(values)
+    return values.cast(typing.kind)

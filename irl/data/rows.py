@@ -28,8 +28,9 @@ from irl.data.encode import (
     segments_of,
     shown,
 )
-from irl.data.periods import period_numbers
-from irl.data.schema import StateSchema, encode_columns, fit_schema
+from irl.data.fit import condition_problems, fit_schema
+from irl.data.periods import Calendar, period_numbers
+from irl.data.schema import StateSchema, encode_columns
 from irl.data.split import holding
 from irl.declared import TYPE, Data
 
@@ -72,9 +73,11 @@ def study_columns(config: Config) -> tuple[str, ...]:
 
 
 def checked_rows(
-    frame: pd.DataFrame, config: Config, *, schema: StateSchema | None, source: str
+    frame: pd.DataFrame, config: Config, *, schema: StateSchema | None, source: str, calendar: Calendar | None = None
 ) -> tuple[Rows, StateSchema]:
     """The rows of ``frame`` sorted by member and period, and the schema (fitted here if None is given).
+
+    ``calendar``: how the whole panel counts its periods, if the frame holds a part of its members.
 
     Raises
     ------
@@ -92,20 +95,20 @@ def checked_rows(
             "FittedModel.with_types draws them)"
         )
     if frame.empty:
-        raise _error([*findings, Finding("there are no rows")], frame, config, source)
+        raise _error([*findings, Finding("there are no rows")], frame, config, source, part=calendar is not None)
     frame = frame.loc[:, ~frame.columns.duplicated()].reset_index(drop=True)
     fitted = schema is None
     if schema is None:
         schema = fit_schema(frame, config)
-        findings += _condition_problems(frame, config, schema)
-    rows, found = _columns(frame, config, schema)
+        findings += condition_problems(frame.columns, config, schema)
+    rows, found = _columns(frame, config, schema, calendar)
     findings += found
     found = _duplicates(rows, config.data)
     rows = rows.take(np.lexsort((rows.period, rows.member)))
     found += _link_problems(rows, config.data, transitions_needed=fitted and not findings and not found)
     findings += found
     if findings:
-        raise _error(findings, frame, config, source)
+        raise _error(findings, frame, config, source, part=calendar is not None)
     return replace(rows, duration=np.nan_to_num(rows.duration, nan=1.0)), schema
 
 
@@ -114,22 +117,26 @@ def last_of_member(member: Ints) -> Bools:
     return np.append(member[1:] != member[:-1], True)
 
 
-def _error(findings: list[Finding], frame: pd.DataFrame, config: Config, source: str) -> InputError:
+def _error(findings: list[Finding], frame: pd.DataFrame, config: Config, source: str, *, part: bool) -> InputError:
     names = {config.data.member: "member", config.data.period: "period"}
     known = [name for name in names if name in frame.columns]
 
     def locate(row: int) -> str:
-        return ", ".join([f"row {row + 1}", *(f"{names[name]} {shown(frame[name].iloc[row])}" for name in known)])
+        place = [] if part else [f"row {row + 1}"]
+        return ", ".join([*place, *(f"{names[name]} {shown(frame[name].iloc[row])}" for name in known)])
 
     lines = [f.text(locate) for f in findings]
     count = f"{len(lines)} problems" if len(lines) > 1 else "1 problem"
-    return InputError(f"{source}: {count} (rows count from 1, after the header):\n  " + "\n  ".join(lines))
+    where = "in a part of its members" if part else "rows count from 1, after the header"
+    return InputError(f"{source}: {count} ({where}):\n  " + "\n  ".join(lines))
 
 
-def _columns(frame: pd.DataFrame, config: Config, schema: StateSchema) -> tuple[Rows, list[Finding]]:
+def _columns(
+    frame: pd.DataFrame, config: Config, schema: StateSchema, calendar: Calendar | None
+) -> tuple[Rows, list[Finding]]:
     """Every column, rows in the frame's order, and the problems that can be seen within a row."""
     data, n = config.data, len(frame)
-    member, period, findings = _member_and_period(frame, data)
+    member, period, findings = _member_and_period(frame, data, calendar)
     state, found = encode_columns(schema, frame)
     findings += found
     terminal, menu = np.zeros(n, dtype=bool), np.ones((n, len(schema.actions)), dtype=bool)
@@ -183,10 +190,12 @@ def _leaving(frame: pd.DataFrame, data: Data) -> Bools:
 
 
 def _clusters(frame: pd.DataFrame, data: Data, member: Ints) -> tuple[Ints, list[Finding]]:
-    """Code of each row's cluster: its member where none is declared. A member must not change cluster."""
+    """Code of each row's cluster, in the order of the labels: its member where none is declared. A member must not
+    change cluster."""
     if data.cluster is None or data.cluster not in frame.columns:
         return member, []
-    codes, _ = labelled(frame[data.cluster])
+    codes, labels = labelled(frame[data.cluster])
+    codes = np.array([*np.argsort(np.argsort(np.array(labels, dtype=object))), -1], dtype=np.int64)[codes]
     findings = finding(f"cluster column {data.cluster!r} is missing", codes < 0)
     first = np.full(int(member.max(initial=-1)) + 1, -1, dtype=np.int64)
     known = (member >= 0) & (codes >= 0)
@@ -213,7 +222,7 @@ def _active(
     return active, findings
 
 
-def _member_and_period(frame: pd.DataFrame, data: Data) -> tuple[Ints, Ints, list[Finding]]:
+def _member_and_period(frame: pd.DataFrame, data: Data, calendar: Calendar | None) -> tuple[Ints, Ints, list[Finding]]:
     """Codes of the members in the order of their values, and periods; member -1 where either is unusable."""
     n = len(frame)
     member, period = np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -229,7 +238,7 @@ def _member_and_period(frame: pd.DataFrame, data: Data) -> tuple[Ints, Ints, lis
         rank[order], rank[-1] = np.arange(len(values)), -1
         member = rank[codes]
     if data.period in frame.columns:
-        period, good, found = period_numbers(frame[data.period], member)
+        period, good, found = period_numbers(frame[data.period], member, calendar)
         findings += found
         member = np.where(good, member, -1)
     return member, period, findings
@@ -339,25 +348,6 @@ def _anchor_reward(frame: pd.DataFrame, schema: StateSchema) -> tuple[Floats, li
     values = numbers(frame[reward])[0]
     what = f"anchor reward column {reward!r}: missing, infinite or not a number"
     return values, finding(what, ~np.isfinite(values), values=frame[reward])
-
-
-def _condition_problems(frame: pd.DataFrame, config: Config, schema: StateSchema) -> list[Finding]:
-    """Labels in conditions that the data do not know; columns that are missing are reported as such."""
-    places = [("terminal", config.data.terminal)]
-    places += [(f"available.{action}", condition) for action, condition in config.data.available.items()]
-    places += [(f"attention.default.{action}", condition) for action, condition in config.defaults.items()]
-    money = config.money
-    for kind, flows in (("price", money.price), ("cost", money.cost)) if money else ():
-        places += [(f"money.{kind}.{action}.where", flow.where) for action, flow in flows.items()]
-    problems: list[str] = []
-    for place, condition in places:
-        present = {name: values for name, values in condition.items() if name in frame.columns}
-        problems += schema.problems_of(present, place)
-    for action, like in config.reward.same_flow_as.items():
-        for name in (name for name in like.at if name in frame.columns):
-            column, place = schema.columns[schema.index(name)], f"reward.same_flow_as.{action}.at"
-            problems += column.setting_problems(like.at[name], place)
-    return [Finding(problem) for problem in problems]
 
 
 def _duplicates(rows: Rows, data: Data) -> list[Finding]:

@@ -15,21 +15,20 @@ import pandas as pd
 
 from irl.config import Config
 from irl.data.encode import factorized
-from irl.data.read import read_table
+from irl.data.read import read_fitted, read_table
 from irl.data.rows import study_columns
-from irl.data.split import fitted_rows
 
 SAMPLE = "sample.parquet"
 
 
 def draw_sample(frame: pd.DataFrame, config: Config, *, members: int, seed: int) -> pd.DataFrame:
-    """The rows of so many members of ``frame``, the study's panel (all, if there are fewer).
+    """The rows of so many members of ``frame``, those a study was fitted on (all, if there are fewer).
 
     Members (and clusters, if a column names them) are numbered from 0 in an order drawn by ``seed``; rows come by
-    member in the order of the frame. Errors are those of :func:`irl.data.split.fitted_rows`.
+    member in the order of the frame.
     """
     data, random = config.data, np.random.default_rng(seed)
-    frame = fitted_rows(frame, data)[[*study_columns(config)]]
+    frame = frame[[name for name in study_columns(config) if name in frame.columns]]
     codes, known = factorized(frame[data.member])
     number = random.permutation(len(known))[codes]
     frame = frame.assign(**{data.member: number})[number < members]
@@ -56,8 +55,7 @@ def members_of(config: Config, run: Path) -> tuple[pd.DataFrame, str | None]:
     Raises
     ------
     InputError
-        If there is neither, or as :func:`irl.data.split.fitted_rows`.
+        If there is neither, or the rows cannot be read.
     """
     config, said = with_sample(config, run)
-    columns = dict.fromkeys([*study_columns(config), *config.data.held_out])
-    return fitted_rows(read_table(config.data.path, columns=columns), config.data), said
+    return read_fitted(config), said

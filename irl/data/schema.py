@@ -1,7 +1,8 @@
 """What the columns of the state tensor mean: labels and codes, conditions, the menu.
 
-``fit_schema`` learns labels, means and ranges from a panel; a :class:`StateSchema` then turns any frame that has the
-state columns into ``state[N, F]`` and evaluates conditions on it in pure torch, so that rollouts apply the same menu.
+:mod:`irl.data.fit` learns labels, means and ranges from a panel; a :class:`StateSchema` then turns any frame that has
+the state columns into ``state[N, F]`` and evaluates conditions on it in pure torch, so that rollouts apply the same
+menu.
 
 Choices made here: categories get codes in the natural order of their labels (numbers as numbers); the code
 ``len(labels)`` is reserved for a category never seen when the schema was fitted (the column that names the anchor takes
@@ -20,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from irl.config import Config, InputError, nearest, unknown
-from irl.data.column import TOLERANCE, Column
-from irl.data.encode import Finding, finding, label, labelled, missing_columns, natural_order, numbers, segments_of
-from irl.declared import TYPE, Between, Condition, Feature
+from irl.config import InputError, nearest, unknown
+from irl.data.column import Column
+from irl.data.encode import Finding, finding, labelled, missing_columns, numbers, segments_of
+from irl.declared import TYPE, Between, Condition
 
 UNSEEN = "(unseen)"
 
@@ -278,43 +279,13 @@ class StateSchema:
         )
 
 
-def fit_schema(frame: pd.DataFrame, config: Config) -> StateSchema:
-    """Labels, means and ranges of the state columns of ``frame``.
-
-    Cells that cannot be used are left out and columns that are missing are taken as empty: finding fault is
-    ``encode_columns``' part.
-    """
-    data = config.data
-    names = list(data.state)
-    columns = []
-    for i, (name, feature) in enumerate(data.state.items()):
-        parents = tuple(names.index(p) for p in feature.parents) or (i,) if feature.dynamics == "table" else ()
-        columns.append(_fit_column(name, feature, parents, frame[name] if name in frame.columns else None))
-    codes, segments = segments_of(frame, data.segment)
-    seen = {segments[code] for code in np.unique(codes[codes >= 0])}
-    return StateSchema(
-        columns=tuple(columns),
-        actions=data.actions,
-        anchor=None if config.anchor.action is None else data.actions.index(config.anchor.action),
-        anchor_by_state=config.anchor.by_state,
-        anchor_weights=config.anchor.weights(data.actions),
-        anchor_reward=config.anchor.reward,
-        segment_columns=data.segment,
-        segments=natural_order(seen),
-        available=tuple((data.actions.index(a), condition) for a, condition in data.available.items()),
-        terminal=data.terminal,
-        defaults=tuple((data.actions.index(action), condition) for action, condition in config.defaults.items()),
-        shifters=config.attention.shifters if config.attention else (),
-    )
-
-
 def encode_columns(schema: StateSchema, frame: pd.DataFrame) -> tuple[NDArray[np.float32], list[Finding]]:
     """state[N, F], NaN in every cell that cannot be used or whose column is missing, and what is wrong with cells."""
     state = np.full((len(frame), len(schema.columns)), np.nan, dtype=np.float32)
     findings: list[Finding] = []
     for i, column in enumerate(schema.columns):
         if list(frame.columns).count(column.name) == 1:
-            read = _codes if column.discrete else _values
+            read = codes_of if column.discrete else values_of
             state[:, i], found = read(column, frame[column.name])
             findings += found
             if column.name == schema.anchor_by_state:
@@ -324,7 +295,8 @@ def encode_columns(schema: StateSchema, frame: pd.DataFrame) -> tuple[NDArray[np
     return state, findings
 
 
-def _codes(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], list[Finding]]:
+def codes_of(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], list[Finding]]:
+    """Codes of a category's or ordinal's values, NaN where they cannot be used, and what is wrong with those."""
     found, labels = labelled(values)
     place = {known: code for code, known in enumerate(column.labels)}
     strange = column.levels if column.kind == "category" else -1
@@ -342,7 +314,8 @@ def _codes(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], list
     return np.where(codes >= 0, codes, np.nan), findings
 
 
-def _values(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], list[Finding]]:
+def values_of(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], list[Finding]]:
+    """A count's or number's values, NaN where they cannot be used, and what is wrong with those."""
     result, strange = numbers(values)
     with np.errstate(over="ignore"):
         unusable = ~np.isfinite(result.astype(np.float32)) & ~strange
@@ -355,31 +328,6 @@ def _values(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], lis
         findings += finding(f"{what} (count): negative or fractional values", uncounted, values=values)
         bad = bad | uncounted
     return np.where(bad, np.nan, result), findings
-
-
-def _fit_column(name: str, feature: Feature, parents: tuple[int, ...], values: pd.Series | None) -> Column:
-    known: dict[str, Any] = {"parents": parents, "dynamics": feature.dynamics, "assigned": feature.assigned}
-    empty = Column(name=name, kind=feature.kind, **known)
-    if feature.kind == "ordinal":
-        levels = range(feature.levels) if isinstance(feature.levels, int) else feature.levels or ()
-        known["labels"] = tuple(label(v) for v in levels)
-    if values is None:
-        return Column(name=name, kind=feature.kind, **known)
-    if feature.kind == "category":
-        known["labels"] = natural_order(labelled(values)[1])
-    if empty.discrete:
-        codes = _codes(Column(name=name, kind=feature.kind, **known), values)[0]
-        codes = codes[np.isfinite(codes)]
-        if len(codes):
-            known |= {"minimum": float(codes.min()), "maximum": float(codes.max())}
-        return Column(name=name, kind=feature.kind, **known)
-    usable = _values(empty, values)[0]
-    usable = np.sort(usable[np.isfinite(usable)])  # sums then do not depend on the order of the rows
-    if len(usable):
-        spread = float(usable.std())
-        known |= {"centre": float(usable.mean()), "minimum": float(usable[0]), "maximum": float(usable[-1])}
-        known["scale"] = spread if spread > TOLERANCE * max(abs(known["centre"]), 1e-30) else 1.0
-    return Column(name=name, kind=feature.kind, **known)
 
 
 def _listed(labels: tuple[str, ...]) -> str:

@@ -13,12 +13,13 @@ import pandas as pd
 from irl.config import InputError, unknown
 from irl.data.column import TOLERANCE
 from irl.data.encode import Bools, Ints, factorized, label, labelled, numbers
-from irl.data.periods import period_numbers
+from irl.data.periods import Calendar, period_numbers
 from irl.declared import Between, Condition, Data, Period, Values
 
 
-def fitted_rows(frame: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """The rows that a study is fitted on: those of members not held out, up to ``data.until``.
+def fitted_rows(frame: pd.DataFrame, data: Data, calendar: Calendar | None = None) -> pd.DataFrame:
+    """The rows that a study is fitted on: those of members not held out, up to ``data.until``; ``calendar``: how the
+    whole panel counts its periods, if the frame holds a part of its members (none of its rows may then be left).
 
     Raises
     ------
@@ -29,8 +30,8 @@ def fitted_rows(frame: pd.DataFrame, data: Data) -> pd.DataFrame:
     if data.held_out:
         keep &= ~held_out(frame, data)
     if data.until is not None:
-        keep &= ~later(frame, data)
-    if len(frame) and not keep.any():
+        keep &= ~later(frame, data, calendar)
+    if len(frame) and not keep.any() and calendar is None:
         raise InputError("no row is left to fit on: `data.held_out` and `data.until` leave out everything")
     return frame if keep.all() else frame[keep].reset_index(drop=True)
 
@@ -45,24 +46,24 @@ def held_out(frame: pd.DataFrame, data: Data) -> Bools:
     return np.isin(member, member[here])
 
 
-def later(frame: pd.DataFrame, data: Data) -> Bools:
+def later(frame: pd.DataFrame, data: Data, calendar: Calendar | None = None) -> Bools:
     """bool[N]: rows after ``data.until``; errors as :func:`fitted_rows`."""
     if data.period not in frame.columns or data.until is None:  # a missing column is reported where columns are
         return np.zeros(len(frame), dtype=bool)
-    period, usable, until = _numbered(frame, data)
+    period, usable, until = _numbered(frame, data, calendar)
     return np.asarray(usable & (period > until))
 
 
 def numbered(frame: pd.DataFrame, data: Data) -> tuple[Ints, int]:
     """period[N] as a panel of these rows counts them, and ``data.until`` among them; errors as :func:`fitted_rows`."""
-    period, _, until = _numbered(frame, data)
+    period, _, until = _numbered(frame, data, None)
     return period, until
 
 
-def _numbered(frame: pd.DataFrame, data: Data) -> tuple[Ints, Bools, int]:
+def _numbered(frame: pd.DataFrame, data: Data, calendar: Calendar | None) -> tuple[Ints, Bools, int]:
     assert data.until is not None
     member = factorized(frame[data.member])[0] if data.member in frame.columns else np.arange(len(frame))
-    found, usable, _ = period_numbers(_with(frame[data.period], data.until), np.append(member, -1))
+    found, usable, _ = period_numbers(_with(frame[data.period], data.until), np.append(member, -1), calendar)
     if not usable[-1]:
         raise InputError(f"data.until: {data.until!r} is not a period of column {data.period!r}; write it as there")
     return found[:-1], usable[:-1], int(found[-1])

@@ -8,6 +8,7 @@ segment, over its decisions and with pi the probability of the anchor under the 
                               as much about the anchor's value at all visited states, if it were chosen everywhere alike
     smallest_probability      of the anchor
     floored_share             share of decisions with pi below the floor of the orthogonal correction
+    probabilities             shares of decisions with pi in the classes between 0, ``CLASSES`` and 1
     overlap                   E min(pi/p, (1 - pi)/(1 - p)), p the anchor's share: 1 if states at the anchor and
                               elsewhere have the same distribution, 0 if none is visited by both
 
@@ -28,6 +29,9 @@ from torch import Tensor
 from irl.data.panel import Panel
 from irl.estimation.anchor_q import FLOOR
 
+CLASSES = (0.01, 0.05, 0.2, 0.5)
+"""Bounds of the classes in which the anchor's probabilities are counted; the first is the Q step's floor."""
+
 
 def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
     """{segment or "all": the figures above} given log_pi[N, A]; None where there is nothing to count."""
@@ -41,7 +45,7 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
     groups = [(name, panel.segment == code) for code, name in enumerate(panel.schema.segments)]
     if panel.schema.segments != ("all",):
         groups.append(("all", torch.ones_like(panel.free)))
-    found = {}
+    bounds, found = torch.tensor(CLASSES, dtype=torch.float64, device=pi.device), {}
     for name, mine in groups:
         rows = mine & panel.free
         decisions = int(rows.sum())
@@ -49,12 +53,14 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
         if decisions:
             share, p, w = float(at_anchor[rows].sum()) / decisions, least[rows], weight[rows]
             within = min(max(share, 1e-12), 1 - 1e-12)
+            classes = torch.bucketize(p, bounds, right=True).bincount(minlength=len(CLASSES) + 1)
             overlap = float(torch.minimum(p / within, (1 - p) / (1 - within)).mean())
             figures |= {
                 "anchor_share": share,
                 "effective_sample": float(w.sum().square() / w.square().sum().clamp_min(1e-300)),
                 "smallest_probability": float(p.min()),
                 "floored_share": float((p < FLOOR).double().mean()),
+                "probabilities": (classes / decisions).tolist(),
                 "overlap": overlap if one_action else None,
             }
         found[name] = figures

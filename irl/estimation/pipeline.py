@@ -120,7 +120,7 @@ def train(
     """
     about = {
         "seed": config.seed,
-        "data": runs.fingerprint(panel.state, panel.action, panel.member, panel.period),
+        "data": panel.fingerprint or runs.fingerprint(panel.state, panel.action, panel.member, panel.period),
         "config": runs.fingerprint(config.model_dump_json()),
     }
     with runs.start_run(run, overwrite=overwrite, resume=resume, about=about) as folder:

@@ -13,8 +13,8 @@ import torch
 from irl.config import Config, InputError
 from irl.counterfactual import ask
 from irl.counterfactual.money import check_money, paid, price_coefficients
+from irl.data.fit import fit_schema
 from irl.data.panel import panel_from_frame
-from irl.data.schema import fit_schema
 from irl.declared import Money
 from irl.fitted import new_networks
 from irl.transitions import States

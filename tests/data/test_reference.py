@@ -11,7 +11,8 @@ import torch
 from irl.config import Estimation, InputError
 from irl.data import panel_from_frame, summary
 from irl.data.column import Column
-from irl.data.schema import StateSchema, fit_schema
+from irl.data.fit import fit_schema
+from irl.data.schema import StateSchema
 
 COLUMNS = (
     Column(name="place", kind="category", dynamics="table", labels=("in", "out"), maximum=1.0),

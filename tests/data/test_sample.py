@@ -38,8 +38,10 @@ def test_members_are_whole_and_nobody_can_be_told_by_name():
     assert len(draw_sample(panel(), study(), members=100, seed=0)) == 30
 
 
-def test_what_was_not_fitted_on_is_not_sampled():
-    found = draw_sample(panel(), study(until=1, held_out={"use": [0]}), members=100, seed=0)
+def test_what_was_not_fitted_on_is_not_sampled(tmp_path):
+    panel().to_parquet(tmp_path / "panel.parquet")
+    config = study(path=str(tmp_path / "panel.parquet"), until=1, held_out={"use": [0]})
+    found = draw_sample(members_of(config, tmp_path)[0], config, members=100, seed=0)
     assert found["t"].max() == 1 and set(found["use"]) == {1, 2}
     assert found["id"].nunique() == 6
 
@@ -48,7 +50,7 @@ def test_the_sample_serves_where_the_panel_is_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config, run = study(until=1), tmp_path / "run"
     run.mkdir()
-    draw_sample(panel(), config, members=4, seed=0).to_parquet(run / "sample.parquet")
+    draw_sample(panel().query("t < 2"), config, members=4, seed=0).to_parquet(run / "sample.parquet")
     found, said = members_of(config, run)
     assert (
         len(found) == 8
