@@ -267,19 +267,22 @@ def _check(folder: Path, *, overwrite: bool, resume: bool, kind: Kind) -> None:
         return
     if not _is_ours(folder, kind):
         raise InputError(
-            f"{folder}: holds files that are no {kind} of {SOFTWARE}, and nothing replaces those; "
+            f"{folder}: holds files that are not {_a(kind)} of {SOFTWARE}, and nothing replaces those; "
             "choose another folder or empty it yourself"
         )
     if overwrite:
         return
     replace = "--overwrite to replace it, or choose another folder"
     if kind != "run":
-        article = "an" if kind == "export" else "a"
-        raise InputError(f"{folder}: {article} {kind} is already here; give {replace}")
+        raise InputError(f"{folder}: {_a(kind)} is already here; give {replace}")
     if is_complete(folder):
         raise InputError(f"{folder}: a finished run is already here; give {replace}")
     if not resume:
         raise InputError(f"{folder}: an unfinished run is already here; give --resume to continue it, {replace}")
+
+
+def _a(kind: Kind) -> str:
+    return f"{'an' if kind == 'export' else 'a'} {kind}"
 
 
 def _resumed(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
