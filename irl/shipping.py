@@ -7,6 +7,7 @@ later version can be seen to read the same model.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from irl.scenario import Scenario
 RECORDED = "recorded.json"
 KEPT = 0.999
 """Part of the trace of the covariance that is shipped."""
-FEW = 60
+FEW = 30
 """Members of the sample that the recorded scenario is asked of."""
 
 
@@ -47,12 +48,18 @@ def ship(run: Path, folder: Path, *, members: int, scenario: Scenario) -> None:
 def recorded(model: FittedModel, sample: pd.DataFrame, scenario: Scenario) -> dict[str, Any]:
     """Means over the rows of the sample, and a small version of the scenario's answer for its first members.
 
-    ``reward``, ``policy`` by action, ``value``: of the rows where something is chosen. ``shares``: case -> outcome ->
-    (baseline, scenario), over all segments and 12 periods of 300 members.
+    ``reward``, ``policy`` by action, ``value``: of the rows where something is chosen; ``standard_error`` of the
+    rewards of the first members, if there are any. ``shares``: case -> outcome -> (baseline, scenario), over all
+    segments and 12 periods of 300 members, without intervals.
     """
     few = sample[sample[model.config.data.member] < FEW]
     asked = scenario.model_copy(update={"members": 300, "periods": 12})
-    table = ask(model, asked, few).answer(bands=False).outcomes
+    typed = model.with_types(few, seed=0)
+    error = model.standard_error(typed).mean().to_dict() if model.has_standard_errors else {}
+    certain = copy.deepcopy(model)
+    if certain.refit is not None:
+        certain.refit.covariance.zero_()  # drawing parameters would take most of the time
+    table = ask(certain, asked, few).answer(bands=False).outcomes
     wanted = table["outcome"].str.startswith("share_") & (table["segment"] == table["segment"].iloc[-1])
     mean = table[wanted].groupby(["case", "outcome"])[["baseline", "scenario"]].mean()
     shares: dict[str, dict[str, list[float]]] = {}
@@ -62,6 +69,7 @@ def recorded(model: FittedModel, sample: pd.DataFrame, scenario: Scenario) -> di
         "reward": model.reward(sample).mean().to_dict(),
         "policy": model.policy(sample).mean().to_dict(),
         "value": float(model.value(sample).mean()),
+        "standard_error": error,
         "scenario": scenario.name,
         "shares": shares,
     }
