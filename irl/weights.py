@@ -1,10 +1,14 @@
 """Networks in a folder: ``weights.safetensors`` and what is said of them in ``model.json``; nothing is pickled.
 
+Both carry fingerprints, so that a folder that was cut short or edited is refused. They tell damage, not malice: whoever
+means to deceive can make new ones. Loading runs no code of the folder's in any case.
+
 A covariance may be kept by its largest factors, in half precision: of 944 parameters .7 MB for .999 of its trace.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,11 @@ from torch import Tensor, nn
 from irl import runs
 from irl.config import InputError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder; a folder of another version is refused."""
 FACTOR = ".factor"
 """How the names of covariances end that are kept by their factors."""
+ABOUT = "model.json"
 
 
 def write(
@@ -39,10 +44,11 @@ def write(
     if kept is not None:
         for name in [name for name, t in weights.items() if name.endswith(".covariance") and len(t) == t.shape[-1]]:
             weights[name + FACTOR] = factor(weights.pop(name), kept)
-    about = {"format": FORMAT, **about, "weights": runs.fingerprint(*(weights[key] for key in sorted(weights)))}
+    about = {"format": FORMAT, **about, "weights": _fingerprint(weights)}
+    about["content"] = _content(about)
     with runs.atomic_folder(folder, replace=True) as partial:
         runs.atomic_write(partial / "weights.safetensors", save_tensors(weights))
-        runs.write_json(partial / "model.json", about)
+        runs.write_json(partial / ABOUT, about)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -53,7 +59,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     InputError
         If the folder is incomplete, damaged, altered or of another format version.
     """
-    about = runs.read_json(folder / "model.json")
+    about = runs.read_json(folder / ABOUT)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise InputError(f"{folder}: model format {found!r}; this version reads {FORMAT}: train the study again")
@@ -63,8 +69,10 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         raise InputError(f"{error.filename}: no such file; the model folder is incomplete") from None
     except SafetensorError as error:
         raise InputError(damaged(folder, error)) from None
-    if runs.fingerprint(*(weights[key] for key in sorted(weights))) != about.get("weights"):
-        raise InputError(f"{folder}: the weights are not the ones that were saved; restore the folder")
+    for what, found in (("weights", _fingerprint(weights)), ("content", _content(about))):
+        if found != about.get(what):
+            part = "the weights are" if what == "weights" else f"what {ABOUT} says is"
+            raise InputError(f"{folder}: {part} not as saved (altered or cut short); restore the folder")
     by_network: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
         if key.endswith(FACTOR):
@@ -81,6 +89,16 @@ def factor(covariance: Tensor, kept: float) -> Tensor:
     rank = int((values.cumsum(0) < kept * values.sum()).sum()) + 1
     found: Tensor = (vectors[:, :rank] * values[:rank].sqrt()).half().contiguous()
     return found
+
+
+def _fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Of names and values."""
+    return runs.fingerprint(*(part for key in sorted(weights) for part in (key, weights[key])))
+
+
+def _content(about: Mapping[str, Any]) -> str:
+    """The fingerprint of all that is said, but for itself."""
+    return runs.fingerprint(json.dumps({k: v for k, v in about.items() if k != "content"}, sort_keys=True))
 
 
 def damaged(folder: Path, error: Exception) -> str:
