@@ -337,13 +337,17 @@ def test_a_shipped_run_answers_without_the_panel(copied, capsys):
     assert set(recorded["shares"]) == {"price scale 0.9", "price scale 1.1"}
     assert script(*ship) == 2 and "already here" in capsys.readouterr().err
     ask = ("counterfactual", "--run", run, "--scenario", scenario)
-    Path(irl.load(run).config.data.path).rename(copied / "gone.parquet")
-    assert script(*ask) == 0
-    said = capsys.readouterr().err
-    assert f"note: the panel {irl.load(run).config.data.path} is not here: the members are the 30 of" in said
-    (run / "sample.parquet").unlink()
-    assert script(*ask, "--overwrite") == 2
-    assert "no such file or folder" in capsys.readouterr().err
+    path = Path(irl.load(run).config.data.path)  # of all tests here: to be put back
+    path.rename(copied / "gone.parquet")
+    try:
+        assert script(*ask) == 0
+        said = capsys.readouterr().err
+        assert f"note: the panel {path} is not here: the members are the 30 of {run / 'sample.parquet'}" in said
+        (run / "sample.parquet").unlink()
+        assert script(*ask, "--overwrite") == 2
+        assert "no such file or folder" in capsys.readouterr().err
+    finally:
+        (copied / "gone.parquet").rename(path)
 
 
 def test_an_export_is_not_replaced_without_being_told(copied, capsys):
