@@ -286,6 +286,23 @@ def test_figures_of_few_members_are_withheld(tmp_path, capsys):
         assert "Qfew" not in text and "Qnext" not in text, path
 
 
+def test_of_too_few_members_nothing_is_shown(copied, capsys):
+    run, device = copied / "other", ("--device", "cpu")
+    options = ["data.min_cell=61", "reward.benefits=[video]"]
+    assert script("train", "--config", copied / "study.yaml", "--run", run, *device, *options) == 0
+    assert "All figures are withheld: fewer than 61 members" in capsys.readouterr().err
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["panel"]["segments"] == {} and not any(metrics["reward_summary"].values())
+    asked = ("--scenario", copied / "scenario.yaml")
+    before = listing(run)
+    for name, *more in (("counterfactual", *asked), ("attribution",), ("bootstrap",), ("sensitivity",)):
+        assert script(name, "--run", run, *more, *device) == 2, name
+        assert "fewer than 61 members" in capsys.readouterr().err
+    assert listing(run) == before | {".lock": (run / ".lock").read_bytes()}
+    assert script("report", "--run", run) == 0
+    assert "All figures are withheld" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_diverging_training_is_said_in_words(copied, capsys):
     options = ["estimation.policy.learning_rate=1.0e+30", "estimation.policy.weight_decay=0"]
     assert script("train", "--config", copied / "study.yaml", "--run", copied / "other", *options) == 2
