@@ -307,7 +307,27 @@ def test_a_diverging_training_is_said_in_words(copied, capsys):
     options = ["estimation.policy.learning_rate=1.0e+30", "estimation.policy.weight_decay=0"]
     assert script("train", "--config", copied / "study.yaml", "--run", copied / "other", *options) == 2
     said = capsys.readouterr().err
-    assert "error: the training diverged: policy" in said and "estimation.policy.learning_rate" in said
+    assert "error: the training diverged: policy: the training loss is not finite from batch" in said
+    assert "estimation.policy.learning_rate" in said and "Traceback" not in said
+
+
+def test_weights_that_are_no_numbers_are_not_kept(copied, capsys, monkeypatch):
+    from irl.estimation import pipeline
+
+    fit = pipeline.fit_reward
+
+    def broken(*arguments: object, **options: object) -> object:
+        network, report = fit(*arguments, **options)
+        next(network.parameters()).data.fill_(float("nan"))
+        return network, report
+
+    run = copied / "run"
+    (run / "metrics.json").unlink()
+    (run / "steps" / "reward.json").unlink()
+    monkeypatch.setattr(pipeline, "fit_reward", broken)
+    assert script("train", "--config", copied / "study.yaml", "--run", run, "--resume", "--device", "cpu") == 2
+    assert "the training diverged: reward: " in (said := capsys.readouterr().err) and "no finite number" in said
+    assert (run / "steps" / "policy.json").exists() and not (run / "steps" / "reward.json").exists()
 
 
 def test_a_scenario_is_answered(copied, capsys):
