@@ -308,8 +308,8 @@ def _check(folder: Path, *, overwrite: bool, resume: bool, kind: Kind) -> None:
         return
     if not _is_ours(folder, kind):
         raise InputError(
-            f"{folder}: holds files that are not {_a(kind)} of {SOFTWARE}, and nothing replaces those; "
-            "choose another folder or empty it yourself"
+            f"{folder}: holds files that are not {'an' if kind == 'export' else 'a'} {kind} of {SOFTWARE}, and nothing "
+            "replaces those; choose another folder or empty it yourself"
         )
     if overwrite:
         return
@@ -320,10 +320,6 @@ def _check(folder: Path, *, overwrite: bool, resume: bool, kind: Kind) -> None:
         raise InputError(f"{folder}: a finished {kind} is already here; give {replace}")
     if not resume:
         raise InputError(f"{folder}: an unfinished {kind} is already here; give --resume to continue it, {replace}")
-
-
-def _a(kind: Kind) -> str:
-    return f"{'an' if kind == 'export' else 'a'} {kind}"
 
 
 def _resumed(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
