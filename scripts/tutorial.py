@@ -46,7 +46,7 @@ data = {"path": "in memory", "member": "member_id", "period": "period", "action"
 config = Config.model_validate({
     "data": data | {"state": state}, "discount": 0.95,
     "anchor": {"action": "none", "reward": 0.0},  # no plan is worth nothing: rewards are relative to that
-    "reward": {"structure": "linear", "benefits": ["video", "shipping"]}, "estimation": {"refit": {"rows": 2000}},
+    "reward": {"structure": "additive", "benefits": ["video", "shipping"]}, "estimation": {"refit": {"rows": 2000}},
 })  # fmt: skip
 
 # %% Estimate: choice probabilities, the anchor's value, rewards, how states move, the refit by maximum likelihood.

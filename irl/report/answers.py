@@ -282,6 +282,8 @@ def _pair(row: Any, scale: float, digits: int) -> str:
 def _single(row: Any, scale: float, digits: int) -> str:
     if row is None:
         return DASH
+    if row.outcome in ("gainers", "losers") and not pd.isna(row.low):  # shares of members: nothing beyond all or none
+        row = row._replace(low=max(row.low, 0.0), high=min(row.high, 1.0))
     return (signed if scale == 1.0 else number)(row.scenario * scale, digits) + _interval(row, scale, digits)
 
 

@@ -37,8 +37,9 @@ def anchor_panel(shares: Sequence[AnchorShare], anchor: str) -> Panel:
         axes.set_xlabel("% of decisions")
 
     said = ", ".join(f"{s.segment} {percent(s.share)}" for s in shares)
+    caption = f"Decisions at {anchor}; dashed: below, rewards rest on too few"
     text = f"Share of decisions at {anchor} by segment: {said}."
-    return panel("", text, draw, height=0.9 + 0.3 * len(shares), width=4.6)
+    return panel(caption, text, draw, height=0.9 + 0.3 * len(shares), width=4.6)
 
 
 def support_panel(record: Record) -> Panel | None:
