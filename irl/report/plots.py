@@ -63,14 +63,21 @@ def support_panel(record: Record) -> Panel | None:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         axes.set_xlabel("% of decisions")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8.5, handlelength=1, borderpad=0)
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, -1.5 / len(rows)),
+            ncols=5,
+            handlelength=0.8,
+            columnspacing=1,
+            borderpad=0,
+        )
 
     said = "; ".join(
         f"{s} " + ", ".join(f"{percent(share)} at {k} %" for share, k in zip(shares, labels, strict=True))
         for s, shares in rows
     )
     text = f"Share of decisions by the probability of {record.anchor}: {said}."
-    return panel("Probability of the anchor at decisions", text, draw, height=1.3 + 0.3 * len(rows), width=4.6)
+    return panel("Probability of the anchor at decisions", text, draw, height=1.2 + 0.3 * len(rows), width=4.6)
 
 
 def calibration_panels(record: Record, segments: Sequence[str]) -> list[Panel]:
