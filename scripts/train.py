@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="the study (YAML)")
     parser.add_argument("--run", help="run folder to make; needed unless --dry-run")
-    parser.add_argument("--resume", action="store_true", help="continue an unfinished run after its last finished step")
+    parser.add_argument("--resume", action="store_true", help="continue an unfinished run from where it stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     parser.add_argument("--dry-run", action="store_true", help="check options and data, print what is there, and stop")
@@ -61,10 +61,7 @@ def main() -> None:
             progress.update(tasks[step], completed=epoch, loss="" if math.isnan(loss) else f"held-out loss {loss:.4f}")
 
         options = {"overwrite": arguments.overwrite, "resume": arguments.resume, "tick": tick}
-        try:
-            train(config, panel, arguments.run, device=device, **options)
-        except FloatingPointError as error:
-            raise InputError(f"the training diverged: {error}") from None
+        train(config, panel, arguments.run, device=device, **options)
     record = load_record(arguments.run)
     with console.status("writing figures for TensorBoard"):
         log_run(record, against_truth(record))

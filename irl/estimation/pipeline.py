@@ -1,7 +1,7 @@
 """The whole estimation in order: panel -> P -> Q -> R, and the dynamics beside them -> refit -> fitted model.
 
 ``estimate`` works on a panel in memory; ``train`` is the same with a run folder around it. Each finished step is stored
-in ``RUN/steps``, so that a run that was stopped resumes after the last finished step.
+in ``RUN/steps``, and a training that takes long between its epochs, so that a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from irl import bellman, runs
 from irl.config import Config, InputError
 from irl.data.describe import summary
+from irl.data.disclosure import NOTHING, Withheld, withheld_of
 from irl.data.panel import Panel
 from irl.data.sampling import sampling
 from irl.estimation import attention
@@ -69,9 +70,11 @@ class StepStore(Protocol):
 
 @dataclass(frozen=True)
 class FolderStore:
-    """Steps as files of a folder: ``NAME.safetensors``, then ``NAME.json``, whose presence means complete."""
+    """Steps as files of a folder: ``NAME.safetensors``, then ``NAME.json``, whose presence means complete; until then
+    ``NAME.ckpt``, a training that has not ended."""
 
     folder: Path
+    withheld: Withheld = NOTHING
 
     def load(self, name: str, network: nn.Module) -> Metrics | None:
         if not (self.folder / f"{name}.json").is_file():
@@ -87,7 +90,8 @@ class FolderStore:
         self.folder.mkdir(exist_ok=True)
         weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         runs.atomic_write(self.folder / f"{name}.safetensors", save_tensors(weights))
-        runs.write_json(self.folder / f"{name}.json", metrics)
+        runs.write_json(self.folder / f"{name}.json", self.withheld.left(metrics))
+        (self.folder / f"{name}.ckpt").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -117,18 +121,25 @@ def train(
     ------
     InputError
         If the folder is taken (see :func:`irl.runs.start_run`) or the panel contradicts the configuration.
+    FloatingPointError
+        If a step diverges; the steps before it are kept.
     """
     about = {
         "seed": config.seed,
-        "data": panel.fingerprint or runs.fingerprint(panel.state, panel.action, panel.member, panel.period),
+        "data": panel.identity(),
         "config": runs.fingerprint(config.model_dump_json()),
     }
     with runs.start_run(run, overwrite=overwrite, resume=resume, about=about) as folder:
         runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        bench = Workbench(device=device, seed=config.seed, tensorboard=folder / "tb")
+        withheld = withheld_of(panel, config.data.min_cell)
+        store = FolderStore(folder / "steps", withheld)
+        bench = Workbench(device=device, seed=config.seed, tensorboard=folder / "tb", checkpoints=store.folder)
+        bench = replace(bench, every=config.estimation.checkpoint_seconds)
         bench = replace(bench, tick=tick) if tick else bench
-        model, metrics = estimate(config, panel, bench=bench, store=FolderStore(folder / "steps"))
+        model, metrics = estimate(config, panel, bench=bench, store=store)
         model.save(folder / "model")
+        metrics = withheld.left(metrics)
+        metrics["panel"]["withheld"] = withheld.plain()
         runs.write_json(folder / runs.LAST, metrics)
     return model
 
@@ -151,6 +162,7 @@ def estimate(
         if stored is None:
             started = time.perf_counter()
             network, report = fit()
+            _refuse_broken(name, network)
             stored = {**asdict(report), "step_seconds": time.perf_counter() - started}
             store.save(name, network, stored)
         metrics[name] = stored
@@ -317,6 +329,17 @@ def panel_metrics(panel: Panel, config: Config) -> Metrics:
         "segments": segments,
         "sampling": asdict(sampling(panel, config.data)),
     }
+
+
+def _refuse_broken(name: str, network: nn.Module) -> None:
+    """FloatingPointError if a finished step has weights that are no numbers."""
+    infinite = {key for key, tensor in network.named_parameters() if bool(tensor.isinf().any())}
+    broken = [k for k, tensor in network.state_dict().items() if k in infinite or bool(tensor.isnan().any())]
+    if broken:
+        raise FloatingPointError(
+            f"{name}: {', '.join(broken[:3])} came out as no finite number, and is not kept; look for outliers in the "
+            "state's numbers and in the anchor's reward, or ask for less of `estimation`"
+        )
 
 
 def _forward(network: nn.Module, *inputs: Tensor) -> Tensor:
