@@ -282,9 +282,11 @@ def _pair(row: Any, scale: float, digits: int) -> str:
 def _single(row: Any, scale: float, digits: int) -> str:
     if row is None:
         return DASH
-    if row.outcome in ("gainers", "losers") and not pd.isna(row.low):  # shares of members: nothing beyond all or none
-        row = row._replace(low=max(row.low, 0.0), high=min(row.high, 1.0))
-    return (signed if scale == 1.0 else number)(row.scenario * scale, digits) + _interval(row, scale, digits)
+    value = row.scenario * scale
+    if row.outcome in ("gainers", "losers"):  # shares of members: nothing beyond none and all
+        bounds = [number(scale * min(max(bound, 0.0), 1.0), digits) for bound in (row.low, row.high)]
+        return number(value, digits) + ("" if pd.isna(row.low) or pd.isna(row.high) else f" [{', '.join(bounds)}]")
+    return (signed if scale == 1.0 else number)(value, digits) + _interval(row, scale, digits)
 
 
 def _interval(row: Any, scale: float, digits: int) -> str:

@@ -8,7 +8,7 @@ from html import escape
 from irl.report.panel import Panel
 from irl.report.tables import Table
 
-LONG = 28
+LONG = 32
 """Characters of a cell beyond which it wraps."""
 
 

@@ -94,4 +94,4 @@ def test_shares_of_members_are_no_less_than_none_and_no_more_than_all(run, scena
     table.loc[table["outcome"] == "losers", ["low", "high"]] = -0.2, 1.3
     add_scenario(run, scenario, table)
     record = load_record(run)
-    assert welfare_table(record, record.scenarios[0]).rows[0][2:] == ("0.6", "40.0 [0.0, +100.0]")
+    assert welfare_table(record, record.scenarios[0]).rows[0][2:] == ("0.6", "40.0 [0.0, 100.0]")
