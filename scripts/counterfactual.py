@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 import irl
 from irl import runs
-from irl.counterfactual import ask, joined
+from irl.counterfactual import ask
 from irl.counterfactual.answer_files import asked, write_answer
 from irl.data import read_fitted, read_table
 from irl.data.disclosure import said
+from irl.processes import joined
 from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
 

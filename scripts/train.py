@@ -1,6 +1,7 @@
 """Estimate a study: member panel -> policy -> anchor value -> reward -> dynamics -> refit, into a run folder.
 
 python scripts/train.py --config configs/membership.yaml --run runs/membership [--dry-run] [key.path=value ...]
+torchrun --nproc-per-node 8 -- scripts/train.py --config ...    (members dealt out to processes, a GPU each)
 """
 
 from __future__ import annotations
@@ -18,31 +19,32 @@ from irl.data import read_panel
 from irl.data.describe import summary
 from irl.data.sampling import sampling
 from irl.estimation.pipeline import train
+from irl.processes import joined
 from irl.report import against_truth, load_record, log_run
 from irl.report.words import cautions
 
 
-def main() -> None:
+def main(process: int) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="the study (YAML)")
     parser.add_argument("--run", help="run folder to make; needed unless --dry-run")
     parser.add_argument("--resume", action="store_true", help="continue an unfinished run from where it stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--precision", default="32", choices=("32", "bf16-mixed", "16-mixed"), help="of the networks")
+    parser.add_argument("--compile", action="store_true", help="train with torch.compile")
     parser.add_argument("--dry-run", action="store_true", help="check options and data, print what is there, and stop")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options to change")
     arguments = parser.parse_intermixed_args()
 
-    config = load_config(arguments.config, arguments.overrides)
-    device = runs.usable_device(arguments.device)
+    config, device = load_config(arguments.config, arguments.overrides), runs.usable_device(arguments.device)
     if not arguments.run and not arguments.dry_run:
         raise InputError("--run is missing: name the folder that the run should go to (or give --dry-run)")
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=process > 0)
     with console.status(f"reading {config.data.path}"):
         panel = read_panel(config)
-    print(summary(panel, estimation=config.estimation))
     sampled = sampling(panel, config.data)
-    print(sampled)
+    print(summary(panel, estimation=config.estimation), sampled, sep="\n")
 
     def warn(texts: Iterable[str]) -> None:
         for text in texts:
@@ -60,15 +62,16 @@ def main() -> None:
                 tasks[step] = progress.add_task(f"{step:<10}", total=of, loss="")
             progress.update(tasks[step], completed=epoch, loss="" if math.isnan(loss) else f"held-out loss {loss:.4f}")
 
-        options = {"overwrite": arguments.overwrite, "resume": arguments.resume, "tick": tick}
-        train(config, panel, arguments.run, device=device, **options)
-    record = load_record(arguments.run)
-    with console.status("writing figures for TensorBoard"):
-        log_run(record, against_truth(record))
-    warn(cautions(record))
+        options = {name: getattr(arguments, name) for name in ("overwrite", "resume", "precision", "compile")}
+        train(config, panel, arguments.run, device=device, tick=tick, **options)
+    if process == 0:
+        record = load_record(arguments.run)
+        with console.status("writing figures for TensorBoard"):
+            log_run(record, against_truth(record))
+        warn(cautions(record))
     print(f"run finished: {arguments.run}")
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
-        main()
+    with runs.user_errors(), joined() as process:
+        main(process)

@@ -18,8 +18,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from irl import runs
-from irl.counterfactual.processes import group
 from irl.counterfactual.support import Tally
+from irl.processes import group
 
 FILE = "simulation.safetensors"
 TOGETHER = 64

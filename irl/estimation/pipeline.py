@@ -2,6 +2,7 @@
 
 ``estimate`` works on a panel in memory; ``train`` is the same with a run folder around it. Each finished step is stored
 in ``RUN/steps``, and a training that takes long between its epochs, so that a run that was stopped goes on from there.
+Of several processes (:mod:`irl.estimation.dealt`) the first one reads and writes the run folder.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from irl import bellman, runs
+from irl import bellman, processes, runs
 from irl.config import Config, InputError
 from irl.data.describe import summary
 from irl.data.disclosure import NOTHING, Withheld, withheld_of
@@ -29,6 +31,7 @@ from irl.data.panel import Panel
 from irl.data.sampling import sampling
 from irl.estimation import attention
 from irl.estimation.anchor_q import fit_anchor_q
+from irl.estimation.dealt import dealt
 from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.falsification import refusal, tested
@@ -37,7 +40,7 @@ from irl.estimation.mixture import Mixture
 from irl.estimation.policy import fit_policy
 from irl.estimation.refit import RefitReport, fit_refit
 from irl.estimation.reward import fit_reward
-from irl.estimation.training import Workbench
+from irl.estimation.training import Precision, Workbench
 from irl.estimation.types import StartReport, checked, started
 from irl.fitted import FittedModel, new_networks
 from irl.networks import PolicyNetwork
@@ -77,6 +80,13 @@ class FolderStore:
     withheld: Withheld = NOTHING
 
     def load(self, name: str, network: nn.Module) -> Metrics | None:
+        metrics = processes.from_first(lambda: self._read(name, network))
+        if metrics is not None:
+            for tensor in network.state_dict().values():
+                tensor.copy_(processes.agreed(tensor))
+        return metrics
+
+    def _read(self, name: str, network: nn.Module) -> Metrics | None:
         if not (self.folder / f"{name}.json").is_file():
             return None
         metrics: Metrics = runs.read_json(self.folder / f"{name}.json")
@@ -87,6 +97,8 @@ class FolderStore:
         return metrics
 
     def save(self, name: str, network: nn.Module, metrics: Metrics) -> None:
+        if processes.group()[0]:
+            return
         self.folder.mkdir(exist_ok=True)
         weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         runs.atomic_write(self.folder / f"{name}.safetensors", save_tensors(weights))
@@ -113,14 +125,20 @@ def train(
     device: torch.device,
     overwrite: bool = False,
     resume: bool = False,
+    precision: Precision = "32",
+    compile: bool = False,
     tick: Callable[[str, int, int, float], None] | None = None,
 ) -> FittedModel:
     """Estimate ``config`` on ``panel`` in the run folder ``run``, and leave everything there that design asks for.
 
+    ``precision`` (Lightning's name) and ``compile`` say how networks are trained. Every process of a group calls this,
+    with the same arguments and the whole panel.
+
     Raises
     ------
     InputError
-        If the folder is taken (see :func:`irl.runs.start_run`) or the panel contradicts the configuration.
+        If the folder is taken (see :func:`irl.runs.start_run`), the panel contradicts the configuration, or the study
+        cannot be estimated by so many processes.
     FloatingPointError
         If a step diverges; the steps before it are kept.
     """
@@ -129,29 +147,36 @@ def train(
         "data": panel.identity(),
         "config": runs.fingerprint(config.model_dump_json()),
     }
-    with runs.start_run(run, overwrite=overwrite, resume=resume, about=about) as folder:
-        runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        withheld = withheld_of(panel, config.data.min_cell)
+    own, writes = dealt(config, panel, device), processes.group()[0] == 0
+    withheld = withheld_of(panel, config.data.min_cell)
+    start = runs.start_run(run, overwrite=overwrite, resume=resume, about=about)
+    with ExitStack() as held:
+        folder = processes.from_first(lambda: held.enter_context(start))
         store = FolderStore(folder / "steps", withheld)
-        bench = Workbench(device=device, seed=config.seed, tensorboard=folder / "tb", checkpoints=store.folder)
-        bench = replace(bench, every=config.estimation.checkpoint_seconds)
-        bench = replace(bench, tick=tick) if tick else bench
-        model, metrics = estimate(config, panel, bench=bench, store=store)
-        model.save(folder / "model")
+        bench = Workbench(device, config.seed, folder / "tb", precision=precision, compile=compile)
+        if processes.group()[1] == 1:  # else what a training holds is in parts
+            bench = replace(bench, checkpoints=store.folder, every=config.estimation.checkpoint_seconds)
+        bench = replace(bench, tick=tick) if tick and writes else bench
+        if writes:
+            runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        model, metrics = estimate(config, own, bench=bench, store=store, whole=panel)
         metrics = withheld.left(metrics)
-        metrics["panel"]["withheld"] = withheld.plain()
-        runs.write_json(folder / runs.LAST, metrics)
+        metrics["panel"] |= {"withheld": withheld.plain(), "processes": processes.group()[1]}
+        if writes:
+            model.save(folder / "model")
+            runs.write_json(folder / runs.LAST, metrics)
     return model
 
 
 def estimate(
-    config: Config, panel: Panel, *, bench: Workbench, store: StepStore | None = None
+    config: Config, panel: Panel, *, bench: Workbench, store: StepStore | None = None, whole: Panel | None = None
 ) -> tuple[FittedModel, Metrics]:
-    """The fitted model and the metrics of every step."""
+    """The fitted model and the metrics of every step. ``whole``: the panel, where ``panel`` is this process's part."""
     store = store or NoStore()
     e, gamma, alpha = config.estimation, config.discount, config.temperature
-    panel = members = panel.to(bench.device)
-    held_out = held_out_rows(panel, e.validation, config.seed)
+    described = panel_metrics(panel if whole is None else whole, config)
+    panel = panel.to(bench.device)
+    n_members, held_out = panel.among_all[1], held_out_rows(panel, e.validation, config.seed)
     types = config.types
     schema = panel.schema if types.number == 1 else panel.schema.with_types(types.number, dynamics=types.dynamics)
     model = new_networks(config, schema).to(bench.device)
@@ -175,7 +200,7 @@ def estimate(
         panel, held_out = mixture.expanded(model), held_out.repeat(types.number)
     policy = _policy(model, panel, held_out, bench, step)
     log_pi, inertia = _forward(policy, panel.state, panel.menu), model.inertia_of(panel.state)
-    corrected = e.folds > 1 and members.n_members >= LEAST_PER_FOLD * e.folds
+    corrected = e.folds > 1 and n_members >= LEAST_PER_FOLD * e.folds
     crossed = _cross_fitted(model, panel, held_out, bench, step) if corrected else None
     anchor_q = step(
         "anchor_q",
@@ -199,7 +224,7 @@ def estimate(
     reward = step("reward", model.reward_network, lambda: fit_reward(panel, log_pi, value, held_out, e.reward, **given))
     dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
     model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)
-    diagnosed = {"panel": panel_metrics(members, config)}
+    diagnosed = {"panel": described}
     if mixture is not None:
         model, found = _with_types(model, mixture, panel, held_out, bench, step)
         return model, {**diagnosed, **metrics, **found}
@@ -291,9 +316,10 @@ def _with_types(
 def _cross_fitted(model: FittedModel, panel: Panel, held_out: Tensor, bench: Workbench, step: Fitted) -> Tensor:
     """log pi[N, A] of every row, by a policy fitted on the members of the other folds."""
     config, e = model.config, model.config.estimation
-    members = panel.n_members // panel.schema.types  # an expanded panel has each once per type, block by block
+    number, members = panel.among_all
+    members //= panel.schema.types  # an expanded panel has each once per type, block by block
     order = torch.randperm(members, generator=torch.Generator().manual_seed(config.seed + 1))
-    fold = (order % e.folds).to(panel.member.device)[panel.member % members]
+    fold = (order % e.folds).to(panel.member.device)[number % members]
     crossed = torch.zeros(panel.n_rows, panel.n_actions, device=panel.state.device)
     for k in range(e.folds):
         mine = fold == k
@@ -308,10 +334,11 @@ def _cross_fitted(model: FittedModel, panel: Panel, held_out: Tensor, bench: Wor
 
 def held_out_rows(panel: Panel, share: float, seed: int) -> Tensor:
     """bool [N]: rows of the members held out, drawn once for all steps; at least one member on each side."""
-    order = torch.randperm(panel.n_members, generator=torch.Generator().manual_seed(seed))
-    chosen = torch.zeros(panel.n_members, dtype=torch.bool)
-    chosen[order[: min(max(round(share * panel.n_members), 1), panel.n_members - 1)]] = True
-    return chosen.to(panel.member.device)[panel.member]
+    number, members = panel.among_all
+    order = torch.randperm(members, generator=torch.Generator().manual_seed(seed))
+    chosen = torch.zeros(members, dtype=torch.bool)
+    chosen[order[: min(max(round(share * members), 1), members - 1)]] = True
+    return chosen.to(number.device)[number]
 
 
 def panel_metrics(panel: Panel, config: Config) -> Metrics:
