@@ -59,7 +59,8 @@ print(model.reward(panel).groupby(panel["segment"]).mean().round(2))  # a row pe
 # %% With standard errors, and against the truth, which only a simulated market tells.
 print(model.standard_error(panel).groupby(panel["segment"]).mean().round(2))
 plans, truth = ["monthly", "annual"], membership.true_reward(solution, panel.assign(month=0))
-print(recovery(model.reward(panel)[plans], truth[plans], panel["segment"] + panel["status"]).round(3))
+scores = recovery(model.reward(panel)[plans], truth[plans], panel["segment"] + panel["status"])
+print(scores.round(3))
 
 # %% A scenario: the annual plan a fifth dearer, a price that was tested in the panel.
 dearer = {"name": "dearer", "periods": 12, "changes": [{"feature": {"name": "price_annual", "set": 100.8}}]}

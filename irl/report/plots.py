@@ -47,7 +47,7 @@ def support_panel(record: Record) -> Panel | None:
     rows = [(s, shares) for s, shares in found if shares is not None]
     if not rows:
         return None
-    bounds = [0.0, *CLASSES, 1.0]
+    bounds, height = [0.0, *CLASSES, 1.0], max(2.2, 1.2 + 0.3 * len(rows))
     labels = [f"{100 * low:g}–{100 * high:g}" for low, high in pairwise(bounds)]
 
     def draw(axes: Axes) -> None:
@@ -64,7 +64,7 @@ def support_panel(record: Record) -> Panel | None:
         axes.set_xlabel("% of decisions")
         axes.legend(
             loc="upper left",
-            bbox_to_anchor=(0, -1.3 / len(rows)),
+            bbox_to_anchor=(0, -0.45 / (height - 1)),
             ncols=5,
             handlelength=0.8,
             columnspacing=1,
@@ -76,7 +76,7 @@ def support_panel(record: Record) -> Panel | None:
         for s, shares in rows
     )
     text = f"Share of decisions by the probability of {record.anchor}: {said}."
-    return panel("How probable the anchor is, %", text, draw, height=1.2 + 0.3 * len(rows), width=4.6)
+    return panel("How probable the anchor is, %", text, draw, height=height, width=4.6)
 
 
 def calibration_panels(record: Record, segments: Sequence[str]) -> list[Panel]:
