@@ -7,7 +7,6 @@ python scripts/real_data.py cdnow --out data/ [--everyone]
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from irl.data.cdnow import cdnow, transactions
 from irl.data.health_insurance import health_insurance
 from irl.data.rust_bus import rust_bus
 from irl.data.union import union_membership
-from irl.runs import user_errors
+from irl.runs import atomic_write, user_errors
 
 PANELS: dict[str, tuple[str, Callable[[], pd.DataFrame]]] = {
     "union_membership": ("men", union_membership),
@@ -41,11 +40,10 @@ def main() -> None:
         raise InputError("--everyone is for cdnow: the other panels have no sample")
     who, panel_of = PANELS[arguments.name]
     panel = cdnow(transactions(sample=False)) if arguments.everyone else panel_of()
-    file, partial = out / f"{arguments.name}.parquet", out / f".{arguments.name}.parquet.partial"
+    file = out / f"{arguments.name}.parquet"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        panel.to_parquet(partial, index=False)
-        os.replace(partial, file)
+        atomic_write(file, panel.to_parquet(index=False))
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
     period = panel.iloc[:, 1]

@@ -286,11 +286,48 @@ def test_figures_of_few_members_are_withheld(tmp_path, capsys):
         assert "Qfew" not in text and "Qnext" not in text, path
 
 
+def test_of_too_few_members_nothing_is_shown(copied, capsys):
+    run, device = copied / "other", ("--device", "cpu")
+    options = ["data.min_cell=61", "reward.benefits=[video]"]
+    assert script("train", "--config", copied / "study.yaml", "--run", run, *device, *options) == 0
+    assert "All figures are withheld: fewer than 61 members" in capsys.readouterr().err
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["panel"]["segments"] == {} and not any(metrics["reward_summary"].values())
+    asked = ("--scenario", copied / "scenario.yaml")
+    before = listing(run)
+    for name, *more in (("counterfactual", *asked), ("attribution",), ("bootstrap",), ("sensitivity",)):
+        assert script(name, "--run", run, *more, *device) == 2, name
+        assert "fewer than 61 members" in capsys.readouterr().err
+    assert listing(run) == before | {".lock": (run / ".lock").read_bytes()}
+    assert script("report", "--run", run) == 0
+    assert "All figures are withheld" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_diverging_training_is_said_in_words(copied, capsys):
     options = ["estimation.policy.learning_rate=1.0e+30", "estimation.policy.weight_decay=0"]
     assert script("train", "--config", copied / "study.yaml", "--run", copied / "other", *options) == 2
     said = capsys.readouterr().err
-    assert "error: the training diverged: policy" in said and "estimation.policy.learning_rate" in said
+    assert "error: the training diverged: policy: the training loss is not finite from batch" in said
+    assert "estimation.policy.learning_rate" in said and "Traceback" not in said
+
+
+def test_weights_that_are_no_numbers_are_not_kept(copied, capsys, monkeypatch):
+    from irl.estimation import pipeline
+
+    fit = pipeline.fit_reward
+
+    def broken(*arguments: object, **options: object) -> object:
+        network, report = fit(*arguments, **options)
+        next(network.parameters()).data.fill_(float("nan"))
+        return network, report
+
+    run = copied / "run"
+    (run / "metrics.json").unlink()
+    (run / "steps" / "reward.json").unlink()
+    monkeypatch.setattr(pipeline, "fit_reward", broken)
+    assert script("train", "--config", copied / "study.yaml", "--run", run, "--resume", "--device", "cpu") == 2
+    assert "the training diverged: reward: " in (said := capsys.readouterr().err) and "no finite number" in said
+    assert (run / "steps" / "policy.json").exists() and not (run / "steps" / "reward.json").exists()
 
 
 def test_a_scenario_is_answered(copied, capsys):
@@ -321,6 +358,48 @@ def test_a_scenario_is_answered(copied, capsys):
     assert "a finished scenario is already here; give --overwrite" in capsys.readouterr().err
     assert listing(folder) == before
     assert script(*ask, "--overwrite") == 0
+
+
+def test_a_shipped_run_answers_without_the_panel(copied, capsys):
+    run, scenario = copied / "shipped", write(copied / "s.yaml", SCENARIO | {"members": 40})
+    ship = ("ship", "--run", copied / "run", "--out", run, "--scenario", scenario)
+    assert script(*ship, "--members", 30) == 0
+    assert {p.name for p in run.iterdir()} == {
+        "model", "config.yaml", "metrics.json", "provenance.json", "recorded.json", "sample.parquet", ".lock",
+    }  # fmt: skip
+    sample = pd.read_parquet(run / "sample.parquet")
+    assert sample["id"].value_counts().to_dict() == {member: 10 for member in range(30)}  # whole members
+    recorded = json.loads((run / "recorded.json").read_text(encoding="utf-8"))
+    assert recorded["reward"]["monthly"] == pytest.approx(irl.load(run).reward(sample).mean()["monthly"])
+    assert set(recorded["shares"]) == {"price scale 0.9", "price scale 1.1"}
+    assert script(*ship) == 2 and "already here" in capsys.readouterr().err
+    ask = ("counterfactual", "--run", run, "--scenario", scenario)
+    path = Path(irl.load(run).config.data.path)  # of all tests here: to be put back
+    path.rename(copied / "gone.parquet")
+    try:
+        assert script(*ask) == 0
+        said = capsys.readouterr().err
+        assert f"note: the panel {path} is not here: the members are the 30 of {run / 'sample.parquet'}" in said
+        (run / "sample.parquet").unlink()
+        assert script(*ask, "--overwrite") == 2
+        assert "no such file or folder" in capsys.readouterr().err
+    finally:
+        (copied / "gone.parquet").rename(path)
+
+
+def test_an_export_is_not_replaced_without_being_told(copied, capsys):
+    export = ("export", "--run", copied / "run", "--format", "safetensors")
+    folder = copied / "run" / "export" / "safetensors"
+    assert script(*export) == 0
+    assert str(folder / "weights.safetensors") in capsys.readouterr().out
+    assert json.loads((folder / "schema.json").read_text(encoding="utf-8"))["actions"] == ["none", "monthly", "annual"]
+    before = listing(folder)
+    assert script(*export) == 2
+    assert "an export is already here; give --overwrite" in capsys.readouterr().err
+    assert listing(folder) == before
+    assert script(*export, "--overwrite") == 0
+    assert script(*export, "--out", copied / "run", "--overwrite") == 2
+    assert "nothing replaces those" in capsys.readouterr().err
 
 
 def test_a_scenario_for_other_members_and_into_another_folder(copied):
