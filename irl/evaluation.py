@@ -32,6 +32,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from irl import processes
+
 BLOCK = 2048
 """Rows of one action multiplied at once on a CPU: what is made of them for the products should stay in its cache."""
 
@@ -101,6 +103,14 @@ class Sums:
             max(self.rounding, other.rounding),
         )
 
+    def everywhere(self) -> Sums:
+        """The sums over the rows of all processes, where these are dealt out."""
+        parts = [self.matrix.clone(), self.rhs.clone(), self.gram.clone()]
+        processes.add_up(parts)
+        lowest, highest = processes.highest(torch.stack([-self.lowest, self.highest]))
+        rows = int(processes.total(self.rows))
+        return Sums(parts[0], parts[1], parts[2], -lowest, highest, rows, self.rounding)
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -125,13 +135,13 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
     d, k, rounding = rows.phi.shape[1], rows.target.shape[1], torch.finfo(rows.phi.dtype).eps
     counted = rows.weight > 0
     seen = rows.phi if bool(counted.all()) else rows.phi[counted]
-    seen = seen if len(seen) else rows.phi.new_ones(1, d)
-    lowest, highest = (_f64(end) for end in seen.aminmax(dim=0))
+    nothing = rows.phi.new_full((d,), torch.inf)
+    lowest, highest = (_f64(end) for end in (seen.aminmax(dim=0) if len(seen) else (nothing, -nothing)))
     if rows.action is None or rows.next_policy is None:
         assert actions == 1, "several action blocks need `action` and `next_policy`"
         left = (rows.phi * rows.weight.unsqueeze(-1)).T
         gram = _f64(left @ rows.phi)
-        matrix = gram - _f64(left @ _mean_over_draws(rows.discount.unsqueeze(-1) * rows.phi_next, d))
+        matrix = gram - _f64(left @ _mean_over_draws(rows.discount.unsqueeze(-1) * rows.phi_next))
         return Sums(matrix, _f64(left @ rows.target), gram.unsqueeze(0), lowest, highest, len(rows.phi), rounding)
     matrix = rows.phi.new_zeros(actions, d, actions, d, dtype=torch.float64)
     rhs = rows.phi.new_zeros(actions, d, k, dtype=torch.float64)
@@ -156,8 +166,9 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
     return Sums(matrix.view(shape), rhs.view(actions * d, k), gram, lowest, highest, len(rows.phi), rounding)
 
 
-def accumulate(chunks: Iterable[Rows], *, actions: int = 1) -> Sums:
-    """The kernel's sums over all chunks, one pass, constant memory.
+def accumulate(chunks: Iterable[Rows], *, actions: int = 1, dealt: bool = False) -> Sums:
+    """The kernel's sums over all chunks, one pass, constant memory. ``dealt``: each process has some of the rows (maybe
+    none: a chunk of no rows), and the sums are over all; else all have the same.
 
     Raises
     ------
@@ -168,6 +179,8 @@ def accumulate(chunks: Iterable[Rows], *, actions: int = 1) -> Sums:
     for chunk in chunks:
         sums = add_rows(chunk, actions=actions)
         total = sums if total is None else total + sums
+    if total is not None and dealt:
+        total = total.everywhere()
     if total is None or not bool(total.gram[:, 0, 0].sum() > 0):
         raise ValueError("policy evaluation needs at least one row with weight: check the filter that chose the rows")
     return total
@@ -199,7 +212,11 @@ class Choice:
 
 
 def chosen(
-    folds: Sequence[Callable[[], Iterable[Rows]]], *, actions: int = 1, ridges: Sequence[float] = RIDGES
+    folds: Sequence[Callable[[], Iterable[Rows]]],
+    *,
+    actions: int = 1,
+    ridges: Sequence[float] = RIDGES,
+    dealt: bool = False,
 ) -> Choice:
     """The ridge and target under which held-out folds find the least projected Bellman residual.
 
@@ -213,8 +230,9 @@ def chosen(
     ----------
     folds : each yields its rows when called, and is called twice. Folds should not share members. With several targets,
         each is solved for, and the last is y, what all are judged by.
+    dealt : as in :func:`accumulate`.
     """
-    sums = [accumulate(fold(), actions=actions) for fold in folds]
+    sums = [accumulate(fold(), actions=actions, dealt=dealt) for fold in folds]
     tried = (*ridges, CONSTANT)
     targets = sums[0].rhs.shape[1]
     residual = torch.zeros(len(tried) * targets, dtype=torch.float64, device=sums[0].matrix.device)
@@ -225,12 +243,14 @@ def chosen(
         gram = own.gram.diagonal(dim1=1, dim2=2).clamp_min(1e-12 * float(own.gram.sum()) + 1e-300)
         inverse = torch.linalg.inv(own.gram + torch.diag_embed(1e-3 * gram))
         residual += (slope * (inverse @ slope)).sum((0, 1))
+        spread = torch.zeros_like(residual)
         for rows in fold():
             noise = rows.weight.double().unsqueeze(1).square() * _residuals(rows, weights).square()
             for a in range(actions):
                 mine = slice(None) if rows.action is None else rows.action == a
                 phi = rows.phi[mine].double()
-                residual -= ((phi @ inverse[a]) * phi).sum(1) @ noise[mine]
+                spread += ((phi @ inverse[a]) * phi).sum(1) @ noise[mine]
+        residual -= processes.summed(spread) if dealt else spread
     best, target = divmod(int(residual[: len(ridges) * targets].argmin()), targets)
     left = residual[best * targets + target].clamp_min(0) / residual[-1].clamp_min(1e-300)
     return Choice(ridges[best], target, min(float(left), 1.0))
@@ -289,9 +309,9 @@ def _solved(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, float]:
     return x + inverse @ (rhs - matrix @ x), condition
 
 
-def _mean_over_draws(values: Tensor, width: int) -> Tensor:
-    """values[N, (S,) width] -> [N, width]."""
-    return values if values.ndim == 2 else values.view(len(values), -1, width).mean(1)
+def _mean_over_draws(values: Tensor) -> Tensor:
+    """values[N, (S,) D] -> [N, D]."""
+    return values if values.ndim == 2 else values.mean(1)
 
 
 def _f64(tensor: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 import irl
 from irl import runs
 from irl.counterfactual import ask
-from irl.counterfactual.processes import joined
 from irl.data import read_fitted, read_table
+from irl.processes import joined
 from irl.scenario import load_scenario
 
 

@@ -1,6 +1,7 @@
 """Estimate a study: member panel -> policy -> anchor value -> reward -> dynamics -> refit, into a run folder.
 
 python scripts/train.py --config configs/membership.yaml --run runs/membership [--dry-run] [key.path=value ...]
+torchrun --nproc-per-node 8 -- scripts/train.py --config ...    (members dealt out to processes, a GPU each)
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from irl.data import read_panel
 from irl.data.describe import summary
 from irl.data.sampling import sampling
 from irl.estimation.pipeline import train
+from irl.processes import joined
 from irl.report import load_record
 from irl.report.words import cautions
 
 
-def main() -> None:
+def main(process: int) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="the study (YAML)")
     parser.add_argument("--run", help="run folder to make; needed unless --dry-run")
     parser.add_argument("--resume", action="store_true", help="continue an unfinished run after its last finished step")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--precision", default="32", choices=("32", "bf16-mixed", "16-mixed"), help="of the networks")
+    parser.add_argument("--compile", action="store_true", help="train with torch.compile")
     parser.add_argument("--dry-run", action="store_true", help="check options and data, print what is there, and stop")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options to change")
     arguments = parser.parse_intermixed_args()
@@ -37,7 +41,7 @@ def main() -> None:
     device = runs.usable_device(arguments.device)
     if not arguments.run and not arguments.dry_run:
         raise InputError("--run is missing: name the folder that the run should go to (or give --dry-run)")
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=process > 0)
     with console.status(f"reading {config.data.path}"):
         panel = read_panel(config)
     print(summary(panel, estimation=config.estimation))
@@ -60,15 +64,17 @@ def main() -> None:
                 tasks[step] = progress.add_task(f"{step:<10}", total=of, loss="")
             progress.update(tasks[step], completed=epoch, loss="" if math.isnan(loss) else f"held-out loss {loss:.4f}")
 
-        options = {"overwrite": arguments.overwrite, "resume": arguments.resume, "tick": tick}
+        options = {name: getattr(arguments, name) for name in ("overwrite", "resume", "compile")} | {"tick": tick}
+        options["precision"] = "32-true" if arguments.precision == "32" else arguments.precision
         try:
             train(config, panel, arguments.run, device=device, **options)
         except FloatingPointError as error:
             raise InputError(f"the training diverged: {error}") from None
-    warn(cautions(load_record(arguments.run)))
+    if process == 0:
+        warn(cautions(load_record(arguments.run)))
     print(f"run finished: {arguments.run}")
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
-        main()
+    with runs.user_errors(), joined() as process:
+        main(process)

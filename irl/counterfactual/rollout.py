@@ -22,12 +22,12 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from irl.counterfactual.processes import add_up, group, side_by_side
 from irl.counterfactual.solve import ScenarioPolicy
 from irl.counterfactual.streams import Streams
 from irl.counterfactual.timing import Policy
 from irl.data.column import Column
 from irl.fitted import FittedModel, free_rows
+from irl.processes import add_up, group, side_by_side
 
 BLOCK = 1024
 """Members who are simulated, sampled and dealt out to processes together."""

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irl.counterfactual.processes import add_up
 from irl.data.schema import StateSchema
+from irl.processes import add_up
 
 MOST_OUTSIDE = 0.05
 """Share of simulated member-periods outside the support above which a warning is due."""

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from irl.config import Config
+from irl import processes
+from irl.config import Config, InputError
 from irl.data.encode import Bools, Ints
 from irl.data.exact import Moments
 from irl.data.rows import Rows, checked_rows, last_of_member
@@ -55,6 +56,7 @@ class Panel:
     ends : bool [N], the next choice is a terminal row (continuation 0)
     gaps : transitions dropped because periods are missing
     leaves : bool [N], after this row, its last, the member is observed no more, as declared; None: nothing is declared
+    origin : int64 [N], the member's number in the panel of which this is one process's part; None: it is no part
     scratch : where the tensors are, if not in memory; what is computed for every row goes there too (``room``)
     fingerprint : of the store that it was read from; empty for raw files and frames
     """
@@ -77,6 +79,7 @@ class Panel:
     ends: Tensor
     gaps: int
     leaves: Tensor | None = None
+    origin: Tensor | None = None
     scratch: Scratch | None = None
     fingerprint: str = ""
 
@@ -92,6 +95,12 @@ class Panel:
     @property
     def n_members(self) -> int:
         return int(self.member[-1]) + 1
+
+    @property
+    def among_all(self) -> tuple[Tensor, int]:
+        """The member's number [N] among those of all processes, and how many these are."""
+        number = self.member if self.origin is None else self.origin
+        return number, int(processes.highest(number[-1])) + 1
 
     @property
     def n_actions(self) -> int:
@@ -133,6 +142,27 @@ class Panel:
         if self.scratch is not None:
             return self.scratch.room(*shape, dtype=dtype)
         return torch.zeros(*shape, dtype=dtype, device=self.state.device)
+
+
+def part_of(panel: Panel, process: int, number: int) -> Panel:
+    """The members of one of several processes: clusters (by default, members) as a whole, dealt out from the largest to
+    the smallest and back and forth, so that all have about as many rows.
+
+    Raises
+    ------
+    InputError
+        If there are fewer clusters than processes.
+    """
+    rows = panel.cluster.bincount()
+    if len(rows) < number:
+        raise InputError(f"{number} processes cannot share {len(rows)} members (clusters): start fewer")
+    turn = torch.arange(len(rows), device=rows.device) % (2 * number)
+    owner = torch.empty_like(rows).scatter_(
+        0, rows.argsort(descending=True, stable=True), torch.minimum(turn, 2 * number - 1 - turn)
+    )
+    mine = owner[panel.cluster[first_rows(panel.member)]] == process
+    part = replace(panel, origin=panel.member).take_members(mine)
+    return replace(part, cluster=part.cluster.unique(return_inverse=True)[1])
 
 
 def tensors_of(panel: Panel) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from irl import bellman, evaluation
+from irl import bellman, evaluation, processes
 from irl.config import AnchorQStep
 from irl.data.batches import Batches
 from irl.data.panel import Panel
@@ -119,7 +119,7 @@ class AnchorQStepModule(Fitting):
         self.fit, self.check, self.rounds = fit, check, options
         self.choice = evaluation.Choice(0.0, fit.targets.shape[1] - 1, 1.0)  # made once, by the first refresh
         self.goals: list[Tensor] = []
-        self.spread = fit.targets[:, -1].var().clamp_min(1e-6)
+        self.spread = _variance(fit.targets[:, -1])
 
     def total_epochs(self) -> int:
         return self.rounds.rounds * self.rounds.max_epochs
@@ -138,9 +138,9 @@ class AnchorQStepModule(Fitting):
             solve_head(network, self.fit, ridge=self.choice.ridge, target=self.choice.target)
         with torch.no_grad():
             self.goals = [r.goal(network, self.choice.target) for r in (self.fit, self.check)]
-            self.spread = self.goals[0].var().clamp_min(1e-6)
+            self.spread = _variance(self.goals[0])
+            residual = rms(self.goals[1] - self.check.prediction(network))
             if self.logger is not None:
-                residual = rms(self.goals[1] - self.check.prediction(network))
                 self.logger.log_metrics({"bellman_residual": residual}, step=self.current_epoch)
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -191,7 +191,8 @@ def anchor_rows(
     targets = [bellman.reference_target(reward, 0.0, e, gamma, temperature) for e in expected]
     place = torch.zeros(pi.shape[1], dtype=torch.long, device=rows.device)
     place[list(schema.referred)] = torch.arange(len(schema.referred), device=rows.device)
-    order = torch.randperm(panel.n_members, generator=torch.Generator().manual_seed(0)) % FOLDS
+    number, members = panel.among_all
+    order = torch.randperm(members, generator=torch.Generator().manual_seed(0)) % FOLDS
     return AnchorRows(
         state=panel.state[rows],
         block=place[panel.action[rows]],
@@ -201,14 +202,19 @@ def anchor_rows(
         targets=torch.stack(targets, 1),
         weight=panel.weight[rows],
         held_out=held_out[rows],
-        fold=order.to(rows.device)[panel.member[rows]],
+        fold=order.to(rows.device)[number[rows]],
         floored=((pi < FLOOR) & (mu > 0)).any(1),
     )
 
 
 def rms(values: Tensor) -> float:
-    """Root mean square."""
-    return float(values.square().mean().sqrt())
+    """Root mean square, over the rows of all processes."""
+    return float(processes.mean(values.square()).sqrt())
+
+
+def _variance(values: Tensor) -> Tensor:
+    """Over the rows of all processes; not 0."""
+    return processes.spread(values, correction=1).square().clamp_min(1e-6).to(values.dtype)
 
 
 @torch.no_grad()
@@ -230,20 +236,21 @@ def chunks_of(network: AnchorValueNetwork, rows: AnchorRows, chunk: int = 16384)
 def choice(network: AnchorValueNetwork, rows: AnchorRows, options: AnchorQStep) -> evaluation.Choice:
     """Ridge and target as held-out members choose them; a ridge that is given stays."""
     ridges = evaluation.RIDGES if options.ridge == "auto" else (options.ridge,)
-    parts = [part for part in (rows.only(rows.fold == k) for k in range(FOLDS)) if float(part.weight.sum()) > 0]
+    parts = [rows.only(rows.fold == k) for k in range(FOLDS)]
+    parts = [part for part in parts if processes.total(part.weight.sum()) > 0]
     if len(parts) < 2:
         return evaluation.Choice(ridges[-1], 0, 1.0)
     folds: list[Callable[[], Iterable[evaluation.Rows]]] = [partial(chunks_of, network, part) for part in parts]
-    return evaluation.chosen(folds, actions=rows.next_reference.shape[1], ridges=ridges)
+    return evaluation.chosen(folds, actions=rows.next_reference.shape[1], ridges=ridges, dealt=True)
 
 
 def solve_head(
     network: AnchorValueNetwork, rows: AnchorRows, *, ridge: float, target: int = -1, chunk: int = 16384
 ) -> evaluation.Solution:
     """Solve the network's last layer on ``rows`` by the kernel, for one of the targets, in place."""
-    sums = evaluation.accumulate(chunks_of(network, rows, chunk), actions=rows.next_reference.shape[1])
+    sums = evaluation.accumulate(chunks_of(network, rows, chunk), actions=rows.next_reference.shape[1], dealt=True)
     solution = evaluation.solve(sums, ridge=ridge)
-    network.head.data.copy_(solution.weights[:, :, target])
+    network.head.data.copy_(processes.agreed(solution.weights[:, :, target]))
     return solution
 
 
@@ -289,9 +296,9 @@ def fit_anchor_q(
         residual = rms(check.goal(network, final.target) - check.prediction(network))
     bench.record("anchor_q", {"final_bellman_residual": residual})
     return network, AnchorQReport(
-        rows=len(rows.state),
+        rows=int(processes.total(len(rows.state))),
         corrected=crossed is not None and final.target == 1,
-        floored_share=float(rows.floored.double().mean()) if len(rows.state) else 0.0,
+        floored_share=processes.total(rows.floored.sum()) / max(1.0, processes.total(len(rows.floored))),
         bellman_residual=residual,
         ridge=final.ridge if solution else None,
         unexplained=final.unexplained if solution else None,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irl import processes
 from irl.contracts import alike, declared_flow, forced_action
 from irl.data.panel import Panel
 from irl.estimation.logit import CHUNK
@@ -35,15 +36,17 @@ def contracts(model: FittedModel, panel: Panel) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for a, action in enumerate(model.schema.actions):
         rows = inside == a
-        if bool(rows.any()):
+        if processes.anywhere(rows.any()):
             like = model.config.reward.same_flow_as.get(action)
-            share = float(weight[rows].sum() / weight.sum())
+            share = float(processes.mean(rows, weight))
             found[action] = {"share": share, "like": None if like is None else like.action, "segments": {}}
     if not any(one["like"] for one in found.values()):
         return found
-    states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(STATES, seed=model.config.seed)
+    states, seed = States(panel.state, panel.segment, panel.weight).only(panel.free), model.config.seed
+    states = states.at_most(processes.own_part(STATES, len(states.state)), seed=seed)
     flow = Flow(lambda faced, action, segment: declared_flow(model, faced, action), model.config.discount)
-    signed = drawn(model.dynamics, Unchanged(model.schema), states, seed=model.config.seed, draws=DRAWS, flow=flow)
+    own = processes.own_seed(seed)
+    signed = drawn(model.dynamics, Unchanged(model.schema), states, seed=own, draws=DRAWS, flow=flow)
     for action, one in found.items():
         if one["like"] is not None:
             one["segments"] = _by_segment(model, panel, inside == model.schema.actions.index(action), signed, action)
@@ -67,10 +70,8 @@ def _by_segment(
         groups["all"] = inside, torch.ones_like(segment, dtype=torch.bool)
     found = {}
     for name, (rows, own) in groups.items():
-        if bool(rows.any()) and bool(own.any()):
-            means = {
-                part: float((values[own] * weight[own]).sum() / weight[own].sum()) for part, values in parts.items()
-            }
+        if processes.anywhere(rows.any()) and processes.anywhere(own.any()):
+            means = {part: float(processes.mean(values[own], weight[own])) for part, values in parts.items()}
             found[name] = {"flow": _flow(model, panel, rows.nonzero().squeeze(1), action), **means}
     return found
 
@@ -86,8 +87,9 @@ def _flow(model: FittedModel, panel: Panel, rows: Tensor, action: str) -> dict[s
         loading = -schema.reference(seen, schema.menu(seen)).double()
         loading[:, other] += 1
         contrast += (loading * w.unsqueeze(1)).T @ model.terms(seen).double()
-    mean, se = total / float(weight.sum()) + like.add, None
+    mass = processes.total(weight.sum())
+    mean, se = processes.total(total) / mass + like.add, None
     if model.refit is not None and model.has_standard_errors:
-        se = float(model.refit.error_of((contrast / weight.sum()).unsqueeze(0)))
+        se = float(model.refit.error_of((processes.summed(contrast) / mass).unsqueeze(0)))
     low, high = (None, None) if se is None else (mean - Z * se, mean + Z * se)
     return {"mean": mean, "se": se, "low": low, "high": high}

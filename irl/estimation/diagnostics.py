@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irl import processes
 from irl.data.panel import Panel
 from irl.estimation.anchor_q import FLOOR
 
@@ -37,24 +38,25 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
     at_anchor = mu.gather(1, chosen).squeeze(1)
     weight = at_anchor / pi.gather(1, chosen).squeeze(1).clamp_min(1e-12)
     least = pi.masked_fill(mu == 0, torch.inf).amin(1)
-    one_action = bool((mu[panel.free].amax(1) == 1).all())
+    one_action = not processes.anywhere((mu[panel.free].amax(1) != 1).any())
     groups = [(name, panel.segment == code) for code, name in enumerate(panel.schema.segments)]
     if panel.schema.segments != ("all",):
         groups.append(("all", torch.ones_like(panel.free)))
     found = {}
     for name, mine in groups:
         rows = mine & panel.free
-        decisions = int(rows.sum())
+        decisions = int(processes.total(rows.sum()))
         figures: dict[str, Any] = {"decisions": decisions, "anchor_share": None, "effective_sample": 0.0}
         if decisions:
-            share, p, w = float(at_anchor[rows].sum()) / decisions, least[rows], weight[rows]
+            share, p, w = processes.total(at_anchor[rows].sum()) / decisions, least[rows], weight[rows]
             within = min(max(share, 1e-12), 1 - 1e-12)
-            overlap = float(torch.minimum(p / within, (1 - p) / (1 - within)).mean())
+            overlap = float(processes.mean(torch.minimum(p / within, (1 - p) / (1 - within))))
+            smallest = -processes.highest(torch.cat([-p, p.new_tensor([-torch.inf])]).max())
             figures |= {
                 "anchor_share": share,
-                "effective_sample": float(w.sum().square() / w.square().sum().clamp_min(1e-300)),
-                "smallest_probability": float(p.min()),
-                "floored_share": float((p < FLOOR).double().mean()),
+                "effective_sample": processes.total(w.sum()) ** 2 / max(processes.total(w.square().sum()), 1e-300),
+                "smallest_probability": float(smallest),
+                "floored_share": float(processes.mean(p < FLOOR)),
                 "overlap": overlap if one_action else None,
             }
         found[name] = figures

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from irl import processes
 from irl.config import InputError, Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel
@@ -80,8 +81,9 @@ def fit_dynamics(
     fit, check = (tuple(c[keep] for c in pairs) for keep in (~held_out[rows], held_out[rows]))
     trained, held_out_log_prob, undone = None, None, False
     if model.learned:
-        if not len(fit[0]) or not len(check[0]):
-            which = "held-out" if len(fit[0]) else "other than held-out"
+        trains, checks = (processes.anywhere(len(side[0]) > 0) for side in (fit, check))
+        if not trains or not checks:
+            which = "held-out" if trains else "other than held-out"
             raise InputError(f"no {which} member has two consecutive rows: change `estimation.validation` or `seed`")
         _set_starts(model, *fit)
         _set_atoms(model, pairs[2], pairs[3])
@@ -99,14 +101,14 @@ def fit_dynamics(
             held_out_log_prob, undone = before, True
         _set_starts(model, *pairs)
     if held_out_log_prob is None:
-        held_out_log_prob = _mean_log_prob(model, check if len(check[0]) else pairs)
+        held_out_log_prob = _mean_log_prob(model, check if processes.anywhere(len(check[0]) > 0) else pairs)
     return model, DynamicsReport(held_out_log_prob, trained, undone)
 
 
 @torch.no_grad()
 def _mean_log_prob(model: TransitionModel, pairs: tuple[Tensor, ...]) -> float:
     parts = zip(*(column.split(CHECK_ROWS) for column in pairs[:3]), strict=True)
-    return float(torch.cat([model.log_prob(*part) for part in parts]).double().mean())
+    return float(processes.mean(torch.cat([model.log_prob(*part) for part in parts])))
 
 
 def _set_clock(model: TransitionModel, f: int, state: Tensor, following: Tensor) -> list[str]:
@@ -119,22 +121,23 @@ def _set_clock(model: TransitionModel, f: int, state: Tensor, following: Tensor)
         counts = _counts(now.long() * levels + later.long(), None, (levels, levels))
         seen = counts.sum(1) > 0
         step[seen] = counts.argmax(1)[seen].to(step.dtype)
-        wrong = int((step[now.long()] != later).sum())
+        wrong = (step[now.long()] != later).sum()
     else:
-        step.copy_((later - now).median())
-        wrong = int(((later - now - step).abs() > 1e-4 * (1 + later.abs())).sum())
-    if not wrong:
+        step.copy_(processes.agreed((later - now).median()))
+        wrong = ((later - now - step).abs() > 1e-4 * (1 + later.abs())).sum()
+    broken, every = int(processes.total(wrong)), int(processes.total(len(now)))
+    if not broken:
         return []
-    return [f"{column.name}: `dynamics: clock`, but {wrong:,} of {len(now):,} transitions break its step; use learned"]
+    return [f"{column.name}: `dynamics: clock`, but {broken:,} of {every:,} transitions break its step; use learned"]
 
 
 def _moving_static(schema: StateSchema, state: Tensor, following: Tensor) -> list[str]:
-    problems = []
+    problems, every = [], int(processes.total(len(state)))
     for f, column in enumerate(schema.columns):
-        moved = int((state[:, f] != following[:, f]).sum()) if column.dynamics == "static" else 0
+        moved = int(processes.total((state[:, f] != following[:, f]).sum())) if column.dynamics == "static" else 0
         if moved:
             problems.append(
-                f"{column.name}: `dynamics: static`, but it changes in {moved:,} of {len(state):,} transitions; "
+                f"{column.name}: `dynamics: static`, but it changes in {moved:,} of {every:,} transitions; "
                 "use learned, table or clock"
             )
     return problems
@@ -183,9 +186,9 @@ def _own_level_of_cells(schema: StateSchema, f: int, parents: tuple[int, ...]) -
 
 
 def _counts(index: Tensor, weight: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    """Sums of weight[N] (or 1) at each flat index[N], in float64: float32 stops counting at 2^24."""
+    """Sums of weight[N] (or 1) at each flat index[N], over all processes; float64: float32 stops counting at 2^24."""
     weight = None if weight is None else weight.double()
-    return torch.bincount(index, weight, math.prod(shape)).double().view(shape)
+    return processes.summed(torch.bincount(index, weight, math.prod(shape)).double().view(shape))
 
 
 def _shares(counts: Tensor, otherwise: Tensor, borrowed: float = 0.0) -> Tensor:
@@ -218,21 +221,23 @@ def _regressions(
     column = schema.columns[f]
     z = (state[:, f].double() - column.centre) / column.scale
     move = (following[:, f].double() - state[:, f].double()) / column.scale
-    share = (following[:, f] <= column.minimum).double() @ weight.double() / weight.double().sum()
+    share = processes.mean(following[:, f] <= column.minimum, weight)
     inside = (following[:, f] > column.minimum) | (share < LEAST_ATOM)
     spread = math.sqrt(3) / math.pi if column.kind == "count" else 1.0  # of a logistic of sd 1
     low, high = LOG_SCALE_RANGE
 
     def of(rows: Tensor) -> Tensor:
         x, y, w = torch.stack([torch.ones_like(z[rows]), z[rows]]), move[rows], weight[rows].double()
-        gram = (x * w) @ x.T + 1e-6 * w.sum() * torch.diag(torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device))
-        beta = torch.linalg.solve(gram, (x * w) @ y)
-        sd = ((y - beta @ x).square() @ w / w.sum()).sqrt().clamp_min(1e-12)
+        sums = processes.summed(torch.cat([(x * w) @ x.T, ((x * w) @ y).unsqueeze(1)], 1))  # [2, 3]
+        slight = torch.diag(torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device))
+        beta = torch.linalg.solve(sums[:, :2] + 1e-6 * sums[0, 0] * slight, sums[:, 2])
+        sd = processes.mean((y - beta @ x).square(), w).sqrt().clamp_min(1e-12)
         return torch.cat([beta, (spread * sd).log().clamp(low, high).unsqueeze(0)])
 
-    everywhere = of(inside) if bool(inside.any()) else torch.zeros(3, dtype=torch.float64, device=z.device)
+    nothing = torch.zeros(3, dtype=torch.float64, device=z.device)
+    everywhere = of(inside) if processes.anywhere(inside.any()) else nothing
     own = [inside & (action == a) for a in range(len(schema.actions))]
-    return torch.stack([of(rows) if int(rows.sum()) >= LEAST_ROWS else everywhere for rows in own])
+    return torch.stack([of(rows) if processes.total(rows.sum()) >= LEAST_ROWS else everywhere for rows in own])
 
 
 def _set_atoms(model: TransitionModel, following: Tensor, weight: Tensor) -> None:
@@ -240,7 +245,6 @@ def _set_atoms(model: TransitionModel, following: Tensor, weight: Tensor) -> Non
     for j, f in enumerate(model.learned):
         column = model.schema.columns[f]
         if not column.discrete:
-            at_minimum = (following[:, f] <= column.minimum).double()
-            share = (at_minimum @ weight.double() / weight.double().sum()).clamp_max(1 - LEAST_ATOM)
+            share = processes.mean(following[:, f] <= column.minimum, weight).clamp_max(1 - LEAST_ATOM)
             if float(share) >= LEAST_ATOM:
                 model.atom[j] = share.logit()

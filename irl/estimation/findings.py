@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irl import processes
 from irl.data.panel import Panel
 from irl.estimation.contracts import contracts
 from irl.estimation.logit import CHUNK
@@ -70,15 +71,15 @@ def reward_summary(model: FittedModel, panel: Panel) -> dict[str, Any]:
     found: dict[str, Any] = {action: {} for action in panel.schema.actions}
     for (a, name), available in cells.items():
         values, weight = reward[available, a].double(), panel.weight[available].double()
-        p10, p50, p90 = torch.quantile(_thinned(values), levels).tolist()
+        p10, p50, p90 = torch.quantile(_thinned(processes.gathered(_thinned(values))), levels).tolist()
         mine = panel.free if name == "all" else panel.free & (panel.segment == panel.schema.segments.index(name))
         found[panel.schema.actions[a]][name] = {
-            **interval(float((values * weight).sum() / weight.sum()), errors.get((a, name))),
-            "sd": float(values.std(correction=0)),
+            **interval(float(processes.mean(values, weight)), errors.get((a, name))),
+            "sd": float(processes.spread(values, correction=0)),
             "p10": p10,
             "p50": p50,
             "p90": p90,
-            "share_available": float(available.sum() / mine.sum()),
+            "share_available": processes.total(available.sum()) / processes.total(mine.sum()),
         }
     return found
 
@@ -231,7 +232,7 @@ def _cells(panel: Panel) -> dict[tuple[int, str], Tensor]:
         for a in range(len(panel.schema.actions))
         for name, mine in groups
     }
-    return {cell: rows for cell, rows in found.items() if bool(rows.any())}
+    return {cell: rows for cell, rows in found.items() if processes.anywhere(rows.any())}
 
 
 def _means(panel: Panel, cells: Mapping[tuple[int, str], Tensor], features: Callable[[Tensor], Tensor]) -> Tensor:
@@ -239,7 +240,7 @@ def _means(panel: Panel, cells: Mapping[tuple[int, str], Tensor], features: Call
     members = torch.stack(list(cells.values()), 1) * panel.weight.double().unsqueeze(1)
     total = sum(members[i].T @ features(panel.state[i]).double() for i in _chunks(panel))
     assert isinstance(total, Tensor)
-    mean: Tensor = total / members.sum(0).unsqueeze(1)
+    mean: Tensor = processes.summed(total) / processes.summed(members.sum(0)).unsqueeze(1)
     return mean
 
 

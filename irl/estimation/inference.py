@@ -26,6 +26,8 @@ first part of u by the probability that it was decided, and W(s') takes the plac
 With hidden types H is that of the mixture, what the choices do not say of the types taken off, and the weights of the
 types' shares are parameters beside theta (:mod:`irl.estimation.missing_information`).
 
+Processes hold whole clusters: scores stay where they are, and their products are summed.
+
 Conditional on: the discount, logit shocks, the anchor's reward, the features (the networks' included), and the
 precisions of the prior as found.
 """
@@ -37,7 +39,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from irl import bellman, evaluation
+from irl import bellman, evaluation, processes
 from irl.data.panel import Panel
 from irl.dynamics import n_cells, start_parents, table_cell
 from irl.estimation.attention import surprises
@@ -90,8 +92,8 @@ def covariance(
         scores = torch.cat([scores, lacking.scores], 1)
     scores = scores - kernel_scores(model, panel, rows, moved[: logit.offset.numel()])
     bread = torch.linalg.inv(information + torch.diag(penalty))
-    clusters = len(panel.cluster.unique())
-    meat = scores.T @ scores * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
+    clusters = processes.total(len(panel.cluster.unique()))
+    meat = processes.summed(scores.T @ scores) * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
     found: Tensor = bread @ meat @ bread
     return found
 
@@ -122,7 +124,7 @@ def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor
     def log_policy(state: Tensor) -> Tensor:
         return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]))
 
-    sums = evaluation.accumulate(kernel_rows(model, rows, log_policy), actions=len(model.schema.actions))
+    sums = evaluation.accumulate(kernel_rows(model, rows, log_policy), actions=len(model.schema.actions), dealt=True)
     return evaluation.adjoint(sums, curvature, ridge=RIDGE_ROWS / sums.rows)
 
 
@@ -178,7 +180,7 @@ def counted(model: FittedModel, rows: Transitions, parameters: int) -> bool:
             size = n_cells(schema, _parents(model, f)) * len(schema.actions) * len(column.labels)
             if size * parameters > LARGEST_INFLUENCE:
                 return False
-    return bool((rows.steps == 1).all())
+    return not processes.anywhere((rows.steps != 1).any())
 
 
 def _parents(model: FittedModel, f: int) -> tuple[int, ...]:
@@ -189,10 +191,10 @@ def _parents(model: FittedModel, f: int) -> tuple[int, ...]:
 
 def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: Tensor) -> Tensor:
     """What every cluster's observed moves [G, P] did to the frequencies, and these to the scores."""
-    if len(rows.state) > CELL_ROWS:
+    if processes.total(len(rows.state)) > CELL_ROWS:
         order = torch.randperm(len(rows.state), generator=torch.Generator().manual_seed(0))
-        some = order[:CELL_ROWS].sort().values.to(rows.state.device)
-        more = float(rows.weight.double().sum() / rows.weight[some].double().sum())
+        some = order[: processes.own_part(CELL_ROWS, len(rows.state))].sort().values.to(rows.state.device)
+        more = processes.total(rows.weight.double().sum()) / processes.total(rows.weight[some].double().sum())
         rows = rows.only(some)
         rows = replace(rows, weight=rows.weight * more)
     actions, parameters = len(model.schema.actions), through.shape[1]
@@ -215,6 +217,7 @@ def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: T
                 here = part.next_state[:, :, f] == level
                 gains[f].index_add_(0, cell * column.levels + level, moves * (worth * here).sum(1, keepdim=True))
                 drawn[f].index_add_(0, cell * column.levels + level, weight * here.double().mean(1))
+    processes.add_up([*gains.values(), *drawn.values()])
     scores = through.new_zeros(int(panel.cluster.max()) + 1, parameters)
     moved = (panel.next_row >= 0).nonzero().squeeze(1)
     for f, column in cells.items():
@@ -222,7 +225,7 @@ def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: T
         share = (share / share.sum(1, keepdim=True).clamp_min(1e-300)).flatten()
         cell, code = column.of(panel.state[moved], panel.action[moved]), panel.state[panel.next_row[moved], f].long()
         weight = panel.weight[moved].double() * (code < column.levels)
-        count = through.new_zeros(column.size).index_add_(0, cell, weight)
+        count = processes.summed(through.new_zeros(column.size).index_add_(0, cell, weight))
         at = cell * column.levels + code.clamp_max(column.levels - 1)
         factor = weight / count[cell].clamp_min(1e-300) / share[at].clamp_min(1e-300) * (share[at] > 0)
         for i in torch.arange(len(moved), device=through.device).split(CHUNK):

@@ -2,7 +2,8 @@
 
 Logits are phi(s).(map theta + offset)_a, plus g(s) for an anchor action: the present choice's own features, what they
 are worth from the next choice on (``map``, by the kernel), and what follows apart from the reward (``offset``). Convex
-in theta; Newton's method with second derivatives from a sample of the choices.
+in theta; Newton's method with second derivatives from a sample of the choices. Where choices are dealt out to
+processes, likelihoods, gradients and second derivatives are sums over those of all.
 
 Sources: McFadden (1974); MacKay (1992), Tipping (2001) for the evidence.
 """
@@ -16,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from irl import bellman
+from irl import bellman, processes
 from irl.fitted import FittedModel
 
 CHUNK = 16384
@@ -71,13 +72,15 @@ class Choices:
         return CACHED
 
     def some(self, most: int, *, seed: int) -> Choices:
-        """So many of the choices, at random."""
+        """So many of the choices (of those of all processes), at random."""
+        most = processes.own_part(most, len(self.rows))
         order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))[:most]
         return Choices(self.model, self.panel, self.rows[order.to(self.rows.device)], {})
 
     @property
     def mass(self) -> float:
-        return float(self.panel.weight[self.rows].double().sum())
+        """The weight of all choices (of all processes)."""
+        return processes.total(self.panel.weight[self.rows].double().sum())
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,11 @@ class Logit:
 
     def log_likelihood(self, theta: Tensor, choices: Choices) -> float:
         """Weighted sum over the choices."""
-        return float(self.log_likelihoods(theta, choices).sum())
+        return processes.total(self.log_likelihoods(theta, choices).sum())
 
     def log_likelihoods(self, theta: Tensor, choices: Choices) -> Tensor:
-        """Of every choice, times its weight [n]."""
-        found = []
+        """Of every choice (of this process), times its weight [n]."""
+        found = [theta.new_zeros(0)]
         for phi, known, menu, action, weight in choices.chunks():
             chosen = self.log_policy(theta, phi, known, menu).gather(1, action.unsqueeze(1)).squeeze(1)
             found.append(chosen.double() * weight.double())
@@ -122,7 +125,7 @@ class Logit:
             score = -self.log_policy(theta, phi, known, menu).exp()
             score[torch.arange(len(action), device=action.device), action] += 1
             total += ((score * weight.unsqueeze(1)).T @ phi).double()
-        return torch.einsum("ad,adp->p", total, self.map) / self.temperature
+        return torch.einsum("ad,adp->p", processes.summed(total), self.map) / self.temperature
 
     def information(self, theta: Tensor, choices: Choices) -> Tensor:
         """[P, P]: minus the second derivative, sum w of the covariance of the logits' gradients under pi."""
@@ -141,7 +144,7 @@ class Logit:
                     total[a, :, b] += block
                     if a != b:
                         total[b, :, a] += block.T
-        return total.view(actions * d, actions * d) / self.temperature**2
+        return processes.summed(total).view(actions * d, actions * d) / self.temperature**2
 
 
 def evidence(
@@ -160,6 +163,7 @@ def evidence(
         effective = (count - precision * trace).clamp_min(1e-6)
         precision = (effective / square.clamp_min(1e-12)).clamp(1e-2, 1e8)
         precision[0] = FREE
+        precision = processes.agreed(precision)
     return theta, precision, float(effective[1:].sum())
 
 
@@ -181,7 +185,7 @@ def maximised(
         if information is None:
             information = more * logit.information(theta, some)
         slope = logit.gradient(theta, choices) - penalty * theta
-        step = torch.linalg.solve(information + torch.diag(penalty), slope)
+        step = processes.agreed(torch.linalg.solve(information + torch.diag(penalty), slope))
         size, gain = 1.0, -1.0
         while gain <= 0 and size > 1e-3:
             gain = objective(theta + size * step) - value

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from irl import processes
 from irl.declared import Condition, Flow
 from irl.fitted import FittedModel
 from irl.networks import Crossings
@@ -75,8 +76,8 @@ class Parameters:
 def reward_parameters(model: FittedModel, states: States) -> Parameters:
     """Those of the model's reward, its features standardised over ``states``."""
     x = torch.cat([model.terms(s) for s in states.state.split(CHUNK)]).double()
-    mean, sd = x.mean(0), x.std(0, correction=0)
-    varies = sd > 1e-4 * x.abs().amax(0).clamp_min(1e-12)  # what does not vary stays out
+    mean, sd = processes.mean(x), processes.spread(x, correction=0)
+    varies = sd > 1e-4 * processes.highest(x.abs().amax(0)).clamp_min(1e-12)  # what does not vary stays out
     mean[0], sd[0], varies[0] = 0.0, 1.0, model.config.reward.intercept
     if not model.config.reward.intercept:
         mean.zero_()

@@ -1,7 +1,8 @@
 """The whole estimation in order: panel -> P -> Q -> R, and the dynamics beside them -> refit -> fitted model.
 
 ``estimate`` works on a panel in memory; ``train`` is the same with a run folder around it. Each finished step is stored
-in ``RUN/steps``, so that a run that was stopped resumes after the last finished step.
+in ``RUN/steps``, so that a run that was stopped resumes after the last finished step. Of several processes
+(:mod:`irl.estimation.dealt`) the first one reads and writes the run folder.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +23,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from irl import bellman, runs
+from irl import bellman, processes, runs
 from irl.config import Config, InputError
 from irl.data.describe import summary
 from irl.data.panel import Panel
 from irl.data.sampling import sampling
 from irl.estimation import attention
 from irl.estimation.anchor_q import fit_anchor_q
+from irl.estimation.dealt import dealt
 from irl.estimation.diagnostics import support
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.falsification import refusal, tested
@@ -36,7 +39,7 @@ from irl.estimation.mixture import Mixture
 from irl.estimation.policy import fit_policy
 from irl.estimation.refit import RefitReport, fit_refit
 from irl.estimation.reward import fit_reward
-from irl.estimation.training import Workbench
+from irl.estimation.training import Precision, Workbench
 from irl.estimation.types import StartReport, checked, started
 from irl.fitted import FittedModel, new_networks
 from irl.networks import PolicyNetwork
@@ -72,6 +75,13 @@ class FolderStore:
     folder: Path
 
     def load(self, name: str, network: nn.Module) -> Metrics | None:
+        metrics = processes.from_first(lambda: self._read(name, network))
+        if metrics is not None:
+            for tensor in network.state_dict().values():
+                tensor.copy_(processes.agreed(tensor))
+        return metrics
+
+    def _read(self, name: str, network: nn.Module) -> Metrics | None:
         if not (self.folder / f"{name}.json").is_file():
             return None
         metrics: Metrics = runs.read_json(self.folder / f"{name}.json")
@@ -82,6 +92,8 @@ class FolderStore:
         return metrics
 
     def save(self, name: str, network: nn.Module, metrics: Metrics) -> None:
+        if processes.group()[0]:
+            return
         self.folder.mkdir(exist_ok=True)
         weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         runs.atomic_write(self.folder / f"{name}.safetensors", save_tensors(weights))
@@ -107,38 +119,51 @@ def train(
     device: torch.device,
     overwrite: bool = False,
     resume: bool = False,
+    precision: Precision = "32-true",
+    compile: bool = False,
     tick: Callable[[str, int, int, float], None] | None = None,
 ) -> FittedModel:
     """Estimate ``config`` on ``panel`` in the run folder ``run``, and leave everything there that design asks for.
 
+    ``precision`` (Lightning's name) and ``compile`` say how networks are trained. Every process of a group calls this,
+    with the same arguments and the whole panel.
+
     Raises
     ------
     InputError
-        If the folder is taken (see :func:`irl.runs.start_run`) or the panel contradicts the configuration.
+        If the folder is taken (see :func:`irl.runs.start_run`), the panel contradicts the configuration, or the study
+        cannot be estimated by so many processes.
     """
     about = {
         "seed": config.seed,
         "data": panel.fingerprint or runs.fingerprint(panel.state, panel.action, panel.member, panel.period),
         "config": runs.fingerprint(config.model_dump_json()),
     }
-    with runs.start_run(run, overwrite=overwrite, resume=resume, about=about) as folder:
-        runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        bench = Workbench(device=device, seed=config.seed, tensorboard=folder / "tb")
-        bench = replace(bench, tick=tick) if tick else bench
-        model, metrics = estimate(config, panel, bench=bench, store=FolderStore(folder / "steps"))
-        model.save(folder / "model")
-        runs.write_json(folder / runs.LAST, metrics)
+    own, writes = dealt(config, panel, device), processes.group()[0] == 0
+    start = runs.start_run(run, overwrite=overwrite, resume=resume, about=about)
+    with ExitStack() as held:
+        folder = processes.from_first(lambda: held.enter_context(start))
+        if writes:
+            runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        bench = Workbench(device, config.seed, folder / "tb", precision=precision, compile=compile)
+        bench = replace(bench, tick=tick) if tick and writes else bench
+        model, metrics = estimate(config, own, bench=bench, store=FolderStore(folder / "steps"), whole=panel)
+        if writes:
+            model.save(folder / "model")
+            about_panel = metrics["panel"] | {"processes": processes.group()[1]}
+            runs.write_json(folder / runs.LAST, metrics | {"panel": about_panel})
     return model
 
 
 def estimate(
-    config: Config, panel: Panel, *, bench: Workbench, store: StepStore | None = None
+    config: Config, panel: Panel, *, bench: Workbench, store: StepStore | None = None, whole: Panel | None = None
 ) -> tuple[FittedModel, Metrics]:
-    """The fitted model and the metrics of every step."""
+    """The fitted model and the metrics of every step. ``whole``: the panel, where ``panel`` is this process's part."""
     store = store or NoStore()
     e, gamma, alpha = config.estimation, config.discount, config.temperature
-    panel = members = panel.to(bench.device)
-    held_out = held_out_rows(panel, e.validation, config.seed)
+    described = panel_metrics(panel if whole is None else whole, config)
+    panel = panel.to(bench.device)
+    n_members, held_out = panel.among_all[1], held_out_rows(panel, e.validation, config.seed)
     types = config.types
     schema = panel.schema if types.number == 1 else panel.schema.with_types(types.number, dynamics=types.dynamics)
     model = new_networks(config, schema).to(bench.device)
@@ -161,7 +186,7 @@ def estimate(
         panel, held_out = mixture.expanded(model), held_out.repeat(types.number)
     policy = _policy(model, panel, held_out, bench, step)
     log_pi, inertia = _forward(policy, panel.state, panel.menu), model.inertia_of(panel.state)
-    corrected = e.folds > 1 and members.n_members >= LEAST_PER_FOLD * e.folds
+    corrected = e.folds > 1 and n_members >= LEAST_PER_FOLD * e.folds
     crossed = _cross_fitted(model, panel, held_out, bench, step) if corrected else None
     anchor_q = step(
         "anchor_q",
@@ -185,7 +210,7 @@ def estimate(
     reward = step("reward", model.reward_network, lambda: fit_reward(panel, log_pi, value, held_out, e.reward, **given))
     dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
     model = replace(model, policy_network=policy, anchor_network=anchor_q, reward_network=reward, dynamics=dynamics)
-    diagnosed = {"panel": panel_metrics(members, config)}
+    diagnosed = {"panel": described}
     if mixture is not None:
         model, found = _with_types(model, mixture, panel, held_out, bench, step)
         return model, {**diagnosed, **metrics, **found}
@@ -277,9 +302,10 @@ def _with_types(
 def _cross_fitted(model: FittedModel, panel: Panel, held_out: Tensor, bench: Workbench, step: Fitted) -> Tensor:
     """log pi[N, A] of every row, by a policy fitted on the members of the other folds."""
     config, e = model.config, model.config.estimation
-    members = panel.n_members // panel.schema.types  # an expanded panel has each once per type, block by block
+    number, members = panel.among_all
+    members //= panel.schema.types  # an expanded panel has each once per type, block by block
     order = torch.randperm(members, generator=torch.Generator().manual_seed(config.seed + 1))
-    fold = (order % e.folds).to(panel.member.device)[panel.member % members]
+    fold = (order % e.folds).to(panel.member.device)[number % members]
     crossed = torch.zeros(panel.n_rows, panel.n_actions, device=panel.state.device)
     for k in range(e.folds):
         mine = fold == k
@@ -294,10 +320,11 @@ def _cross_fitted(model: FittedModel, panel: Panel, held_out: Tensor, bench: Wor
 
 def held_out_rows(panel: Panel, share: float, seed: int) -> Tensor:
     """bool [N]: rows of the members held out, drawn once for all steps; at least one member on each side."""
-    order = torch.randperm(panel.n_members, generator=torch.Generator().manual_seed(seed))
-    chosen = torch.zeros(panel.n_members, dtype=torch.bool)
-    chosen[order[: min(max(round(share * panel.n_members), 1), panel.n_members - 1)]] = True
-    return chosen.to(panel.member.device)[panel.member]
+    number, members = panel.among_all
+    order = torch.randperm(members, generator=torch.Generator().manual_seed(seed))
+    chosen = torch.zeros(members, dtype=torch.bool)
+    chosen[order[: min(max(round(share * members), 1), members - 1)]] = True
+    return chosen.to(number.device)[number]
 
 
 def panel_metrics(panel: Panel, config: Config) -> Metrics:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from irl import processes
 from irl.attention import AttentionLogit
 from irl.config import InputError, Step
 from irl.data.batches import Batches
@@ -97,7 +98,8 @@ def fit_policy(
         fixed = left_out is not None
         seen = SeenPolicy(network, copy.deepcopy(attention).requires_grad_(False) if fixed else attention).train()
     fit, check = (tuple(c[used & rows] for c in columns) for rows in (~held_out, held_out))
-    if not len(fit[0]) or not len(check[0]):
+    decisions = processes.total(len(fit[0]))
+    if not decisions or not processes.anywhere(len(check[0]) > 0):
         raise InputError(
             "the members do not suffice for the P step: none with a choice is left to train on, or none to stop the "
             "training; set `estimation.folds: 1`, or change `estimation.validation` or `seed`"
@@ -111,7 +113,7 @@ def fit_policy(
         name=name,
         bench=bench,
     )
-    gain = polish(step, fit, check) if len(fit[0]) <= POLISH_ROWS else 0.0
+    gain = polish(step, fit, check) if decisions <= POLISH_ROWS else 0.0
     error, table = calibration(seen, panel, used & held_out)
     report = PolicyReport(trained.held_out_loss - gain, gain, error, table, trained)
     bench.record(name, {"held_out_log_likelihood": -report.held_out_loss, "expected_calibration_error": error})
@@ -127,18 +129,20 @@ def polish(step: PolicyStep, fit: tuple[Tensor, ...], check: tuple[Tensor, ...])
     network = step.network
 
     def mean_loss(rows: tuple[Tensor, ...]) -> Tensor:
+        """The part of it that the rows of this process make."""
         losses, weight = step.losses(rows)
-        return losses @ weight / weight.sum()
+        return losses @ weight / processes.summed(weight.sum())
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = mean_loss(fit)
         loss.backward()
-        return loss
+        processes.add_up([p.grad for p in network.parameters() if p.grad is not None])
+        return processes.summed(loss.detach())
 
     def held_out_loss() -> float:
         with torch.no_grad():
-            return float(mean_loss(check))
+            return processes.total(mean_loss(check))
 
     before = best = held_out_loss()
     weights, idle = copy.deepcopy(network.state_dict()), 0
@@ -173,6 +177,7 @@ def calibration(network: nn.Module, panel: Panel, rows: Tensor) -> tuple[float, 
         sums = torch.zeros(BINS, 3, dtype=torch.float64, device=menu.device)
         values = torch.stack([predicted * weight, chosen * weight, weight], 2)[mine]
         sums.index_add_(0, bins[mine].flatten(), values.flatten(0, 1))
+        sums = processes.summed(sums)
         filled = [row for row in sums.tolist() if row[2] > 0]
         table[name] = [{"predicted": p / n, "observed": c / n, "choices": n} for p, c, n in filled]
         error = sum(abs(p - c) for p, c, _ in filled) / max(sum(n for *_, n in filled), 1e-12)

@@ -39,7 +39,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from irl import bellman, evaluation
+from irl import bellman, evaluation, processes
 from irl.config import Refit
 from irl.data.panel import Panel
 from irl.estimation import attention
@@ -112,8 +112,9 @@ def fit_refit(
     started = time.perf_counter()
     assert model.refit is not None, "the model has no room for a refit"
     refit = model.refit
-    states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=bench.seed)
-    rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=bench.seed)
+    states = States(panel.state, panel.segment, panel.weight).only(panel.free)
+    states = states.at_most(processes.own_part(options.rows, len(states.state)), seed=bench.seed)
+    rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=processes.own_seed(bench.seed))
 
     def chosen(rows: Tensor) -> Choices:
         if mixture is not None:
@@ -144,7 +145,8 @@ def fit_refit(
         bench.tick("refit", r, rounds, float("nan"))
         sums = feature_sums(model, rows, own, refitted=refitted)
         solution = evaluation.solve(sums, ridge=RIDGE_ROWS / sums.rows)
-        logit = logit_of(model, solution.weights, own, told=panel.tells_active)
+        weights = processes.agreed(solution.weights)
+        logit = logit_of(model, weights, own, told=panel.tells_active)
         if shrinks:
             theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
@@ -153,9 +155,9 @@ def fit_refit(
         if mixture is not None:
             theta, choices = mixture.climb(logit, choices, theta, precision[groups])
         before = _sample_policy(model, rows, refitted=refitted)
-        _store(model, theta, solution.weights, own)
+        _store(model, theta, weights, own)
         refitted = True
-        changes.append(float((_sample_policy(model, rows, refitted=True) - before).abs().mean()))
+        changes.append(float(processes.mean((_sample_policy(model, rows, refitted=True) - before).abs().mean(1))))
         if changes[-1] < STILL:
             break
     assert solution is not None and logit is not None, "at least one round"
@@ -176,7 +178,7 @@ def fit_refit(
     if inspect is not None:
         inspect(logit, choices, theta, precision[groups])
     report = RefitReport(
-        choices=int((panel.free if mixture is None else mixture.panel.free).sum()),
+        choices=int(processes.total((panel.free if mixture is None else mixture.panel.free).sum())),
         log_likelihood=likelihood,
         held_out_log_likelihood=log_likelihood(without, outside) / outside.mass,
         effective_parameters=effective,
@@ -219,7 +221,7 @@ def feature_sums(model: FittedModel, rows: Transitions, own: Parameters, *, refi
         return torch.cat([worth, *moved, rest.unsqueeze(1)], 1)
 
     chunks = kernel_rows(model, rows, lambda state: _log_policy(model, state, refitted=refitted), target)
-    return evaluation.accumulate(chunks, actions=len(schema.actions))
+    return evaluation.accumulate(chunks, actions=len(schema.actions), dealt=True)
 
 
 def _log_policy(model: FittedModel, state: Tensor, *, refitted: bool) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from irl import bellman
+from irl import bellman, processes
 from irl.config import Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel
@@ -70,8 +70,9 @@ def fit_reward(
     rows, target = reward_targets(panel, log_pi, value, discount=discount, temperature=temperature, inertia=inertia)
     for a in range(len(panel.schema.actions)):
         mine = target[panel.action[rows] == a]
-        if len(mine) > 1:
-            network.centre[a], network.scale[a] = mine.mean(), mine.std().clamp_min(1e-3)
+        if processes.total(len(mine)) > 1:
+            network.centre[a] = processes.mean(mine)
+            network.scale[a] = processes.spread(mine, correction=1).clamp_min(1e-3)
     reference = panel.schema.reference(panel.state, panel.menu)
     given = (panel.state[rows], panel.anchor_reward[rows], reference[rows])
     columns = (*given, panel.action[rows], target, panel.weight[rows])

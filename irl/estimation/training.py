@@ -8,7 +8,13 @@ The networks are small, so what Lightning does around a training step would cost
 therefore takes many batches and optimises by hand (``BATCHES_PER_STEP``), and losses are summed on the device and read
 once an epoch. ``python scripts/benchmark.py loop`` measures what is left.
 
-Limits: one device, full precision; gradients of several processes would have to be averaged by hand.
+In a group of processes (``torchrun``) Lightning's DDP strategy averages gradients: every batch has a backward pass of
+its own, by ``manual_backward``, which readies the strategy's reducer each time. A batch is a part from each process
+(:mod:`irl.data.batches`), its loss the weighted mean over all parts; losses by which weights are kept and training
+stops are those of all held-out rows, so that every process decides the same. Weights and their moving average stay
+equal, bit by bit.
+
+Mixed precision holds within the losses of a batch, which are added up in float32; ``compile`` compiles them.
 """
 
 from __future__ import annotations
@@ -17,32 +23,38 @@ import copy
 import itertools
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from irl import processes
 from irl.config import Step
 from irl.data.batches import Batches
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 BATCHES_PER_STEP = 32
 """Batches that one call of Lightning's hooks is shared by."""
 
 
 class Fitting(lightning.LightningModule):
-    """A network and its loss. Subclasses say what the loss of a batch is; the network knows nothing of Lightning.
+    """A network and its loss. Subclasses say what the loss of a batch is; the network knows nothing of Lightning. The
+    last tensor of a batch is its rows' weight.
 
     ``memory`` is how many steps the moving average of the weights remembers; 0: none is kept.
     """
@@ -53,6 +65,8 @@ class Fitting(lightning.LightningModule):
         super().__init__()
         self.network, self.options = network, options
         self.average = AveragedModel(network, multi_avg_fn=_moving_average(memory)) if memory else None
+        if self.average is not None:
+            self.average.requires_grad_(False)  # else gradients of it would be waited for
         self.automatic_optimization = False
         # (train, held out, held out by the average) x (loss, weight)
         self.register_buffer("sums", torch.zeros(3, 2), persistent=False)
@@ -62,37 +76,49 @@ class Fitting(lightning.LightningModule):
         raise NotImplementedError
 
     def training_step(self, batches: list[tuple[Tensor, ...]], batch_idx: int) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        for batch in batches:
-            losses, weight = self.losses(batch)
-            total, mass = losses @ weight, weight.sum()
+        scaled = self.trainer.precision == "16-mixed"  # the scaler of small gradients is Lightning's
+        optimizer: Any = self.optimizers(use_pl_optimizer=scaled)
+        own, several = [batch[-1].sum() for batch in batches], processes.group()[1]
+        masses = own
+        if several > 1:  # gradients are averaged over processes, so a process's mass is that of all by their number
+            masses = list((processes.summed(torch.stack(own).double()).clamp_min(1e-30) / several).float())
+        for batch, mine, mass in zip(batches, own, masses, strict=True):
+            total = self.total(batch)
             optimizer.zero_grad()
-            (total / mass).backward()
+            if scaled or several > 1:
+                self.manual_backward(total / mass)
+            else:
+                (total / mass).backward()
             optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.network)
-            self._add(0, total, mass)
+            self._add(0, total, mine)
+
+    def total(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Weighted sum of the losses; float32 whatever the losses are (the product is none that autocast changes)."""
+        losses, weight = self.losses(batch)
+        return torch.dot(losses.float(), weight)
 
     def on_train_epoch_end(self) -> None:
         self.lr_schedulers().step()  # type: ignore[union-attr]
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        losses, weight = self.losses(batch)
-        self._add(1, losses @ weight, weight.sum())
+        mass = batch[-1].sum()
+        self._add(1, self.total(batch), mass)
         if self.average is not None:
             raw, self.network = self.network, self.average.module
-            losses, _ = self.losses(batch)
+            self._add(2, self.total(batch), mass)
             self.network = raw
-            self._add(2, losses @ weight, weight.sum())
 
     @torch.no_grad()
     def _add(self, side: int, total: Tensor, mass: Tensor) -> None:
         self.sums[side] += torch.stack([total, mass])
 
     def mean_losses(self) -> tuple[float, float, float]:
-        """Weighted mean loss since the last call: while training, on held-out rows, there by the average (or nan)."""
-        train, held_out, averaged = (self.sums[:, 0] / self.sums[:, 1]).tolist()
+        """Weighted mean loss since the last call, over the rows of all processes: while training, on held-out rows,
+        there by the average (or nan)."""
+        sums = processes.summed(self.sums.double())
+        train, held_out, averaged = (sums[:, 0] / sums[:, 1]).tolist()
         self.sums.zero_()
         return train, held_out, averaged
 
@@ -133,7 +159,8 @@ class Trained:
 
 @dataclass(frozen=True)
 class Workbench:
-    """Where the steps of a run train: device, seed, TensorBoard folder, and what to call after every epoch.
+    """Where the steps of a run train, and how: device, seed, TensorBoard folder (the first process writes there),
+    Lightning's name of the precision, whether losses are compiled, and what to call after every epoch.
 
     ``tick(step, epoch, of, loss)`` reports progress.
     """
@@ -141,6 +168,8 @@ class Workbench:
     device: torch.device
     seed: int
     tensorboard: Path | None = None
+    precision: Precision = "32-true"
+    compile: bool = False
     tick: Callable[[str, int, int, float], None] = lambda step, epoch, of, loss: None
 
     def logger(self, name: str) -> TensorBoardLogger | None:
@@ -187,6 +216,17 @@ class _KeepBest(Callback):
         self.tick(epoch + 1, loss)
 
 
+def _place(device: torch.device) -> dict[str, Any]:
+    """Lightning's arguments: one device, or the devices of all processes that torchrun started."""
+    several = processes.group()[1]
+    if several == 1:
+        return {"accelerator": device.type, "devices": 1 if device.index is None else [device.index]}
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    # buffers are not sent around: the networks' are equal, the sums of losses each process's own
+    strategy = DDPStrategy(broadcast_buffers=False)
+    return {"accelerator": device.type, "devices": here, "num_nodes": several // here, "strategy": strategy}
+
+
 def train(
     fitting: Fitting, batches: Batches, held_out: Batches, *, name: str, bench: Workbench, keep_best: bool = True
 ) -> Trained:
@@ -207,10 +247,11 @@ def train(
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning's own affair
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are slices: no workers
         warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+        warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # the new name is too new
         trainer = lightning.Trainer(
             max_epochs=total,
-            accelerator="cpu" if bench.device.type == "cpu" else bench.device.type,
-            devices=1 if bench.device.index is None else [bench.device.index],
+            precision=bench.precision,
+            **_place(bench.device),
             logger=bench.logger(name) or False,
             callbacks=[keeper],
             enable_checkpointing=False,
@@ -219,6 +260,8 @@ def train(
             num_sanity_val_steps=0,
             log_every_n_steps=10**9,
         )
+        if bench.compile:
+            fitting.total = torch.compile(fitting.total)  # type: ignore[method-assign]
         training = DataLoader(batches, batch_size=BATCHES_PER_STEP, collate_fn=list)
         trainer.fit(fitting, training, DataLoader(held_out, batch_size=None))
     if not math.isfinite(keeper.history[-1]):

@@ -31,7 +31,6 @@ from irl import membership, runs
 from irl.config import load_config
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import used_columns
-from irl.counterfactual.processes import side_by_side
 from irl.counterfactual.rollout import Starts, batches, rollout
 from irl.counterfactual.solve import ScenarioPolicy
 from irl.data import panel_from_frame, read_table
@@ -39,6 +38,7 @@ from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.pipeline import held_out_rows
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel, new_networks
+from irl.processes import side_by_side
 
 CONFIG = "configs/membership.yaml"
 BAR, RATE_BAR, MEMORY_BAR = 0.7, 520_000, 1.0

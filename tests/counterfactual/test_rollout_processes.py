@@ -1,4 +1,4 @@
-"""Work shared between threads, and sums over processes: one process and two come to the same numbers, exactly."""
+"""Members dealt out to threads and processes: rollouts come to the same numbers, exactly."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import sys
 import pytest
 import torch
 
-from irl.counterfactual import processes as module
+from irl import processes as module
 from irl.counterfactual import rollout as rollout_module
-from irl.counterfactual.processes import group, joined, side_by_side
 from irl.counterfactual.rollout import rollout
 from irl.counterfactual.solve import solve
 
-CPU = torch.device("cpu")
 PROCESS = """
 import sys, torch
-from irl.counterfactual.processes import joined
+from irl.processes import joined
 from irl.counterfactual.rollout import rollout
 model, policies, starts = torch.load(sys.argv[1], weights_only=False)
 visited = []
@@ -46,30 +44,6 @@ def same(a, b):
     pairs = [(a[case].tensors() | {"s": None}, b[case].tensors()) for case in a]
     slopes = [(a[case].slopes.tensors(), b[case].slopes.tensors()) for case in a]
     return all(torch.equal(x[name], y[name]) for x, y in pairs + slopes for name in y)
-
-
-def test_threads_give_results_in_order_and_leave_things_as_they_were():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        found = list(side_by_side(lambda i: (i, torch.get_num_threads()), range(20), CPU))
-        assert found == [(i, 1) for i in range(20)]
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_an_error_in_a_thread_is_raised(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-    with pytest.raises(ZeroDivisionError):
-        list(side_by_side(lambda i: 1 / i, range(-2, 9), CPU))
-
-
-def test_without_torchrun_there_is_one_process(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined() as process:
-        assert (process, group()) == (0, (0, 1))
 
 
 def test_threads_and_shares_of_processes_add_up_to_one_process_exactly(world, monkeypatch):
