@@ -44,6 +44,8 @@ from irl.estimation.types import StartReport, checked, started
 from irl.fitted import FittedModel, new_networks
 from irl.networks import PolicyNetwork
 
+CHUNK = 65_536
+"""Rows that go through a network at once."""
 Metrics = dict[str, Any]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -345,6 +347,6 @@ def panel_metrics(panel: Panel, config: Config) -> Metrics:
 
 
 def _forward(network: nn.Module, *inputs: Tensor) -> Tensor:
+    """Of all rows, few at a time: their features together would be gigabytes."""
     with torch.no_grad():
-        out: Tensor = network(*inputs)
-    return out
+        return torch.cat([network(*part) for part in zip(*(i.split(CHUNK) for i in inputs), strict=True)])
