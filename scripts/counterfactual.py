@@ -19,6 +19,7 @@ from irl import runs
 from irl.counterfactual import ask
 from irl.data import read_fitted, read_table
 from irl.processes import joined
+from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
 
 
@@ -61,9 +62,9 @@ def main(process: int) -> None:
         content = yaml.safe_dump(scenario.model_dump(mode="json", exclude_none=True), sort_keys=False)
         runs.atomic_write(folder / "scenario.yaml", content)
         runs.atomic_write(folder / "outcomes.parquet", found.outcomes.to_parquet(index=False))
-        seconds = time.perf_counter() - started
-        about = {"solved": found.solved, "members": found.members, "seconds": seconds, "money": found.money}
-        runs.write_json(folder / runs.LAST, about)
+        about = {key: getattr(found, key) for key in ("solved", "members", "money")}
+        runs.write_json(folder / runs.LAST, about | {"seconds": time.perf_counter() - started})
+        log_scenario(load_record(arguments.run), folder)
     for text in found.warnings():
         console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
     print(f"scenario {scenario.name!r} answered for {found.members:,} members: {out}")

@@ -1,4 +1,4 @@
-"""Write RUN/report.html and RUN/tables/*.tex from a finished run and its scenarios, and print its tables.
+"""Write RUN/report.html, RUN/model_card.md and RUN/tables/*.tex of a finished run and its scenarios; print its tables.
 
 python scripts/report.py --run RUN
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from irl.report import against_truth, load_record, print_report, write_latex, write_report
+from irl.report import against_truth, load_record, print_report, write_card, write_latex, write_report
 from irl.runs import user_errors
 
 WIDTH = 140
@@ -23,11 +23,11 @@ def main() -> None:
     parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
     record = load_record(parser.parse_args().run)
     truth = against_truth(record)
-    path = write_report(record, truth)
+    paths = [write_report(record, truth), write_card(record, truth)]
     write_latex(record)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     print_report(record, truth, console=console)
-    print(f"report: {path}")
+    print(f"report: {paths[0]}; model card: {paths[1]}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from irl.data.describe import summary
 from irl.data.sampling import sampling
 from irl.estimation.pipeline import train
 from irl.processes import joined
-from irl.report import load_record
+from irl.report import against_truth, load_record, log_run
 from irl.report.words import cautions
 
 
@@ -71,7 +71,10 @@ def main(process: int) -> None:
         except FloatingPointError as error:
             raise InputError(f"the training diverged: {error}") from None
     if process == 0:
-        warn(cautions(load_record(arguments.run)))
+        record = load_record(arguments.run)
+        with console.status("writing figures for TensorBoard"):
+            log_run(record, against_truth(record))
+        warn(cautions(record))
     print(f"run finished: {arguments.run}")
 
 

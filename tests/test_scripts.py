@@ -103,7 +103,8 @@ def test_training_leaves_a_whole_run(trained):
     assert config["estimation"]["policy"]["max_epochs"] == 2 and config["temperature"] == 1.0  # resolved
     assert {"model", "tb", "provenance.json", "metrics.json", "config.yaml"} <= {p.name for p in run.iterdir()}
     assert {p.name for p in (run / "model").iterdir()} == {"weights.safetensors", "model.json"}
-    assert any(p.name.startswith("events") for p in (run / "tb").rglob("*"))
+    assert any(p.name.startswith("events") for p in (run / "tb" / "policy").iterdir())
+    assert any(p.name.startswith("events") for p in (run / "tb" / "summary").iterdir())
     about = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
     assert about["software"] == "anchor-irl" and about["about"]["seed"] == 0 and about["about"]["data"]
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -186,7 +187,7 @@ def test_a_scenario_is_answered(copied, capsys):
     assert script(*ask) == 0
     folder = copied / "run" / "scenarios" / "annual_dearer"
     names = {p.name for p in folder.iterdir()}
-    assert {"outcomes.parquet", "scenario.yaml", "provenance.json", "metrics.json"} <= names
+    assert {"outcomes.parquet", "scenario.yaml", "provenance.json", "metrics.json", "tb"} <= names
     table = pd.read_parquet(folder / "outcomes.parquet")
     assert list(table.columns) == [
         "case", "segment", "period", "outcome", "baseline", "scenario", "change", "low", "high",
@@ -268,6 +269,7 @@ def test_sensitivity_is_added_to_the_run_and_reported(copied, capsys):
     assert "1 new points" in capsys.readouterr().out
     assert script("report", "--run", run) == 0
     assert "discount, a year" in (run / "report.html").read_text(encoding="utf-8")
+    assert "## Identification" in (run / "model_card.md").read_text(encoding="utf-8")
     assert (run / "tables" / "rewards_by_discount.tex").exists()
     before = listing(run)
     assert script(*ask, "0.9", "--periods-per-year", "4") == 2

@@ -8,6 +8,7 @@ segment, over its decisions and with pi the probability of the anchor under the 
                               as much about the anchor's value at all visited states, if it were chosen everywhere alike
     smallest_probability      of the anchor
     floored_share             share of decisions with pi below the floor of the orthogonal correction
+    probabilities             shares of decisions with pi in the classes between 0, ``CLASSES`` and 1
     overlap                   E min(pi/p, (1 - pi)/(1 - p)), p the anchor's share: 1 if states at the anchor and
                               elsewhere have the same distribution, 0 if none is visited by both
 
@@ -29,6 +30,9 @@ from irl import processes
 from irl.data.panel import Panel
 from irl.estimation.anchor_q import FLOOR
 
+CLASSES = (0.01, 0.05, 0.2, 0.5)
+"""Bounds of the classes in which the anchor's probabilities are counted; the first is the Q step's floor."""
+
 
 def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
     """{segment or "all": the figures above} given log_pi[N, A]; None where there is nothing to count."""
@@ -42,7 +46,7 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
     groups = [(name, panel.segment == code) for code, name in enumerate(panel.schema.segments)]
     if panel.schema.segments != ("all",):
         groups.append(("all", torch.ones_like(panel.free)))
-    found = {}
+    bounds, found = torch.tensor(CLASSES, dtype=torch.float64, device=pi.device), {}
     for name, mine in groups:
         rows = mine & panel.free
         decisions = int(processes.total(rows.sum()))
@@ -50,6 +54,7 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
         if decisions:
             share, p, w = processes.total(at_anchor[rows].sum()) / decisions, least[rows], weight[rows]
             within = min(max(share, 1e-12), 1 - 1e-12)
+            classes = processes.summed(torch.bucketize(p, bounds, right=True).bincount(minlength=len(CLASSES) + 1))
             overlap = float(processes.mean(torch.minimum(p / within, (1 - p) / (1 - within))))
             smallest = -processes.highest(torch.cat([-p, p.new_tensor([-torch.inf])]).max())
             figures |= {
@@ -57,6 +62,7 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
                 "effective_sample": processes.total(w.sum()) ** 2 / max(processes.total(w.square().sum()), 1e-300),
                 "smallest_probability": float(smallest),
                 "floored_share": float(processes.mean(p < FLOOR)),
+                "probabilities": (classes / decisions).tolist(),
                 "overlap": overlap if one_action else None,
             }
         found[name] = figures

@@ -20,6 +20,7 @@ from torch import Tensor
 from irl import processes
 from irl.data.panel import Panel
 from irl.estimation.contracts import contracts
+from irl.estimation.curves import curves
 from irl.estimation.logit import CHUNK
 from irl.estimation.parameters import entering
 from irl.fitted import FittedModel, Z
@@ -27,11 +28,12 @@ from irl.networks import LinearTerms
 
 
 def findings(model: FittedModel, panel: Panel) -> dict[str, Any]:
-    """``reward_summary`` and ``contributions`` ({action: {segment or "all": ...}}), ``coefficients``, ``wald`` and
-    ``contracts``."""
+    """``reward_summary`` and ``contributions`` ({action: {segment or "all": ...}}), ``curves``, ``coefficients``,
+    ``wald``, ``contracts``."""
     return {
         "reward_summary": reward_summary(model, panel),
         "contributions": contributions(model, panel),
+        "curves": curves(model, panel),
         "coefficients": coefficients(model),
         "wald": wald_tests(model),
         "contracts": contracts(model, panel),

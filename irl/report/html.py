@@ -8,7 +8,6 @@ sentence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -30,14 +29,17 @@ from irl.report import (
     types,
     words,
 )
-from irl.report.plots import Panel
+from irl.report.curves import HOW_TO_READ, curve_panels, shown_segments
+from irl.report.markup import absent, as_table, bullets, cautions, folded, grid, key, section
+from irl.report.panel import Panel, series
 from irl.report.record import Record, ScenarioRecord, at
 from irl.report.style import STYLE
-from irl.report.tables import Table
 from irl.report.truth import Truth, truth_table
 
 MOST_PANELS = 12
 """Segments drawn per figure; the tables have them all."""
+MOST_SAID = 7
+"""Segments (and all) that the summary has sentences of; beyond, they are in their own section."""
 MOST_CASES = 4
 """Cases of a sweep drawn as paths; the tables have them all."""
 
@@ -54,8 +56,8 @@ def page(record: Record, truth: Truth | str) -> str:
     name = record.folder.resolve().name
     body = [
         _header(record, name),
-        _section("summary", "In short", _bullets(_summary(record, truth))),
-        _cautions("Read this first", words.cautions(record)),
+        section("summary", "In short", bullets(_summary(record, truth))),
+        cautions("Read this first", words.cautions(record)),
         _study(record),
         _rewards(record),
         *_attribution(record),
@@ -66,7 +68,7 @@ def page(record: Record, truth: Truth | str) -> str:
         _assumptions(record),
         _falsification(record),
         _steps(record),
-        _section("limits", "Limits", _bullets(words.limits(record))),
+        section("limits", "Limits", bullets(words.limits(record))),
         _footer(record),
     ]
     policy = "default-src 'none'; style-src 'unsafe-inline'"
@@ -82,11 +84,11 @@ def page(record: Record, truth: Truth | str) -> str:
 
 def _header(record: Record, name: str) -> str:
     links = [("study", "What was estimated"), ("rewards", "Rewards")]
-    if record.config.market is not None:
-        links.append(("truth", "Against the truth"))
     if record.attribution:
         links.append(("attribution", "Over a lifetime"))
     links += [(part, backtest.TITLES[part]) for part in backtest.parts(record)]
+    if record.config.market is not None:
+        links.append(("truth", "Against the truth"))
     links += [(f"scenario-{i}", s.name) for i, s in enumerate(record.scenarios, start=1)]
     links += [
         ("anchor", "The anchor"),
@@ -111,6 +113,9 @@ def _summary(record: Record, truth: Truth | str) -> list[str]:
         r2 = truth.scores.loc["pooled", "r2"]
         found.append(f"Against the known rewards of the simulated market, R² is {tables.number(r2, 3)}.")
     found += attention.sentences(record)
+    found += [f"Over a lifetime, {text}" for text in attribution.sentences(record) if len(record.segments) <= MOST_SAID]
+    for part in backtest.parts(record):
+        found.append(f"{backtest.TITLES[part]}: {' '.join(backtest.sentences(record, part)[:2])}")
     for scenario in record.scenarios:
         found += words.headlines(scenario)
     return found
@@ -120,14 +125,19 @@ def _study(record: Record) -> str:
     facts = "".join(
         f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in words.facts(record)
     )
-    said = f"<p>{escape(words.identification(record))}</p>{_bullets(contracts.sentences(record))}"
-    return _section("study", "What was estimated, and from what", f'<dl class="facts">{facts}</dl>\n{said}')
+    known, unknown = words.identified(record), words.not_identified(record)
+    said = (
+        f"<h3>What makes the rewards unique</h3><p>{escape(words.identification(record))}</p>"
+        f'<div class="sides"><div><h3>Identified, given this</h3>{bullets(known)}</div>'
+        f"<div><h3>Not identified</h3>{bullets(unknown)}</div></div>{bullets(contracts.sentences(record))}"
+    )
+    return section("study", "What was estimated, and from what", f'<dl class="facts">{facts}</dl>\n{said}')
 
 
 def _rewards(record: Record) -> str:
     table = estimates.reward_table(record)
     if table is None:
-        return _section("rewards", "Recovered reward", _absent("This run has no summary of its rewards."))
+        return section("rewards", "Recovered reward", absent("This run has no summary of its rewards."))
     summary = at(record.metrics, "reward_summary", default={})
     rows = [
         {"action": action, "segment": segment, **{k: at(cell, k) for k in ("mean", "p10", "p90")}}
@@ -138,81 +148,93 @@ def _rewards(record: Record) -> str:
     panels: list[Panel] = []
     if rows:
         frame = pd.DataFrame(rows).astype({k: float for k in ("mean", "p10", "p90")})
-        panels = plots.reward_panels(frame, record.paid, _numbers(record, record.paid))
+        panels = plots.reward_panels(frame, record.paid, record.numbers(record.paid))
     known = f"The {words.reward_of_anchor(record)} is given, not estimated."
     bar = "Bar: 10th to 90th percentile over visited states (a spread between states, not a confidence interval)."
     text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
     more = [estimates.contribution_table(record), estimates.coefficient_table(record)]
     more += [contracts.contract_table(record), types.type_table(record), types.number_table(record)]
     more += [attention.attention_table(record), attention.always_table(record)]
-    shown = "".join(_table(t) for t in more if t is not None)
+    shown = "".join(as_table(t) for t in more if t is not None)
     checks = [estimates.wald_table(record), estimates.bootstrap_table(record)]
-    folded = "".join(_folded(t) for t in checks if t is not None)
-    return _section("rewards", "Recovered reward", f"{text}{_grid(panels)}{_table(table)}{shown}{folded}")
+    opened = "".join(folded(t) for t in checks if t is not None)
+    opened += _curves(record)
+    return section("rewards", "Recovered reward", f"{text}{grid(panels)}{as_table(table)}{shown}{opened}")
+
+
+def _curves(record: Record) -> str:
+    """The rewards along every state feature, to be opened, an action at a time."""
+    segments, shown = shown_segments(record), []
+    keys = "".join(key(s, f"var(--c{series(n + 1)})") for n, s in enumerate(segments))
+    for action in record.paid:
+        panels = curve_panels(record, action)
+        if panels:
+            said = f'<p class="note">{escape(HOW_TO_READ)}</p><ul class="legend">{keys}</ul>'
+            title = f"Reward of “{action}” along each feature of the state"
+            shown.append(f"<details><summary>{escape(title)}</summary>{said}{grid(panels)}</details>\n")
+    return "".join(shown)
 
 
 def _attribution(record: Record) -> list[str]:
     table, shares = attribution.attribution_table(record), attribution.share_table(record)
     if table is None:
         return []
-    said = _bullets(attribution.sentences(record))
-    shown = said + _table(table) + (_folded(shares) if shares else "")
-    return [_section("attribution", "What counts over a lifetime", shown)]
+    said = bullets(attribution.sentences(record))
+    shown = said + as_table(table) + (folded(shares) if shares else "")
+    return [section("attribution", "What counts over a lifetime", shown)]
 
 
 def _checked(record: Record, part: str) -> str:
     """What was forecast and left out of the fit, beside what happened."""
-    answer, numbers = record.backtest[part], _numbers(record, record.config.data.actions)
+    answer, numbers = record.backtest[part], record.numbers(record.config.data.actions)
     first, *levels = backtest.record_tables(record, part)
     drawn = list(answer["segments"])[:MOST_PANELS]
     panels = plots.forecast_panels(answer, drawn, record.config.data.actions, numbers)
-    keys = "".join(
-        _key(a, f"var(--c{plots.series(n)})") for a, n in zip(record.config.data.actions, numbers, strict=True)
-    )
-    keys += _key("forecast, and its 95 % interval", "currentColor", dashed=True) + _key("observed", "currentColor")
-    said = _bullets(backtest.sentences(record, part)) + f'<ul class="legend">{keys}</ul>{_grid(panels)}'
-    shown = _table(first) + "".join(_table(t) for t in levels[:2]) + "".join(_folded(t) for t in levels[2:])
-    return _section(part, backtest.TITLES[part], said + shown)
+    keys = "".join(key(a, f"var(--c{series(n)})") for a, n in zip(record.config.data.actions, numbers, strict=True))
+    keys += key("forecast, and its 95 % interval", "currentColor", dashed=True) + key("observed", "currentColor")
+    said = bullets(backtest.sentences(record, part)) + f'<ul class="legend">{keys}</ul>{grid(panels)}'
+    shown = as_table(first) + "".join(as_table(t) for t in levels[:2]) + "".join(folded(t) for t in levels[2:])
+    return section(part, backtest.TITLES[part], said + shown)
 
 
 def _truth(record: Record, truth: Truth | str) -> str:
     title = "Against the truth"
     if isinstance(truth, str):
-        return _section("truth", title, _absent(truth))
-    panels = plots.truth_panels(truth.estimated, truth.truth, record.paid, _numbers(record, record.paid))
+        return section("truth", title, absent(truth))
+    panels = plots.truth_panels(truth.estimated, truth.truth, record.paid, record.numbers(record.paid))
     text = "The market is simulated, so its rewards are known. Denser colour: more rows. On the line the two are equal."
-    return _section("truth", title, f"<p>{escape(text)}</p>{_grid(panels)}{_table(truth_table(truth))}")
+    return section("truth", title, f"<p>{escape(text)}</p>{grid(panels)}{as_table(truth_table(truth))}")
 
 
 def _scenarios(record: Record) -> list[str]:
     if not record.scenarios:
         text = "No scenario has been asked of this run yet: scripts/counterfactual.py answers one."
-        return [_section("scenarios", "Scenarios", _absent(text))]
+        return [section("scenarios", "Scenarios", absent(text))]
     return [_scenario(record, scenario, i) for i, scenario in enumerate(record.scenarios, start=1)]
 
 
 def _scenario(record: Record, scenario: ScenarioRecord, number: int) -> str:
     heading = f"Scenario: {scenario.name}"
-    parts = [_cautions("Warnings of this scenario", words.scenario_cautions(scenario))]
-    parts.append(_bullets(words.changes_in_words(scenario)))
+    parts = [cautions("Warnings of this scenario", words.scenario_cautions(scenario))]
+    parts.append(bullets(words.changes_in_words(scenario)))
     if not scenario.problem:
         parts.append(f'<p class="quiet">{escape(_how(scenario))}</p>')
-        parts.append(_bullets(words.anchored(scenario)))
+        parts.append(bullets(words.anchored(scenario)))
         parts += [_paths(record, scenario, case) for case in scenario.cases[:MOST_CASES]]
-        parts += [_grid(_gains(record, scenario, case)) for case in scenario.cases[:MOST_CASES]]
+        parts += [grid(_gains(record, scenario, case)) for case in scenario.cases[:MOST_CASES]]
         if len(scenario.cases) > MOST_CASES:
-            parts.append(_absent(f"The other {len(scenario.cases) - MOST_CASES} cases are in the tables."))
+            parts.append(absent(f"The other {len(scenario.cases) - MOST_CASES} cases are in the tables."))
         shown = [answers.share_table(record, scenario, period) for period in reversed(answers.last_periods(scenario))]
         shown += [answers.movement_table(record, scenario), answers.whole_table(record, scenario)]
         shown += [answers.welfare_table(record, scenario), answers.elasticity_table(record, scenario)]
         shown += [answers.anchor_band_table(record, scenario)]
-        parts += [_table(table) for table in shown if table is not None]
+        parts += [as_table(table) for table in shown if table is not None]
         more = [answers.use_table(record, scenario), answers.price_coefficient_table(scenario)]
         if scenario.periods:
             more.append(answers.elasticity_table(record, scenario, scenario.periods[-1]))
         more.append(answers.convergence_table(scenario))
-        parts += [_folded(table) for table in more if table is not None]
-    return _section(f"scenario-{number}", heading, "".join(parts))
+        parts += [folded(table) for table in more if table is not None]
+    return section(f"scenario-{number}", heading, "".join(parts))
 
 
 def _how(scenario: ScenarioRecord) -> str:
@@ -229,17 +251,17 @@ def _how(scenario: ScenarioRecord) -> str:
 
 def _paths(record: Record, scenario: ScenarioRecord, case: str) -> str:
     actions, segments = record.config.data.actions, record.segments
-    numbers = _numbers(record, actions)
+    numbers = record.numbers(actions)
     drawn = segments if len(segments) <= MOST_PANELS else [*segments[: MOST_PANELS - 1], segments[-1]]
     panels = plots.share_panels(scenario, case, drawn, actions, numbers)
     if not panels:
-        return _absent(f"There are no plan shares of {case}.")
-    keys = "".join(_key(a, f"var(--c{plots.series(n)})") for a, n in zip(actions, numbers, strict=True))
-    keys += _key("baseline", "currentColor", dashed=True) + _key("scenario", "currentColor")
+        return absent(f"There are no plan shares of {case}.")
+    keys = "".join(key(a, f"var(--c{series(n)})") for a, n in zip(actions, numbers, strict=True))
+    keys += key("baseline", "currentColor", dashed=True) + key("scenario", "currentColor")
     left_out = len(segments) - len(drawn)
-    note = _absent(f"{left_out} more segments are in the tables.") if left_out > 0 else ""
+    note = absent(f"{left_out} more segments are in the tables.") if left_out > 0 else ""
     title = "Plan shares over time" + (f": {case}" if len(scenario.cases) > 1 else "")
-    return f'<h3>{escape(title)}</h3><ul class="legend">{keys}</ul>{_grid(panels)}{note}'
+    return f'<h3>{escape(title)}</h3><ul class="legend">{keys}</ul>{grid(panels)}{note}'
 
 
 def _gains(record: Record, scenario: ScenarioRecord, case: str) -> list[Panel]:
@@ -258,56 +280,54 @@ def _gains(record: Record, scenario: ScenarioRecord, case: str) -> list[Panel]:
     ]
 
 
-def _key(label: str, colour: str, *, dashed: bool = False) -> str:
-    """An entry of a legend."""
-    dash = ' stroke-dasharray="5 4"' if dashed else ""
-    line = f'<svg viewBox="0 0 26 10" aria-hidden="true"><path d="M1 5H25" stroke="{colour}"{dash}/></svg>'
-    return f"<li>{line}{escape(label)}</li>"
-
-
 def _anchor(record: Record) -> str:
     table = estimates.anchor_table(record)
     if table is None:
-        return _section("anchor", "The anchor", _absent("This run has no counts by segment."))
-    panel = plots.anchor_panel(estimates.anchor_shares(record), record.anchor)
-    return _section("anchor", "The anchor", _grid([panel]) + _table(table))
+        return section("anchor", "The anchor", absent("This run has no counts by segment."))
+    shares, support = plots.anchor_panel(estimates.anchor_shares(record), record.anchor), plots.support_panel(record)
+    return section("anchor", "The anchor", grid([p for p in (shares, support) if p is not None]) + as_table(table))
 
 
 def _assumptions(record: Record) -> str:
     title = "What the answers rest on, and how far"
     table, fits = sensitivity.profile_table(record), sensitivity.profile(record)
-    rests = "".join(_table(t) for t in assumptions.rests_table(record))
-    rests += "" if record.assumptions else _absent(assumptions.HOW_TO)
+    rests = "".join(as_table(t) for t in assumptions.rests_table(record))
+    rests += "" if record.assumptions else absent(assumptions.HOW_TO)
     if table is None:
-        return _section("assumptions", title, rests + _absent(sensitivity.HOW_TO))
-    numbers = _numbers(record, record.paid)
+        return section("assumptions", title, rests + absent(sensitivity.HOW_TO))
+    numbers = record.numbers(record.paid)
     annual, rewards = sensitivity.moves(record)
     by_discount = [plots.profile_panel(fits)]
     by_discount += plots.moves_panels(annual, rewards, numbers, "annual discount factor")
-    parts = [rests, _bullets(sensitivity.sentences(record)), _grid(by_discount), _table(table)]
+    parts = [rests, bullets(sensitivity.sentences(record)), grid(by_discount), as_table(table)]
     shown = [*sensitivity.tables_by_discount(record).items(), *sensitivity.tables_by_shift(record).items()]
-    parts += [_table(t) if name.startswith("rewards") else _folded(t) for name, t in shown]
-    return _section("assumptions", title, "".join(parts))
+    parts += [as_table(t) if name.startswith("rewards") else folded(t) for name, t in shown]
+    return section("assumptions", title, "".join(parts))
 
 
 def _falsification(record: Record) -> str:
     table = falsification.falsification_table(record)
-    shown = _absent(falsification.HOW_TO)
+    shown = absent(falsification.HOW_TO)
     if table is not None:
-        shown = _bullets(falsification.sentences(record)) + _table(table)
-    return _section("tests", "Tests of the assumptions", shown)
+        shown = bullets(falsification.sentences(record)) + as_table(table)
+    return section("tests", "Tests of the assumptions", shown)
 
 
 def _steps(record: Record) -> str:
     table = estimates.step_table(record)
     if table is None:
-        return _section("steps", "How the estimation went", _absent("This run has no metrics of its steps."))
+        return section("steps", "How the estimation went", absent("This run has no metrics of its steps."))
     steps = [("policy", "P: choice probabilities"), ("anchor_q", "Q: value of the anchor"), ("reward", "R: rewards")]
     panels = plots.loss_panels(record.metrics, [*steps, ("dynamics", "dynamics")])
-    losses = f"<details><summary>Held-out loss by epoch</summary>{_grid(panels)}</details>" if panels else ""
+    losses = f"<details><summary>Held-out loss by epoch</summary>{grid(panels)}</details>" if panels else ""
     calibration = estimates.calibration_table(record)
-    folded = _folded(calibration) if calibration is not None else ""
-    return _section("steps", "How the estimation went", _table(table) + folded + losses)
+    calibrated = grid(plots.calibration_panels(record, record.segments[:MOST_PANELS]))
+    opened = folded(calibration) if calibration is not None else ""
+    if calibrated:
+        note = "Dots on the line: as frequent as predicted. Bars: 95 % of the luck of as many choices."
+        title = "Are choices as frequent as predicted? Held-out members"
+        calibrated = f'<h3>{title}</h3><p class="note">{note}</p>{calibrated}'
+    return section("steps", "How the estimation went", as_table(table) + calibrated + opened + losses)
 
 
 def _footer(record: Record) -> str:
@@ -320,65 +340,3 @@ def _footer(record: Record) -> str:
         ("commit", at(made, "git_commit")),
     ]
     return f"<footer><p>{escape('; '.join(f'{k} {v}' for k, v in said if v))}.</p></footer>\n"
-
-
-def _numbers(record: Record, actions: Sequence[str]) -> list[int]:
-    """The colour of each action: 0 for the anchor, the others in the order of the menu."""
-    return [record.paid.index(a) + 1 if a in record.paid else 0 for a in actions]
-
-
-def _section(name: str, title: str, body: str) -> str:
-    return f'<section id="{name}">\n<h2>{escape(title)}</h2>\n{body}</section>\n'
-
-
-def _cautions(title: str, found: Sequence[str]) -> str:
-    if not found:
-        return ""
-    return f'<aside class="warn"><h3>{escape(title)}</h3>{_bullets(found)}</aside>\n'
-
-
-def _bullets(texts: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
-    return f"<ul>{items}</ul>" if items else ""
-
-
-def _absent(text: str) -> str:
-    return f'<p class="quiet">{escape(text)}</p>\n'
-
-
-def _grid(panels: Sequence[Panel]) -> str:
-    figures = "".join(
-        f"<figure>{f'<figcaption>{escape(p.caption)}</figcaption>' if p.caption else ''}"
-        f'<div role="img" aria-label="{escape(p.description)}">{p.svg}</div></figure>\n'
-        for p in panels
-    )
-    return f'<div class="grid">{figures}</div>\n' if panels else ""
-
-
-def _folded(table: Table) -> str:
-    return f"<details><summary>{escape(table.title)}</summary>{_table(table, caption=False)}</details>\n"
-
-
-def _table(table: Table, *, caption: bool = True) -> str:
-    head = "".join(f'<th scope="col"{_side(table, i)}>{escape(text)}</th>' for i, text in enumerate(table.header))
-    rows = "".join(
-        f"<tr{' class=flag' if i in table.flagged else ''}>"
-        + "".join(
-            f'<th scope="row">{escape(cell)}</th>' if k < table.labels else f"<td{_side(table, k)}>{escape(cell)}</td>"
-            for k, cell in enumerate(row)
-        )
-        + "</tr>\n"
-        for i, row in enumerate(table.rows)
-    )
-    title = f"<h3>{escape(table.title)}</h3>" if caption else ""
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return (
-        f'{title}<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>{note}\n"
-    )
-
-
-def _side(table: Table, column: int) -> str:
-    """Numbers stand to the right, words to the left."""
-    wordy = any(any(c.isalpha() for c in row[column].replace("e+", "").replace("e−", "")) for row in table.rows)
-    return "" if column < table.labels or wordy else ' class="n"'

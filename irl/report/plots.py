@@ -1,76 +1,23 @@
-"""The report's figures as inline SVG: small panels that a page can lay out for any width and colour for any theme.
-
-Text stays text. Colours are drawn as marker values and then replaced by ``currentColor`` and the style sheet's
-``var(--c0)``, ``var(--c1)`` ..., so that one figure serves light and dark. Nothing refers to the outside.
-
-Limits: text is measured in matplotlib's own font and shown in the reader's; margins leave room for the difference.
-"""
+"""The report's figures: one small panel per question, drawn once and shown by the page and by TensorBoard alike."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgba
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from irl.estimation.diagnostics import CLASSES
 from irl.report.estimates import LEAST_ANCHOR_SHARE, AnchorShare
-from irl.report.record import ScenarioRecord, at
+from irl.report.panel import INK, WARNING, Panel, colour, panel, short
+from irl.report.record import Record, ScenarioRecord, at
 from irl.report.sensitivity import APART, Fit
 from irl.report.tables import percent
-
-COLOURS = 8
-"""Series colours of the style sheet; 0 is the anchor's grey. More actions than that repeat the others."""
-WARNING = "#0a0b5f"
-INK = "#0a0b5e"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "irl",
-    "text.parse_math": False,  # names are data: a $ in them is a dollar
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.facecolor": "none",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.solid_capstyle": "round",
-    "legend.frameon": False,
-}
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One small figure: a caption, what it shows in words, and its SVG."""
-
-    caption: str
-    description: str
-    svg: str
-
-
-def series(number: int) -> int:
-    """The style sheet's colour for an action: 0 is the anchor, others count from 1 and repeat when colours run out."""
-    return number if number < COLOURS else 1 + (number - 1) % (COLOURS - 1)
-
-
-def colour(number: int) -> str:
-    """The marker value of :func:`series`, to draw with."""
-    return f"#0a0b0{series(number)}"
 
 
 def anchor_panel(shares: Sequence[AnchorShare], anchor: str) -> Panel:
@@ -91,7 +38,63 @@ def anchor_panel(shares: Sequence[AnchorShare], anchor: str) -> Panel:
 
     said = ", ".join(f"{s.segment} {percent(s.share)}" for s in shares)
     text = f"Share of decisions at {anchor} by segment: {said}."
-    return _panel("", text, draw, height=0.9 + 0.3 * len(shares), width=4.6)
+    return panel("", text, draw, height=0.9 + 0.3 * len(shares), width=4.6)
+
+
+def support_panel(record: Record) -> Panel | None:
+    """Bars of how probable the anchor is at the decisions of each segment: shares of them by class of probability."""
+    found = [(s, at(record.metrics, "support", s, "probabilities")) for s in record.segments]
+    rows = [(s, shares) for s, shares in found if shares is not None]
+    if not rows:
+        return None
+    bounds = [0.0, *CLASSES, 1.0]
+    labels = [f"{100 * low:g}–{100 * high:g}" for low, high in pairwise(bounds)]
+
+    def draw(axes: Axes) -> None:
+        y, left = np.arange(len(rows)), np.zeros(len(rows))
+        strengths = np.linspace(0.25, 1, len(labels) - 1)
+        for k, label in enumerate(labels):
+            width = np.array([100 * shares[k] for _, shares in rows])
+            shade = {"color": colour(1), "alpha": strengths[k - 1]} if k else {"color": WARNING}
+            axes.barh(y, width, left=left, height=0.62, label=f"{label} %", linewidth=0, **shade)
+            left += width
+        axes.set_yticks(y, [short(s) for s, _ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of decisions")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8.5, handlelength=1, borderpad=0)
+
+    said = "; ".join(
+        f"{s} " + ", ".join(f"{percent(share)} at {k} %" for share, k in zip(shares, labels, strict=True))
+        for s, shares in rows
+    )
+    text = f"Share of decisions by the probability of {record.anchor}: {said}."
+    return panel("Probability of the anchor at decisions", text, draw, height=1.3 + 0.3 * len(rows), width=4.6)
+
+
+def calibration_panels(record: Record, segments: Sequence[str]) -> list[Panel]:
+    """One panel per segment: frequencies of choices against their predicted probabilities, held-out members."""
+    panels = []
+    for segment in segments:
+        bins = pd.DataFrame(at(record.metrics, "policy", "calibration", segment, default=[]), dtype=float)
+        if bins.empty:
+            continue
+
+        def draw(axes: Axes, bins: pd.DataFrame = bins) -> None:
+            axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, alpha=0.6)
+            p, n = bins["predicted"], bins["choices"]
+            spread = 196 * np.sqrt(p * (1 - p) / n.clip(lower=1))
+            axes.errorbar(100 * p, 100 * bins["observed"], spread, fmt="o", color=colour(1), markersize=4)
+            axes.set_xlim(0, 100)
+            axes.set_ylim(0, 100)
+            axes.set_xlabel("predicted, %")
+            axes.set_ylabel("observed, %")
+            axes.set_aspect("equal")
+
+        pairs = bins[["predicted", "observed"]].itertuples(index=False)
+        said = ", ".join(f"{percent(p)} predicted, {percent(o)} observed" for p, o in pairs)
+        panels.append(panel(segment, f"Calibration in {segment}: {said}.", draw, width=3, height=2.8))
+    return panels
 
 
 def reward_panels(summary: pd.DataFrame, actions: Sequence[str], numbers: Sequence[int]) -> list[Panel]:
@@ -121,7 +124,7 @@ def reward_panels(summary: pd.DataFrame, actions: Sequence[str], numbers: Sequen
 
         said = ", ".join(f"{r.segment} {r.mean:.2f}" for r in rows.itertuples())
         text = f"Mean recovered reward of {action} by segment, reward units: {said}."
-        panels.append(_panel(action, text, draw, height=0.85 + 0.3 * len(rows), width=3.9))
+        panels.append(panel(action, text, draw, height=0.85 + 0.3 * len(rows), width=3.9))
     return panels
 
 
@@ -157,7 +160,7 @@ def share_panels(
 
         ends = ", ".join(f"{a} {percent(r.baseline.iloc[-1])} to {percent(r.scenario.iloc[-1])}" for a, _, r in lines)
         text = f"Plan shares in segment {segment}, baseline to {case} at the last period: {ends}."
-        panels.append(_panel(segment, text, draw))
+        panels.append(panel(segment, text, draw))
     return panels
 
 
@@ -184,7 +187,7 @@ def forecast_panels(
         ends = ", ".join(
             f"{a} {percent(r.observed.iloc[-1])}, forecast {percent(r.model.iloc[-1])}" for a, _, r in lines
         )
-        panels.append(_panel(segment, f"Plan shares in segment {segment} in the last period: {ends}.", draw))
+        panels.append(panel(segment, f"Plan shares in segment {segment} in the last period: {ends}.", draw))
     return panels
 
 
@@ -204,7 +207,7 @@ def change_panel(rows: pd.DataFrame, caption: str) -> Panel:
         axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
 
     said = ", ".join(f"{r.segment} {r.change:.2f}" for r in rows.itertuples())
-    return _panel(caption, f"{caption}, change by segment: {said}.", draw, height=0.85 + 0.3 * len(rows))
+    return panel(caption, f"{caption}, change by segment: {said}.", draw, height=0.85 + 0.3 * len(rows))
 
 
 def truth_panels(
@@ -232,7 +235,7 @@ def truth_panels(
 
         related = float(np.corrcoef(pairs["x"], pairs["y"])[0, 1]) if pairs.std().min() > 0 else float("nan")
         text = f"Recovered against true reward of {action}: correlation {related:.3f} over {len(pairs):,} rows."
-        panels.append(_panel(action, text, draw, width=3.9, height=3.6))
+        panels.append(panel(action, text, draw, width=3.9, height=3.6))
     return panels
 
 
@@ -252,7 +255,7 @@ def loss_panels(metrics: object, steps: Sequence[tuple[str, str]]) -> list[Panel
             axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
 
         text = f"Held-out loss of {caption} by epoch: from {losses[0]:.3g} to {losses[-1]:.3g}."
-        panels.append(_panel(caption, text, draw, height=2.4))
+        panels.append(panel(caption, text, draw, height=2.4))
     return panels
 
 
@@ -273,7 +276,7 @@ def profile_panel(fits: Sequence[Fit]) -> Panel:
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
 
     said = ", ".join(f"{f.label} {2 * f.behind:.1f} (standard error {2 * f.error:.1f})" for f in fits)
-    return _panel("Fit on held-out members", f"Twice the nats behind the best, by annual discount: {said}.", draw)
+    return panel("Fit on held-out members", f"Twice the nats behind the best, by annual discount: {said}.", draw)
 
 
 def moves_panels(
@@ -290,40 +293,5 @@ def moves_panels(
             axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
 
         said = ", ".join(f"{a:.3g}: {b:.2f}" for a, b in zip(x, y, strict=True))
-        panels.append(_panel(action, f"Mean reward of {action} by {label}: {said}.", draw))
+        panels.append(panel(action, f"Mean reward of {action} by {label}: {said}.", draw))
     return panels
-
-
-def short(name: str, longest: int = 22) -> str:
-    """A name that fits beside an axis."""
-    return name if len(name) <= longest else name[: longest - 1] + "…"
-
-
-def _panel(
-    caption: str, description: str, draw: Callable[[Axes], None], *, width: float = 3.9, height: float = 2.6
-) -> Panel:
-    """Draw on fresh axes (inches) and give the figure as an SVG that can stand in a page beside others."""
-    with rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # the reader's font has it
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.tick_params(length=3)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return Panel(caption, description, _inline(buffer.getvalue(), f"{caption}|{description}"))
-
-
-def _inline(svg: str, key: str) -> str:
-    """A stand-alone SVG made fit for a page: no prolog, metadata, style; names made its own by ``key``."""
-    svg = svg[svg.index("<svg") :]
-    for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->", r'\sxmlns(:\w+)?="[^"]*"'):
-        svg = re.sub(part, "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the figure's own background
-    mine = f"f{hashlib.sha256(key.encode()).hexdigest()[:8]}-"
-    for before, after in ((' id="', f' id="{mine}'), ("url(#", f"url(#{mine}"), ('xlink:href="#', f'href="#{mine}')):
-        svg = svg.replace(before, after)
-    svg = re.sub(r"font-family: [^;\"]*; ", "", svg)  # the page's
-    svg = svg.replace(INK, "currentColor").replace(WARNING, "var(--warn)")
-    svg = re.sub(r"#0a0b0(\d)", r"var(--c\1)", svg)
-    return re.sub(r"<svg", '<svg role="presentation" aria-hidden="true"', svg, count=1).strip()

@@ -6,7 +6,7 @@ one bad folder should not hide the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +72,10 @@ class Record:
     def paid(self) -> tuple[str, ...]:
         """The actions whose reward was estimated: all but an anchor action."""
         return tuple(a for a in self.config.data.actions if a != self.config.anchor.action)
+
+    def numbers(self, actions: Sequence[str]) -> list[int]:
+        """The colour of each action: 0 for the anchor, the others in the order of the menu."""
+        return [self.paid.index(a) + 1 if a in self.paid else 0 for a in actions]
 
     @property
     def anchor(self) -> str:
@@ -145,13 +149,14 @@ def load_record(run: str | Path) -> Record:
         raise InputError(f"{folder / runs.LAST}: not the metrics of a run; train it again with --overwrite")
     parent = folder / "scenarios"
     folders = sorted(p for p in parent.iterdir() if p.is_dir() and p.name[0] != ".") if parent.is_dir() else []
-    scenarios = tuple(_scenario(p) for p in folders)
+    scenarios = tuple(load_answer(p) for p in folders)
     about = folder / "sensitivity.json"
     sensitivity = runs.read_json(about) if about.is_file() else {}
     return Record(folder, config, metrics, runs.read_json(folder / runs.PROVENANCE), scenarios, sensitivity)
 
 
-def _scenario(folder: Path) -> ScenarioRecord:
+def load_answer(folder: Path) -> ScenarioRecord:
+    """Read a scenario's folder; what cannot be read is said in ``problem``."""
     if not runs.is_complete(folder):
         return ScenarioRecord(folder.name, problem="It is not finished: run scripts/counterfactual.py again.")
     try:

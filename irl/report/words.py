@@ -139,6 +139,32 @@ def identification(record: Record) -> str:
     )
 
 
+def identified(record: Record) -> list[str]:
+    """What the choices tell, given what is assumed."""
+    known = reward_of_anchor(record)
+    return [
+        f"The reward of every choice relative to the {known}, in units of the temperature, at states like those that "
+        "members visit.",
+        "What lump-sum changes of rewards and removed actions do to choices, whatever the anchor's reward is.",
+        "The surplus of members in money, where a price varied for reasons unrelated to taste.",
+    ]
+
+
+def not_identified(record: Record) -> list[str]:
+    """What is assumed or declared, and what no choice can tell."""
+    gamma = record.config.discount
+    most = number((1 + gamma) / (1 - gamma), 0)
+    return [
+        f"The {reward_of_anchor(record)}: declared. If it is off by δ in some states, rewards are off by up to "
+        f"{most} δ there and elsewhere, and so are answers to scaled rewards and changed dynamics.",
+        f"The discount factor γ = {gamma:g} and the temperature α = {record.config.temperature:g}: assumed. Some "
+        "panels can tell discount factors apart: scripts/sensitivity.py looks.",
+        "Levels of values; rewards of one segment against another's in raw units.",
+        "Tastes that no column shows, apart from habit and the price of switching"
+        + (", beyond the declared hidden types." if record.config.types.number > 1 else ", unless types are declared."),
+    ]
+
+
 def reward_of_anchor(record: Record) -> str:
     """Whose reward is known."""
     return f"{'mean reward under' if record.config.anchor.policy is not None else 'reward of'} {record.anchor}"
@@ -160,10 +186,7 @@ def limits(record: Record) -> list[str]:
     found = [
         "Lasting differences in taste that no column shows are not modelled: they appear as habit, as the price "
         "of switching, or as the value of whatever loyal members use.",
-        "The discount factor and the temperature are assumed, not estimated.",
         "Rewards at states that few members visit are extrapolated by the networks, and so is a far-off scenario.",
-        "Lump-sum changes of rewards and removed actions give an answer that does not depend on the anchor's value. "
-        "Scaled rewards and changed dynamics do depend on it. Levels of values are never identified.",
         "Whether members were sampled by what they chose cannot be seen, unless weights say so; nor whether they leave "
         "the data because of what would have followed.",
         "A removed action's members spread over the others in proportion (independence of irrelevant alternatives).",

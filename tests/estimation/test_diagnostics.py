@@ -32,6 +32,7 @@ def test_figures_by_hand():
     assert north["decisions"] == 4 and north["anchor_share"] == 0.5
     assert north["effective_sample"] == pytest.approx((1.25 + 5) ** 2 / (1.25**2 + 5**2))
     assert north["smallest_probability"] == pytest.approx(0.005) and north["floored_share"] == 0.25
+    assert north["probabilities"][0] == 0.25 and sum(north["probabilities"]) == 1 and north["probabilities"][1] == 0
     assert north["overlap"] == pytest.approx((0.4 + 0.4 + 1.0 + 0.01) / 4)
     south = found["south"]
     assert south["decisions"] == 1 and south["anchor_share"] == 0 and south["effective_sample"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pandas as pd
 import pytest
@@ -77,6 +78,10 @@ def test_the_page_has_every_section_and_stands_alone(answered):
     assert 'name="viewport"' in html and "prefers-color-scheme: dark" in html
     assert len(html) < 1_000_000
     assert list(answered.glob(".*.tmp")) == []
+    assert '<html lang="en">' in html and "Not identified" in parsed.text and "up to 19 δ" in parsed.text
+    levels = [int(tag[1]) for tag in parsed.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 def test_figures_speak_and_share_no_names(answered):
