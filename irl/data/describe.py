@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from irl.config import Estimation, Step
 from irl.data.panel import Panel, tensors_of
 from irl.data.schema import StateSchema
@@ -64,14 +66,15 @@ class Summary:
 
 def summary(panel: Panel, *, estimation: Estimation) -> Summary:
     """Counts, the anchor's share by segment (unweighted, where there is a choice), and a memory estimate."""
-    terminal = panel.schema.is_terminal(panel.state)
-    schema = panel.schema
-    chosen = schema.reference(panel.state, panel.menu).gather(1, panel.action.unsqueeze(1)).squeeze(1).double()
-    shares = {}
-    for code, name in enumerate(panel.schema.segments):
-        rows = panel.free & (panel.segment == code)
-        count = int(rows.sum())
-        shares[name] = (count, float(chosen[rows].sum()) / count if count else float("nan"))
+    schema, terminal = panel.schema, 0
+    sums = torch.zeros(len(schema.segments), 2, dtype=torch.float64, device=panel.state.device)  # decisions, mu of them
+    for rows in (slice(first, first + CHUNK) for first in range(0, panel.n_rows, CHUNK)):
+        state, free = panel.state[rows], panel.free[rows]
+        chosen = schema.reference(state, panel.menu[rows]).gather(1, panel.action[rows].unsqueeze(1)).double()
+        sums.index_add_(0, panel.segment[rows], torch.cat([torch.ones_like(chosen), chosen], 1) * free.unsqueeze(1))
+        terminal += int(schema.is_terminal(state).sum())
+    counts = {name: (int(n), float(mu)) for name, (n, mu) in zip(schema.segments, sums.tolist(), strict=True)}
+    shares = {name: (count, mu / count if count else float("nan")) for name, (count, mu) in counts.items()}
     lengths = panel.member.bincount()
     return Summary(
         rows=panel.n_rows,
@@ -80,8 +83,8 @@ def summary(panel: Panel, *, estimation: Estimation) -> Summary:
         transitions=panel.n_transitions,
         gaps=panel.gaps,
         free=int(panel.free.sum()),
-        forced=int((~panel.free & ~terminal).sum()),
-        terminal=int(terminal.sum()),
+        forced=int((~panel.free).sum()) - terminal,
+        terminal=terminal,
         anchor=_anchor(schema),
         anchor_share=shares,
         memory_mb=_memory(panel, estimation) / 1e6,

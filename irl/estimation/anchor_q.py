@@ -245,7 +245,7 @@ def chunks_of(
     """The rows (those of where[N]) for the kernel; one block if the reference is one action."""
     several = rows.next_reference.shape[1] > 1
     used = torch.ones_like(rows.held_out) if where is None else where
-    for i in (some for part in parts_of(used) for some in part.split(chunk)):
+    for i in parts_of(used, chunk):
         yield evaluation.Rows(
             phi=network.features(rows.state[i]).double(),
             phi_next=network.features(rows.next_state[i]).double(),

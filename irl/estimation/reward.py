@@ -55,7 +55,7 @@ def reward_targets(
     if inertia is not None:
         later = bellman.ex_ante_value(value, bellman.q_from_value(value, log_pi, temperature), panel.menu, inertia)
     where = forward(panel, lambda i: _regressed(panel, i), dtype=torch.bool)
-    target = panel.room(panel.n_rows)
+    target = panel.room(panel.n_rows, dtype=torch.promote_types(value.dtype, log_pi.dtype))
     for i in parts_of(where):
         q = value[i] + temperature * log_pi[i].gather(1, panel.action[i].unsqueeze(1)).squeeze(1)
         next_value = later[panel.next_choice[i]].masked_fill(panel.ends[i], 0.0)

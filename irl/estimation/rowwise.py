@@ -16,17 +16,17 @@ CHUNK = 65_536
 """Rows at once."""
 
 
-def parts(rows: int) -> Iterator[slice]:
+def parts(rows: int, chunk: int = CHUNK) -> Iterator[slice]:
     """All of so many rows, in order."""
-    yield from (slice(first, min(first + CHUNK, rows)) for first in range(0, rows, CHUNK))
+    yield from (slice(first, min(first + chunk, rows)) for first in range(0, rows, chunk))
 
 
-def parts_of(where: Tensor) -> Iterator[Tensor]:
-    """The numbers of the rows of where[N], in order."""
+def parts_of(where: Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
+    """The numbers of the rows of where[N], in order, at most so many at once."""
     for part in parts(len(where)):
         rows = part.start + where[part].nonzero().squeeze(1)
         if len(rows):
-            yield rows
+            yield from rows.split(chunk)
 
 
 @torch.no_grad()
