@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 import irl
 from irl import runs
 from irl.counterfactual import ask
-from irl.data import read_fitted, read_table
+from irl.data import read_members, read_table
 from irl.processes import joined
 from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
@@ -38,7 +38,7 @@ def main(process: int) -> None:
     model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status("reading the members"):
-        frame = read_table(arguments.data) if arguments.data else read_fitted(model.config)
+        frame = read_table(arguments.data) if arguments.data else read_members(model.config, model.schema)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
     if process:  # it only takes its part of the members: the first one writes
         question.answer(compile=arguments.compile)
