@@ -99,11 +99,10 @@ def start_rows(schema: StateSchema, panel: Panel | None, states: States, *, star
                 usable = usable[torch.cat([differs, torch.ones_like(fresh)])]
                 if found and not bool(fresh):  # the last member's rows went on here
                     found[-1] = found[-1][:-1]
-        found.append(usable)
-    rows = torch.cat(found)
-    if not len(rows):
+        found += [usable] if len(usable) else []
+    if not found:
         raise InputError("there is nobody to simulate: no row of the data is in a state in which something happens")
-    return rows
+    return torch.cat(found)
 
 
 def draw_starts(states: States, rows: Tensor, scenario: Scenario, schema: StateSchema) -> Starts:
