@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -51,10 +51,17 @@ def joined() -> Iterator[int]:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere) if rank else nullcontext():
             yield rank
     except Exception:  # an exchange fails, too, where another process has ended
-        if store.add(FAILED, 1) > 1:
+        if not _first_to_fail(store):
             raise SystemExit(2) from None
         raise
     distributed.destroy_process_group()  # not after an error: it could wait for others
+
+
+def _first_to_fail(store: Any) -> bool:
+    try:
+        return bool(store.add(FAILED, 1) == 1)
+    except RuntimeError:  # the process that kept the store has ended
+        return False
 
 
 def group() -> tuple[int, int]:

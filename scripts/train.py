@@ -37,16 +37,14 @@ def main(process: int) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options to change")
     arguments = parser.parse_intermixed_args()
 
-    config = load_config(arguments.config, arguments.overrides)
-    device = runs.usable_device(arguments.device)
+    config, device = load_config(arguments.config, arguments.overrides), runs.usable_device(arguments.device)
     if not arguments.run and not arguments.dry_run:
         raise InputError("--run is missing: name the folder that the run should go to (or give --dry-run)")
     console = Console(stderr=True, quiet=process > 0)
     with console.status(f"reading {config.data.path}"):
         panel = read_panel(config)
-    print(summary(panel, estimation=config.estimation))
     sampled = sampling(panel, config.data)
-    print(sampled)
+    print(summary(panel, estimation=config.estimation), sampled, sep="\n")
 
     def warn(texts: Iterable[str]) -> None:
         for text in texts:
@@ -64,10 +62,9 @@ def main(process: int) -> None:
                 tasks[step] = progress.add_task(f"{step:<10}", total=of, loss="")
             progress.update(tasks[step], completed=epoch, loss="" if math.isnan(loss) else f"held-out loss {loss:.4f}")
 
-        options = {name: getattr(arguments, name) for name in ("overwrite", "resume", "compile")} | {"tick": tick}
-        options["precision"] = "32-true" if arguments.precision == "32" else arguments.precision
+        options = {name: getattr(arguments, name) for name in ("overwrite", "resume", "precision", "compile")}
         try:
-            train(config, panel, arguments.run, device=device, **options)
+            train(config, panel, arguments.run, device=device, tick=tick, **options)
         except FloatingPointError as error:
             raise InputError(f"the training diverged: {error}") from None
     if process == 0:

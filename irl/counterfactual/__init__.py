@@ -1,6 +1,5 @@
 """What members would choose if the programme were different: scenarios solved, rolled out and put side by side."""
 
 from irl.counterfactual.outcomes import Answer, Question, ask, simulate
-from irl.processes import joined
 
-__all__ = ["Answer", "Question", "ask", "joined", "simulate"]
+__all__ = ["Answer", "Question", "ask", "simulate"]

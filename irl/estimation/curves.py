@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irl import processes
 from irl.data.column import Column
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
@@ -41,8 +42,12 @@ def curves(model: FittedModel, panel: Panel) -> dict[str, Any]:
     schema, generator = panel.schema, torch.Generator().manual_seed(model.config.seed)
     free = _free_rows(panel, generator)
     rows, weight = _sample(panel, free, generator)
-    visited = panel.state[free]
-    state, segment, known = panel.state[rows], panel.segment[rows], panel.anchor_reward[rows]
+    visited = processes.gathered(
+        panel.state[free]
+    )  # samples are small: every process has all of them, and does the same
+    state, segment, known, weight = (
+        processes.gathered(v) for v in (panel.state[rows], panel.segment[rows], panel.anchor_reward[rows], weight)
+    )
     cells = [(a, code) for a in range(len(schema.actions)) if a != schema.anchor for code in _codes(schema)]
     mine = torch.stack([segment == code if code >= 0 else segment >= 0 for _, code in cells], 1)
     action = torch.tensor([a for a, _ in cells], device=state.device)
@@ -71,8 +76,9 @@ def curves(model: FittedModel, panel: Panel) -> dict[str, Any]:
 
 def _free_rows(panel: Panel, generator: torch.Generator) -> Tensor:
     """Indices of the free rows; of very long panels, of those among ``LOOKED_AT`` rows."""
-    rows = torch.arange(panel.n_rows) if panel.n_rows <= LOOKED_AT else None
-    rows = torch.randint(panel.n_rows, (LOOKED_AT,), generator=generator).unique() if rows is None else rows
+    most = processes.own_part(LOOKED_AT, panel.n_rows)
+    rows = torch.arange(panel.n_rows) if panel.n_rows <= most else None
+    rows = torch.randint(panel.n_rows, (most,), generator=generator).unique() if rows is None else rows
     rows = rows.to(panel.free.device)
     return rows[panel.free[rows]]
 
@@ -83,10 +89,12 @@ def _sample(panel: Panel, free: Tensor, generator: torch.Generator) -> tuple[Ten
     segment, rows, weights = panel.segment[free], [], []
     for code in range(len(panel.schema.segments)):
         own = free[segment == code]
-        taken = own[torch.randperm(len(own), generator=generator)[:most].to(own.device)]
+        order = torch.randperm(len(own), generator=generator)[: processes.own_part(most, len(own))]
+        taken = own[order.to(own.device)]
         weight = panel.weight[taken].double()
         rows.append(taken)
-        weights.append(weight * panel.weight[own].double().sum() / weight.sum().clamp_min(1e-300))
+        every, some = processes.total(panel.weight[own].double().sum()), processes.total(weight.sum())
+        weights.append(weight * every / max(some, 1e-300))
     return torch.cat(rows), torch.cat(weights)
 
 

@@ -51,7 +51,7 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
         if decisions:
             share, p, w = processes.total(at_anchor[rows].sum()) / decisions, least[rows], weight[rows]
             within = min(max(share, 1e-12), 1 - 1e-12)
-            classes = processes.summed(torch.bucketize(p, bounds, right=True).bincount(minlength=len(CLASSES) + 1))
+            classes = torch.bucketize(p, bounds, right=True).bincount(minlength=len(CLASSES) + 1)
             overlap = float(processes.mean(torch.minimum(p / within, (1 - p) / (1 - within))))
             smallest = -processes.highest(torch.cat([-p, p.new_tensor([-torch.inf])]).max())
             figures |= {
@@ -59,7 +59,7 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
                 "effective_sample": processes.total(w.sum()) ** 2 / max(processes.total(w.square().sum()), 1e-300),
                 "smallest_probability": float(smallest),
                 "floored_share": float(processes.mean(p < FLOOR)),
-                "probabilities": (classes / decisions).tolist(),
+                "probabilities": (processes.summed(classes) / decisions).tolist(),
                 "overlap": overlap if one_action else None,
             }
         found[name] = figures

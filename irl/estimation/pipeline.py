@@ -120,7 +120,7 @@ def train(
     device: torch.device,
     overwrite: bool = False,
     resume: bool = False,
-    precision: Precision = "32-true",
+    precision: Precision = "32",
     compile: bool = False,
     tick: Callable[[str, int, int, float], None] | None = None,
 ) -> FittedModel:

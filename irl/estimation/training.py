@@ -46,7 +46,7 @@ from irl.data.batches import Batches
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["32", "bf16-mixed", "16-mixed"]
 
 BATCHES_PER_STEP = 32
 """Batches that one call of Lightning's hooks is shared by."""
@@ -168,7 +168,7 @@ class Workbench:
     device: torch.device
     seed: int
     tensorboard: Path | None = None
-    precision: Precision = "32-true"
+    precision: Precision = "32"
     compile: bool = False
     tick: Callable[[str, int, int, float], None] = lambda step, epoch, of, loss: None
 
