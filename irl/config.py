@@ -23,7 +23,7 @@ __all__ = ["Config", "InputError", "Section", "load_config", "nearest", "read_ya
 class Step(Section):
     """How one network is trained."""
 
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (64, 64)
     learning_rate: float = Field(5e-3, gt=0)
     weight_decay: float = Field(0.3, ge=0, description="decoupled (AdamW): a share of learning_rate per step")
     batch_size: int = Field(2048, gt=0)
@@ -56,6 +56,9 @@ class Estimation(Section):
     validation: float = Field(0.2, gt=0, lt=0.9, description="share of members held out")
     folds: int = Field(
         2, ge=1, description="parts of the members for the Q step's orthogonal correction; 1: no correction"
+    )
+    checkpoint_seconds: float = Field(
+        300.0, ge=0, description="work after which a training or a simulation is stored, to go on from if stopped"
     )
     policy: Step = Step()
     anchor_q: AnchorQStep = AnchorQStep()

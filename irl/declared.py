@@ -122,6 +122,9 @@ class Data(Section):
     until: Period | None = Field(
         None, description="last period to fit on; scripts/backtest.py forecasts the later ones"
     )
+    min_cell: int = Field(
+        20, ge=1, description="members of a segment below which its figures are neither written nor shown; 1: all are"
+    )
     held_out: Condition = Field(
         default_factory=dict, description="condition on any columns: members for whom it holds are fitted on nowhere"
     )

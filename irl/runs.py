@@ -9,11 +9,13 @@ Limits: POSIX only (``flock``, renaming over an existing name); on network file 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -37,6 +39,16 @@ SOFTWARE = "anchor-irl"
 PROVENANCE = "provenance.json"
 LAST = "metrics.json"
 LOCK = ".lock"
+FAILING = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there or have the quota raised",
+    errno.EFBIG: "choose another file system",
+    errno.EROFS: "choose another place, or have it made writable",
+    errno.EACCES: "choose another place, or have it made writable",
+    errno.EPERM: "choose another place, or have it made writable",
+    errno.EIO: "see to the disk",
+}
+"""Errors of disks, not of this software, and what helps."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +66,28 @@ class Provenance:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Around a script's work: a user's error ends it with a message and code 2, Ctrl-C with 130; no traceback."""
+    """Around a script's work: a user's error, a divergence, a full or failing disk end it with a message and code 2,
+    Ctrl-C with 130; no traceback."""
     try:
         yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        said = str(error)
+    except FloatingPointError as error:
+        said = f"the training diverged: {error}. The steps before are kept; with other options, give --overwrite"
+    except OSError as error:
+        if error.errno not in FAILING:
+            raise
+        place = error.filename2 or error.filename or "the disk"
+        said = (
+            f"{place}: {error.strerror}; {FAILING[error.errno]}, and run it again (--resume, where there is, goes on)"
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    else:
+        return
+    print(f"error: {said}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def usable_device(name: str) -> torch.device:
@@ -89,9 +114,10 @@ def start_run(
     """Hold the folder ``path`` for one run: made, locked, marked with its provenance, released at the end.
 
     A folder that holds anything is refused, unless ``overwrite`` (a folder of this kind is emptied first) or
-    ``resume`` (an unfinished run is kept as it is; a folder not yet begun is begun). ``about`` (seed, fingerprints)
-    is stored with the provenance, and has to be the same when a run is resumed. The caller writes ``metrics.json``
-    last, which makes the run complete.
+    ``resume`` (an unfinished one is kept as it is; a folder not yet begun is begun). ``about`` (seed, fingerprints) is
+    stored with the provenance, and has to be the same when it is resumed. What was being written when a process died is
+    removed; so is a folder that an InputError ends before any step is stored. The caller writes ``metrics.json`` last,
+    which makes the run complete.
 
     Raises
     ------
@@ -101,17 +127,23 @@ def start_run(
     folder = Path(path)
     if overwrite and resume:
         raise InputError("--overwrite and --resume contradict each other: give one")
-    make_folder(folder)
+    made = make_folder(folder)
     _check(folder, overwrite=overwrite, resume=resume, kind=kind)  # before .lock is put into a stranger's folder
     with locked(folder):
         _check(folder, overwrite=overwrite, resume=resume, kind=kind)
+        _remove_unfinished(folder)
         described = asdict(provenance(kind)) | {"about": dict(about or {})}
         if resume and not _is_unused(folder):
             described = _resumed(folder, described)
         elif overwrite:
             _empty(folder)
         write_json(folder / PROVENANCE, described)
-        yield folder
+        try:
+            yield folder
+        except InputError:
+            if made and not any(folder.glob("steps/*.json")):
+                shutil.rmtree(folder)  # with other options it would not be the same run
+            raise
 
 
 def is_complete(path: str | Path) -> bool:
@@ -157,8 +189,10 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk does not say for which file
         raise
     _sync(path.parent)
 
@@ -249,8 +283,9 @@ def provenance(kind: Kind = "run") -> Provenance:
     )
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder to write to; InputError if that cannot be done."""
+def make_folder(folder: Path) -> bool:
+    """Make a folder to write to; whether there was none before. InputError if that cannot be done."""
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -259,6 +294,9 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another run folder") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{folder}: may not be written to; choose another run folder")
+    with suppress(OSError):  # that of a folder made long ago need not be readable
+        _sync(folder.resolve().parent)
+    return made
 
 
 def _check(folder: Path, *, overwrite: bool, resume: bool, kind: Kind) -> None:
@@ -273,12 +311,10 @@ def _check(folder: Path, *, overwrite: bool, resume: bool, kind: Kind) -> None:
     if overwrite:
         return
     replace = "--overwrite to replace it, or choose another folder"
-    if kind == "scenario":
-        raise InputError(f"{folder}: a scenario is already here; give {replace}")
     if is_complete(folder):
-        raise InputError(f"{folder}: a finished run is already here; give {replace}")
+        raise InputError(f"{folder}: a finished {kind} is already here; give {replace}")
     if not resume:
-        raise InputError(f"{folder}: an unfinished run is already here; give --resume to continue it, {replace}")
+        raise InputError(f"{folder}: an unfinished {kind} is already here; give --resume to continue it, {replace}")
 
 
 def _resumed(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
@@ -304,6 +340,13 @@ def _is_ours(folder: Path, kind: Kind) -> bool:
 def _is_unused(folder: Path) -> bool:
     """Nothing there but what a start that was cut short leaves: the lock and unfinished files."""
     return all(entry.name == LOCK or (entry.name[0] == "." and entry.suffix == ".tmp") for entry in folder.iterdir())
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a process that died was writing, here and one folder down; nobody else is writing now."""
+    for entry in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        if re.fullmatch(r"\..+\.[0-9a-f]{32}\.tmp", entry.name):
+            _remove(entry)
 
 
 def _empty(folder: Path) -> None:

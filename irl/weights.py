@@ -1,7 +1,12 @@
-"""Networks in a folder: ``weights.safetensors`` and what is said of them in ``model.json``; nothing is pickled."""
+"""Networks in a folder: ``weights.safetensors`` and what is said of them in ``model.json``; nothing is pickled.
+
+Both carry fingerprints, so that a folder that was cut short or edited is refused. They tell damage, not malice: whoever
+means to deceive can make new ones. Loading runs no code of the folder's in any case.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +19,9 @@ from torch import Tensor, nn
 from irl import runs
 from irl.config import InputError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder; a folder of another version is refused."""
+ABOUT = "model.json"
 
 
 def write(folder: str | Path, networks: Mapping[str, nn.Module], about: Mapping[str, Any]) -> None:
@@ -25,10 +31,11 @@ def write(folder: str | Path, networks: Mapping[str, nn.Module], about: Mapping[
         for name, network in networks.items()
         for key, tensor in network.state_dict().items()
     }
-    about = {"format": FORMAT, **about, "weights": runs.fingerprint(*(weights[key] for key in sorted(weights)))}
+    about = {"format": FORMAT, **about, "weights": _fingerprint(weights)}
+    about["content"] = _content(about)
     with runs.atomic_folder(folder, replace=True) as partial:
         runs.atomic_write(partial / "weights.safetensors", save_tensors(weights))
-        runs.write_json(partial / "model.json", about)
+        runs.write_json(partial / ABOUT, about)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -39,7 +46,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     InputError
         If the folder is incomplete, damaged, altered or of another format version.
     """
-    about = runs.read_json(folder / "model.json")
+    about = runs.read_json(folder / ABOUT)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise InputError(f"{folder}: model format {found!r}; this version reads {FORMAT}: train the study again")
@@ -49,13 +56,25 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         raise InputError(f"{error.filename}: no such file; the model folder is incomplete") from None
     except SafetensorError as error:
         raise InputError(damaged(folder, error)) from None
-    if runs.fingerprint(*(weights[key] for key in sorted(weights))) != about.get("weights"):
-        raise InputError(f"{folder}: the weights are not the ones that were saved; restore the folder")
+    for what, found in (("weights", _fingerprint(weights)), ("content", _content(about))):
+        if found != about.get(what):
+            part = "the weights are" if what == "weights" else f"what {ABOUT} says is"
+            raise InputError(f"{folder}: {part} not as saved (altered or cut short); restore the folder")
     by_network: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
         name, _, own = key.partition(".")
         by_network.setdefault(name, {})[own] = tensor
     return about, by_network
+
+
+def _fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Of names and values."""
+    return runs.fingerprint(*(part for key in sorted(weights) for part in (key, weights[key])))
+
+
+def _content(about: Mapping[str, Any]) -> str:
+    """The fingerprint of all that is said, but for itself."""
+    return runs.fingerprint(json.dumps({k: v for k, v in about.items() if k != "content"}, sort_keys=True))
 
 
 def damaged(folder: Path, error: Exception) -> str:

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--until", help="the last period to train on, as data.until=PERIOD")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     parser.add_argument("--overwrite", action="store_true", help="replace the run (with --config) or its backtest")
+    parser.add_argument("--resume", action="store_true", help="go on with an unfinished training, with --config")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options to change, with --config")
     arguments = parser.parse_intermixed_args()
 
@@ -44,7 +45,8 @@ def main() -> None:
         config = load_config(arguments.config, overrides)
         check(config.data)
         with console.status(f"training on {config.data.path}"):
-            train(config, read_panel(config), arguments.run, device=device, overwrite=arguments.overwrite)
+            options = {"overwrite": arguments.overwrite, "resume": arguments.resume}
+            train(config, read_panel(config), arguments.run, device=device, **options)
     elif overrides:
         raise InputError("--until and key.path=value are for training: give --config too")
     model = irl.load(arguments.run, device=device)

@@ -10,14 +10,15 @@ import argparse
 import time
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
 from irl import runs
 from irl.counterfactual import ask
+from irl.counterfactual.answer_files import asked, write_answer
 from irl.data import read_members, read_table
+from irl.data.disclosure import said
 from irl.processes import joined
 from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
@@ -29,6 +30,7 @@ def main(process: int) -> None:
     parser.add_argument("--scenario", required=True, help="the scenario (YAML)")
     parser.add_argument("--out", type=Path, help="folder for the answer (default RUN/scenarios/NAME)")
     parser.add_argument("--data", help="members to start from (default: the panel the study was trained on)")
+    parser.add_argument("--resume", action="store_true", help="continue an answer that was stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace the answer that is in the folder")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     parser.add_argument("--compile", choices=("kernels", "graphs"), help="forward passes: torch.compile, CUDA graphs")
@@ -40,15 +42,16 @@ def main(process: int) -> None:
     with console.status("reading the members"):
         frame = read_table(arguments.data) if arguments.data else read_members(model.config, model.schema)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
+        about = asked(question, arguments.run)
     if process:  # it only takes its part of the members: the first one writes
         question.answer(compile=arguments.compile)
         return
+    again = {"overwrite": arguments.overwrite, "resume": arguments.resume}
     out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
-    asked = {"scenario": scenario.model_dump_json(), "run": str(arguments.run)}
     started = time.perf_counter()
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
-        runs.start_run(out, overwrite=arguments.overwrite, kind="scenario", about=asked) as folder,
+        runs.start_run(out, **again, kind="scenario", about=about) as folder,
         Progress(*columns, console=console) as progress,
     ):
         tasks = {}
@@ -58,14 +61,10 @@ def main(process: int) -> None:
                 tasks[stage] = progress.add_task(f"{stage:<10}", total=of)
             progress.update(tasks[stage], completed=done)
 
-        found = question.answer(tick=tick, compile=arguments.compile)
-        content = yaml.safe_dump(scenario.model_dump(mode="json", exclude_none=True), sort_keys=False)
-        runs.atomic_write(folder / "scenario.yaml", content)
-        runs.atomic_write(folder / "outcomes.parquet", found.outcomes.to_parquet(index=False))
-        about = {key: getattr(found, key) for key in ("solved", "members", "money")}
-        runs.write_json(folder / runs.LAST, about | {"seconds": time.perf_counter() - started})
+        found = question.answer(tick=tick, compile=arguments.compile, folder=folder)
+        write_answer(folder, question, found, seconds=time.perf_counter() - started)
         log_scenario(load_record(arguments.run), folder)
-    for text in found.warnings():
+    for text in [*question.withheld.left(found.warnings()), *said(question.withheld.plain())]:
         console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
     print(f"scenario {scenario.name!r} answered for {found.members:,} members: {out}")
 

@@ -28,7 +28,7 @@ def main(process: int) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="the study (YAML)")
     parser.add_argument("--run", help="run folder to make; needed unless --dry-run")
-    parser.add_argument("--resume", action="store_true", help="continue an unfinished run after its last finished step")
+    parser.add_argument("--resume", action="store_true", help="continue an unfinished run from where it stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     parser.add_argument("--precision", default="32", choices=("32", "bf16-mixed", "16-mixed"), help="of the networks")
@@ -63,10 +63,7 @@ def main(process: int) -> None:
             progress.update(tasks[step], completed=epoch, loss="" if math.isnan(loss) else f"held-out loss {loss:.4f}")
 
         options = {name: getattr(arguments, name) for name in ("overwrite", "resume", "precision", "compile")}
-        try:
-            train(config, panel, arguments.run, device=device, tick=tick, **options)
-        except FloatingPointError as error:
-            raise InputError(f"the training diverged: {error}") from None
+        train(config, panel, arguments.run, device=device, tick=tick, **options)
     if process == 0:
         record = load_record(arguments.run)
         with console.status("writing figures for TensorBoard"):

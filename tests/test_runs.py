@@ -205,7 +205,7 @@ def test_a_scenario_does_not_replace_a_run(tmp_path):
     with runs.start_run(folder / "scenarios" / "dearer", kind="scenario"):
         pass
     with (
-        pytest.raises(InputError, match="a scenario is already here"),
+        pytest.raises(InputError, match="an unfinished scenario is already here; give --resume"),
         runs.start_run(folder / "scenarios" / "dearer", kind="scenario"),
     ):
         pass

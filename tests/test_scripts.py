@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
+import pickle
+import random
 import runpy
 import shutil
 import subprocess
@@ -37,7 +41,13 @@ STUDY = {
     "anchor": {"action": "none", "reward": 0.0},
     "discount": 0.9,
     "seed": 0,
-    "estimation": {"policy": TINY, "anchor_q": TINY | {"rounds": 2}, "reward": TINY, "dynamics": TINY},
+    "estimation": {
+        "checkpoint_seconds": 0.0,
+        "policy": TINY,
+        "anchor_q": TINY | {"rounds": 2},
+        "reward": TINY,
+        "dynamics": TINY,
+    },
 }
 SCENARIO = {"name": "Annual dearer", "periods": 4, "changes": [{"feature": {"name": "price", "scale": [0.9, 1.1]}}]}
 
@@ -51,7 +61,7 @@ def panel() -> pd.DataFrame:
         for month in range(10):
             menu = ["none", "annual"] if status == "annual" else ["none", "monthly", "annual"]
             plan = str(rng.choice(menu))
-            rows.append((member, month, plan, status, video, price, ("north", "south")[member % 2]))
+            rows.append((f"id7Q{member:04d}x", month, plan, status, video, price, ("north", "south")[member % 2]))
             video = int(np.clip(video + (1 if plan != "none" else -1) * rng.integers(0, 2), 0, 2))
             status = "out" if plan == "none" else plan
     return pd.DataFrame(rows, columns=["id", "month", "plan", "status", "video", "price", "region"])
@@ -175,6 +185,107 @@ def test_a_run_resumes_after_its_last_finished_step(copied, monkeypatch):
     assert (run / "metrics.json").exists()
 
 
+def test_a_full_disk_is_one_message_and_the_run_goes_on(trained, tmp_path, capsys, monkeypatch):
+    """And a run from the start ends at the same numbers as another of the same seed."""
+    run, calls, sync = tmp_path / "run", itertools.count(), os.fsync
+
+    def full(descriptor: int) -> None:
+        if next(calls) == 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    train = ("train", "--config", trained / "study.yaml", "--run", run, "--device", "cpu")
+    monkeypatch.setattr(os, "fsync", full)
+    assert script(*train) == 2
+    said = capsys.readouterr().err
+    assert "error:" in said and "No space left on device; make room there" in said and "Traceback" not in said
+    assert (run / "steps" / "policy.json").exists() and not list(run.rglob("*.tmp"))
+    assert script(*train, "--resume") == 0
+    for name in ("model/weights.safetensors", "model/model.json"):
+        assert (run / name).read_bytes() == (trained / "run" / name).read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, capsys, monkeypatch):
+    """Not even if nothing but weights has changed."""
+    panel().assign(w=1.0).to_parquet(tmp_path / "panel.parquet")
+    study = STUDY | {"data": STUDY["data"] | {"path": str(tmp_path / "panel.parquet"), "weight": "w"}}
+    train = ("train", "--config", write(tmp_path / "study.yaml", study), "--run", tmp_path / "run", "--device", "cpu")
+    with monkeypatch.context() as patched:
+
+        def stopped(*arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr("irl.estimation.pipeline.fit_policy", stopped)
+        assert script(*train) == 130
+    assert (tmp_path / "run" / "provenance.json").exists()
+    panel().assign(w=lambda p: 1.0 + (p["month"] == 3)).to_parquet(tmp_path / "panel.parquet")
+    assert script(*train, "--resume") == 2
+    assert "what it was started with has changed (data)" in capsys.readouterr().err
+
+
+def test_a_run_killed_at_any_moment_ends_the_same(trained, tmp_path):
+    """The short version of `benchmark.py kill`."""
+    kill = runpy.run_path(str(ROOT / "scripts" / "benchmarks" / "kill.py"))
+
+    def train(run: Path) -> list[object]:
+        return ["train", "--config", trained / "study.yaml", "--run", run, "--device", "cpu"]
+
+    def ask(out: Path) -> list[object]:
+        scenario = ["--scenario", trained / "scenario.yaml", "--out", out]
+        return ["counterfactual", "--run", trained / "run", *scenario, "--device", "cpu"]
+
+    aims = ("policy_fold_1", "refit")
+    kills = kill["one_run"](trained / "run", tmp_path / "killed", train, aims, random.Random(0))
+    assert script(*ask(tmp_path / "alone")) == 0
+    kills.append(kill["one_answer"](tmp_path / "alone", tmp_path / "answer", ask, 0.05))
+    assert [how for *_, how in kills] == ["bitwise the same"] * 3
+    assert all(there != "it had ended" for *_, there, _ in kills)
+
+
+def test_no_member_is_named_in_a_run(copied):
+    run = copied / "run"
+    for name in ("counterfactual", "report"):
+        asked = ["--scenario", copied / "scenario.yaml"] if name == "counterfactual" else []
+        assert script(name, "--run", run, *asked) == 0
+    assert {"report.html", "scenarios", "tb", "steps"} <= {path.name for path in run.iterdir()}
+    outcomes = run / "scenarios" / "annual_dearer" / "outcomes.parquet"
+    written = listing(run) | {"outcomes": pd.read_parquet(outcomes).to_csv().encode()}  # Parquet is compressed
+    assert "id7Q0000x" in set(panel()["id"])
+    assert not [name for name, content in written.items() if b"id7Q" in content]
+
+
+def test_figures_of_few_members_are_withheld(tmp_path, capsys):
+    """5 members, who are too few; 25, by whom they could be worked out; and 30."""
+    frame = panel()
+    number = frame["id"].str[4:8].astype(int)
+    frame["region"] = np.select([number < 5, number < 30], ["Qfew", "Qnext"], "Qmany")
+    frame.to_parquet(tmp_path / "panel.parquet")
+    study = STUDY | {
+        "data": STUDY["data"] | {"path": str(tmp_path / "panel.parquet")},
+        "reward": {"benefits": ["video"]},
+    }
+    run, device = tmp_path / "run", ("--device", "cpu")
+    assert script("train", "--config", write(tmp_path / "study.yaml", study), "--run", run, *device) == 0
+    assert script("counterfactual", "--run", run, "--scenario", write(tmp_path / "s.yaml", SCENARIO), *device) == 0
+    sentence = "Figures of Qfew, Qnext are withheld: fewer than 20 members"
+    assert capsys.readouterr().err.count(sentence) == 2
+    assert script("attribution", "--run", run, *device) == script("bootstrap", "--run", run, "--replicas", "2") == 0
+    assert script("report", "--run", run) == 0
+    outcomes = pd.read_parquet(run / "scenarios" / "annual_dearer" / "outcomes.parquet")
+    assert set(outcomes["segment"]) == {"Qmany", "all"}
+    named = [p for p in run.rglob("*") if p.suffix in (".json", ".tex", ".html") and p.name != "model.json"]
+    assert len(named) > 12
+    for path in named:
+        text = path.read_text(encoding="utf-8").replace(sentence, "")
+        if path.suffix == ".json":
+            content = json.loads(text)
+            for part in (content, content.get("panel", {})) if isinstance(content, dict) else ():
+                part.pop("withheld", None)
+            text = json.dumps(content)
+            assert "Qmany" in text or path.parent.name == "steps" or path.name == "provenance.json", path
+        assert "Qfew" not in text and "Qnext" not in text, path
+
+
 def test_a_diverging_training_is_said_in_words(copied, capsys):
     options = ["estimation.policy.learning_rate=1.0e+30", "estimation.policy.weight_decay=0"]
     assert script("train", "--config", copied / "study.yaml", "--run", copied / "other", *options) == 2
@@ -207,7 +318,7 @@ def test_a_scenario_is_answered(copied, capsys):
     pd.testing.assert_frame_equal(table, again, check_dtype=False)
     before = listing(folder)
     assert script(*ask) == 2
-    assert "a scenario is already here; give --overwrite" in capsys.readouterr().err
+    assert "a finished scenario is already here; give --overwrite" in capsys.readouterr().err
     assert listing(folder) == before
     assert script(*ask, "--overwrite") == 0
 
@@ -530,6 +641,201 @@ BY_SCRIPT = {
 BAD = [(name, *case) for name, cases in BY_SCRIPT.items() for case in cases.items()]
 
 
+def with_option(*options):
+    """A study with one option changed, as an override."""
+    return lambda f: ["--config", f / "study.yaml", "--run", f / "new", "--device", "cpu", *options]
+
+
+def with_panel(make, name="bad.parquet"):
+    """A study on another panel, which ``make`` writes to a path."""
+
+    def arguments(folder):
+        make(folder / name)
+        return ["--config", folder / "study.yaml", "--run", folder / "new", f"data.path={folder / name}"]
+
+    return arguments
+
+
+def with_rows(change):
+    return with_panel(lambda path: change(panel()).to_parquet(path))
+
+
+def with_text(text, name):
+    return with_panel(lambda path: path.write_text(text, encoding="utf-8"), name)
+
+
+def cut(path):
+    panel().to_parquet(path)
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def resumed(damage, *options):
+    """An unfinished run, to be gone on with after some damage."""
+
+    def arguments(folder):
+        (folder / "run" / "metrics.json").unlink()
+        damage(folder)
+        return ["--config", folder / "study.yaml", "--run", folder / "run", "--resume", "--device", "cpu", *options]
+
+    return arguments
+
+
+def asked(damage):
+    """A run that was damaged, to be asked for predictions."""
+
+    def arguments(folder):
+        damage(folder / "run")
+        return ["--run", folder / "run", "--data", folder / "panel.parquet", "--out", folder / "o.csv"]
+
+    return arguments
+
+
+def edited(*parts, **changes):
+    """A JSON file of a run with keys of its top level put to other values."""
+
+    def damage(run):
+        path = run.joinpath(*parts)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(content | changes), encoding="utf-8")
+
+    return damage
+
+
+def overwritten(content, *parts):
+    return lambda run: run.joinpath(*parts).write_bytes(content(run.joinpath(*parts).read_bytes()))
+
+
+def scenario_with(**options):
+    return lambda f: ["--run", f / "run", "--scenario", broken_scenario(f, **options)]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+class Pickled:
+    """Would make a file if it were unpickled."""
+
+    def __reduce__(self):
+        return (open, ("o.csv", "w"))
+
+
+WEIGHTS, ABOUT = ("model", "weights.safetensors"), ("model", "model.json")
+MORE = {
+    "train": {
+        "no YAML": (lambda f: ["--config", f / "panel.parquet", "--run", f / "new"], "not valid YAML"),
+        "no mapping": (lambda f: ["--config", write(f / "s.yaml", [1]), "--run", f / "new"], "expected a mapping"),
+        "a folder as the study": (lambda f: ["--config", f, "--run", f / "new"], "cannot be read (Is a directory)"),
+        "an override without a value": (with_option("seed"), "write it as key.path=value"),
+        "an override inside a value": (with_option("seed.x=1"), "'seed' is not a section"),
+        "no patience that is one": (with_option("discount=1"), "discount: Input should be less than 1"),
+        "a negative seed": (with_option("seed=-1"), "seed: Input should be greater than or equal to 0"),
+        "an anchor that is no action": (with_option("anchor.action=nothing"), "unknown action 'nothing'"),
+        "two anchors": (with_option("anchor.policy=uniform"), "give exactly one of `action`, `by_state`, `policy`"),
+        "no state": (with_option("data.state={}"), "data.state"),
+        "an action twice": (with_option("data.actions=[none, none]"), "lists an action twice"),
+        "an ordinal without levels": (with_option("data.state.video.levels=null"), "an ordinal needs `levels`"),
+        "the action as state": (
+            with_option("data.state.plan={kind: category, dynamics: learned}"),
+            "the action to be explained cannot be state",
+        ),
+        "a menu by no column": (with_option("data.available.monthly={stat: [out]}"), "did you mean 'status'"),
+        "types of a linear reward": (with_option("types=2", "reward.structure=linear"), "types: the reward has to"),
+        "no layers": (with_option("estimation.policy.hidden=[0]"), "estimation.policy.hidden"),
+        "more held out than there is": (with_option("estimation.validation=1.5"), "estimation.validation"),
+        "a benefit nobody knows": (with_option("reward.benefits=[vide]"), "did you mean 'video'"),
+        "a label that never occurs": (with_option("data.terminal={status: [dead]}"), "'dead' never occurs in the data"),
+        "a panel cut short": (with_panel(cut), "cannot be read:"),
+        "an empty panel": (with_panel(Path.touch), "the file is empty"),
+        "text called Parquet": (with_text("a,b\n1,2\n", "x.parquet"), "are what their names say"),
+        "semicolons": (with_text("id;month;plan\n1;2;none\n", "x.csv"), "columns have to be separated by commas"),
+        "a column twice": (with_text("id,id,month\n1,1,2\n", "x.csv"), "column 'id' appears twice"),
+        "a file that is no table": (with_text("x", "x.txt"), "neither Parquet nor CSV by its name"),
+        "no rows": (with_rows(lambda p: p.head(0)), "there are no rows"),
+        "the same period twice": (with_rows(lambda p: pd.concat([p, p.head(3)])), "several rows for one member"),
+        "members without names": (with_rows(lambda p: p.assign(id=None)), "member column 'id': missing values"),
+        "periods that are words": (with_rows(lambda p: p.assign(month="May")), "period column 'month'"),
+        "choices that are missing": (with_rows(lambda p: p.assign(plan=None)), "action column 'plan': missing values"),
+        "a choice off the menu": (
+            with_rows(lambda p: p.assign(plan=p["plan"].where(p["status"] != "annual", "monthly"))),
+            "the chosen action is not available",
+        ),
+        "infinite numbers": (with_rows(lambda p: p.assign(price=np.inf)), "'price': missing or infinite"),
+        "levels out of range": (with_rows(lambda p: p.assign(video=7)), "not among its levels"),
+        "weights below 0": (
+            lambda f: [*with_rows(lambda p: p.assign(w=-1.0))(f), "data.weight=w"],
+            "weight column 'w'",
+        ),
+        "one row a member": (with_rows(lambda p: p.query("month == 5")), "no member has two consecutive periods"),
+        "one member": (with_rows(lambda p: p.head(10)), "the members do not suffice"),
+        "other options than before": (resumed(lambda f: None, "seed=9"), "has changed (config, seed)"),
+        "a step cut short": (
+            resumed(lambda f: overwritten(lambda c: c[:40], "run", "steps", "policy.safetensors")(f)),
+            "step 'policy' cannot be read; start again with --overwrite",
+        ),
+        "a step without its metrics": (
+            resumed(lambda f: overwritten(lambda c: c[:40], "run", "steps", "policy.json")(f)),
+            "not valid JSON",
+        ),
+        "a run without its provenance": (
+            resumed(lambda f: (f / "run" / "provenance.json").unlink()),
+            "nothing replaces those",
+        ),
+    },
+    "predict": {
+        "weights cut short": (asked(overwritten(lambda c: c[:-100], *WEIGHTS)), "the model is damaged"),
+        "weights altered": (asked(overwritten(flipped, *WEIGHTS)), "the weights are not as saved"),
+        "weights that are a pickle": (asked(overwritten(lambda c: pickle.dumps(Pickled()), *WEIGHTS)), "is damaged"),
+        "no weights": (asked(lambda run: run.joinpath(*WEIGHTS).unlink()), "the model folder is incomplete"),
+        "no description": (asked(lambda run: run.joinpath(*ABOUT).unlink()), "no such file"),
+        "a description cut short": (asked(overwritten(lambda c: c[:99], *ABOUT)), "not valid JSON"),
+        "a description that is a list": (asked(overwritten(lambda c: b"[]", *ABOUT)), "model format None"),
+        "a description altered": (asked(edited(*ABOUT, config={})), "what model.json says is not as saved"),
+        "an older version": (asked(edited(*ABOUT, format=1)), "model format 1; this version reads"),
+        "a run of another software": (asked(edited("provenance.json", software="theirs")), "not a run"),
+        "provenance cut short": (asked(overwritten(lambda c: c[:20], "provenance.json")), "not a run"),
+    },
+    "report": {
+        "no run": (lambda f: ["--run", f / "none"], "no such run folder"),
+        "metrics cut short": (
+            lambda f: [overwritten(lambda c: c[:50], "metrics.json")(f / "run"), "--run", f / "run"][1:],
+            "not valid JSON",
+        ),
+        "metrics that are a list": (
+            lambda f: [overwritten(lambda c: b"[]", "metrics.json")(f / "run"), "--run", f / "run"][1:],
+            "not the metrics of a run",
+        ),
+        "a configuration altered": (
+            lambda f: [overwritten(lambda c: b"data: 1\n", "config.yaml")(f / "run"), "--run", f / "run"][1:],
+            "config.yaml:\n  ",
+        ),
+    },
+    "counterfactual": {
+        "no periods": (scenario_with(periods=0), "periods: Input should be greater than or equal to 1"),
+        "nobody": (scenario_with(members=0), "members: "),
+        "no change": (scenario_with(changes=[]), "changes: "),
+        "a change that says nothing": (scenario_with(change={}), "give exactly one of `reward`"),
+        "a change of nothing": (scenario_with(change={"reward": {"action": "annual"}}), "give at least one of `add`"),
+        "no such column": (scenario_with(change={"feature": {"name": "prise", "scale": 2}}), "did you mean 'price'"),
+        "a category that is scaled": (scenario_with(change={"feature": {"name": "status", "scale": 2}}), "status"),
+        "changes after the end": (scenario_with(timing={"start": 9}), "the changes start after the last of 4 periods"),
+        "nobody like that": (scenario_with(population={"where": {"price": [7]}}), "no member starts there"),
+        "two sweeps": (
+            scenario_with(changes=[*SCENARIO["changes"], {"reward": {"action": "annual", "add": [1, 2]}}]),
+            "only one number of one change may be a list",
+        ),
+        "too few members to show": (
+            lambda f: [
+                "--run", f / "run", "--scenario", f / "scenario.yaml", "--data",
+                [panel().head(50).to_parquet(f / "five.parquet"), f / "five.parquet"][1],
+            ],
+            "fewer than 20 members (`data.min_cell`)",
+        ),
+    },
+}  # fmt: skip
+BAD += [(name, *case) for name, cases in MORE.items() for case in cases.items()]
+
+
 def test_backtest_and_experiment(trained, tmp_path, capsys):
     """One study, fitted without the last periods and without an arm, forecasts both; a change of what it was not
     fitted on changes nothing in it."""
@@ -571,6 +877,8 @@ def test_what_is_wrong_is_said_in_one_message_and_nothing_is_written(copied, cap
     assert message.startswith("error: "), message
     assert message.count("error:") == 1 and "Traceback" not in message
     assert words in message, message
+    if "--resume" in arguments:  # that it was gone on with is noted
+        before["run/provenance.json"] = (copied / "run" / "provenance.json").read_bytes()
     assert listing(copied) == before
     assert not (copied / "new").exists() and not (copied / "o.csv").exists()
 

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from irl import evaluation
+from irl.counterfactual.counts import Counts
 from irl.counterfactual.identification import Identification, classify
-from irl.counterfactual.rollout import Counts, Starts, rollout
+from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import CHUNK, ScenarioPolicy
 from irl.counterfactual.timing import Policy
 from irl.fitted import FittedModel, free_rows

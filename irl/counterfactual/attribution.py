@@ -40,9 +40,9 @@ from torch import Tensor
 from irl import bellman
 from irl.config import InputError
 from irl.counterfactual.intervention import Intervention
-from irl.counterfactual.outcomes import ALL
 from irl.counterfactual.solve import solve
 from irl.counterfactual.visits import Groups, visits
+from irl.data.disclosure import ALL, withheld_of
 from irl.data.panel import Panel, expanded, typed
 from irl.fitted import FittedModel, Z
 from irl.refitted import Refitted
@@ -112,10 +112,12 @@ def attribute(
     Raises
     ------
     InputError
-        If no benefits are declared, there was no refit, or nobody in the panel has a choice.
+        If no benefits are declared, there was no refit, nobody in the panel has a choice, or it has too few members.
     """
     check(model)
     names = model.config.reward.benefits
+    withheld = withheld_of(panel, model.config.data.min_cell)
+    withheld.refuse_nothing()
     copies = 1 if panel.schema.hidden else model.schema.types
     if copies > 1:
         coded = typed(panel, model.schema, torch.zeros_like(panel.member))
@@ -131,7 +133,13 @@ def attribute(
     found: dict[str, Any] = {"kind": "contribution" if adds else "removal", "start": {}, "visited": {}, "kernel": how}
     for g, (place, segment, choices) in enumerate(cells):
         found[place][segment] = {"choices": choices, **_cell(names, mean[g], gradient[g], refit, adds)}
-    return found | {"discount": model.config.discount, "rows": len(states.state), "seed": seed}
+    shown: dict[str, Any] = withheld.left(found)
+    return shown | {
+        "withheld": withheld.plain(),
+        "discount": model.config.discount,
+        "rows": len(states.state),
+        "seed": seed,
+    }
 
 
 def check(model: FittedModel) -> None:

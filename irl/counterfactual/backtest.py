@@ -45,6 +45,7 @@ from irl.counterfactual.forecast import (
 from irl.counterfactual.outcomes import check_study
 from irl.counterfactual.spells import Counts, Floats, Rates
 from irl.counterfactual.static_logit import fit_static_logit
+from irl.data.disclosure import withheld
 from irl.data.encode import factorized, label
 from irl.data.panel import Panel, panel_from_frame
 from irl.data.periods import period_numbers
@@ -153,9 +154,11 @@ def _forecast(
     draws: int,
     tick: Tick,
 ) -> dict[str, Any]:
+    members = np.bincount(observed.segment, minlength=len(model.schema.segments))
+    hidden = withheld(dict(zip(model.schema.segments, members.tolist(), strict=True)), model.config.data.min_cell)
+    hidden.refuse_nothing()
     policy = policy_for(model, fitted, observed, seed=seed, draws=draws)
     paths = draws_of(policy, observed, seed=seed, draws=draws, tick=tick)
-    members = np.bincount(observed.segment, minlength=len(model.schema.segments))
     segments = compared(observed.count(model.schema), paths, others, schema=model.schema, members=members)
     return {
         "forecasts": ["model", *others],
@@ -163,7 +166,8 @@ def _forecast(
         "parameters_drawn": policy.draws is not None,
         "converged": policy.converged,
         "seed": seed,
-        "segments": segments,
+        "segments": hidden.left(segments),
+        "withheld": hidden.plain(),
     }
 
 

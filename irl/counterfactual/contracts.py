@@ -22,9 +22,9 @@ from torch import Tensor
 
 from irl.contracts import declared_flow, forced_action
 from irl.counterfactual import conditions
+from irl.counterfactual.counts import Counts
 from irl.counterfactual.identification import lasting
 from irl.counterfactual.intervention import Intervention
-from irl.counterfactual.rollout import Counts
 from irl.dynamics import TransitionModel
 from irl.fitted import FittedModel
 from irl.scenario import RewardChange

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from irl.counterfactual import spells
 from irl.counterfactual.intervention import Intervention
-from irl.counterfactual.outcomes import ALL, MOST_DRAWN
+from irl.counterfactual.outcomes import MOST_DRAWN
 from irl.counterfactual.solve import ScenarioPolicy, solve
 from irl.counterfactual.spells import Bools, Counts, Floats, Ints, Rates
 from irl.counterfactual.type_draws import parameter_draws
+from irl.data.disclosure import ALL
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.dynamics import TransitionModel

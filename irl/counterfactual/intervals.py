@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from irl.counterfactual.counts import GROUPS, Counts
 from irl.counterfactual.money import PriceCoefficients
 from irl.counterfactual.rates import Arrays, Axes, Outcome, arrays, effects, levels, with_total
-from irl.counterfactual.rollout import GROUPS, Counts
 from irl.fitted import Z
 
 SMALL = 1e-4

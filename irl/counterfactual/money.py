@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from irl.config import InputError
-from irl.counterfactual.rollout import measure
+from irl.data.column import measure
 from irl.data.schema import StateSchema
 from irl.declared import Data, Flow, Money
 from irl.fitted import FittedModel, free_rows

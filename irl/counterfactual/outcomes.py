@@ -57,6 +57,7 @@ from irl.counterfactual.forward import Compile
 from irl.counterfactual.identification import classify
 from irl.counterfactual.intervals import Comparison, compared, t_quantile
 from irl.counterfactual.intervention import Intervention, added_actions, cautions, compile_scenario
+from irl.counterfactual.kept import KeptSums
 from irl.counterfactual.money import check_money, paid, price_coefficients
 from irl.counterfactual.rates import Axes
 from irl.counterfactual.rollout import Starts, rollout
@@ -64,6 +65,7 @@ from irl.counterfactual.solve import solve
 from irl.counterfactual.support import Tally, support
 from irl.counterfactual.timing import Policy, remembered, solve_path
 from irl.counterfactual.type_draws import parameter_draws, start_scores
+from irl.data.disclosure import ALL, Withheld, withheld
 from irl.data.panel import Panel, panel_from_frame
 from irl.declared import Money
 from irl.fitted import FittedModel, Z
@@ -71,8 +73,6 @@ from irl.scenario import BASELINE, Scenario, cases, scenario_from
 from irl.transitions import States, Transitions
 
 COLUMNS = ["case", "segment", "period", "outcome", "baseline", "scenario", "change", "low", "high"]
-ALL = "all"
-"""Label of the rows over all segments together."""
 PARAMETER_DRAWS = 16
 """Draws of the reward's parameters behind the intervals; with no more parameters than that, as many as parameters,
 whose second moments are the covariance exactly."""
@@ -121,15 +121,24 @@ class Question:
     about: tuple[str, ...] = ()
     panel: Panel | None = None
 
+    @property
+    def withheld(self) -> Withheld:
+        """What of the answer is not to be written: by the members of the data who may start, not by those drawn."""
+        segments, real = self.model.schema.segments, self.starts.real
+        members = torch.bincount(self.starts.segment, minlength=len(segments)) if real is None else real
+        return withheld(dict(zip(segments, members.tolist(), strict=True)), self.model.config.data.min_cell)
+
     def answer(
         self,
         *,
         tick: Tick = lambda stage, done, of: None,
         bands: bool = True,
         compile: Compile | None = None,
+        folder: Path | None = None,
     ) -> Answer:
         """Solve and simulate baseline and cases; ``tick(stage, done, of)`` reports progress. Without ``bands``, answers
-        that depend on the anchor's reward come without how far. ``compile``: how forward passes are compiled."""
+        that depend on the anchor's reward come without how far. ``compile``: how forward passes are compiled;
+        ``folder``: where the simulation's sums are kept meanwhile."""
         model, scenario = self.model, self.scenario
         starts, parameters, shares, width = self.starts, None, None, math.nan
         if model.has_standard_errors:
@@ -162,6 +171,7 @@ class Question:
             paid=None if money is None else partial(paid, model.schema, money),
             tick=lambda done, of: tick("simulate", done, of),
             visit=seen,
+            kept=None if folder is None else KeptSums(folder, seen, every=model.config.estimation.checkpoint_seconds),
         )
         seen.add_up(policies)
         worth = None if money is None else price_coefficients(model, money, self.rows, parameters)

@@ -119,12 +119,14 @@ def draw_starts(states: States, rows: Tensor, scenario: Scenario, schema: StateS
     rows = rows[conditions.holds(schema, population.where, states.state[rows], states.segment[rows])]
     if not len(rows):
         raise InputError(f"population.where: no member starts there (`start: {scenario.start}` row)")
+    real = torch.bincount(states.segment[rows], minlength=len(schema.segments))
     if scenario.members != "all":
         own, stratum = states.weight[rows].double().cpu(), states.segment[rows]
         weight = own
         for name, shares in population.reweight.items():
             code, weight = _reweighted(states.only(rows), name, shares, schema)
             stratum = stratum * (len(shares) + 1) + code
+        real = torch.bincount(states.segment[rows[(weight > 0).to(rows.device)]], minlength=len(schema.segments))
         rows = rows[_drawn(stratum, weight, own, scenario.members, scenario.seed)]
     state = states.state[rows]  # a copy
     if population.set:
@@ -133,7 +135,7 @@ def draw_starts(states: States, rows: Tensor, scenario: Scenario, schema: StateS
         stuck = ~schema.menu(state).any(1) | schema.is_terminal(state)
         if bool(stuck.any()):
             raise InputError("population.set: puts members where there is nothing to choose or to sit out")
-    return Starts(state, states.segment[rows], rows)
+    return Starts(state, states.segment[rows], rows, real=real)
 
 
 def _reweighted(states: States, name: str, shares: dict[str, float], schema: StateSchema) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Outcomes as functions of a simulation's counts: of one case, and of a case against the baseline.
 
-*Arrays* are the sums of :class:`irl.counterfactual.rollout.Counts` by name, [S', ...], S' the segments and, if there
+*Arrays* are the sums of :class:`irl.counterfactual.counts.Counts` by name, [S', ...], S' the segments and, if there
 are several, all of them together last. A rate of nobody is NaN. What is computed is in the head of
 :mod:`irl.counterfactual.outcomes`.
 
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from irl.counterfactual.rollout import Counts
+from irl.counterfactual.counts import Counts
 
 Arrays = Mapping[str, NDArray[Any]]
 UNSEEN = 0.05

@@ -103,7 +103,7 @@ def relax(
                 questions.append(((name, label), about, ask(_without_errors(model), fewer, frame)))
     for done, (key, about, question) in enumerate(questions):
         tick(f"{key[0]}, {key[1] or 'as estimated'}", done, len(questions))
-        rows = headline(question.answer(bands=False).outcomes)
+        rows = question.withheld.left(headline(question.answer(bands=False).outcomes))
         kept[key] = {"scenario": key[0], "variant": key[1], "about": about, "rows": rows}
         runs.write_json(path, {"variants": told, "answers": list(kept.values())})
     tick("all answers", len(questions), len(questions))

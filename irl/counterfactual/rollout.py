@@ -15,17 +15,18 @@ function of Glynn 1990, and of policy gradients). That is done for members of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 
 import torch
 from torch import Tensor
 
+from irl.counterfactual.counts import GROUPS, Counts, Kept, add_counts, by_segment, no_counts, set_counts
 from irl.counterfactual.solve import ScenarioPolicy
 from irl.counterfactual.streams import Streams
 from irl.counterfactual.timing import Policy
-from irl.data.column import Column
+from irl.data.column import measure
 from irl.fitted import FittedModel, free_rows
 from irl.processes import add_up, group, side_by_side
 
@@ -36,8 +37,6 @@ BLOCKS_PER_BATCH, BLOCKS_PER_DEVICE_BATCH = 16, 256
 SAMPLED, ENOUGH = 16, 1024
 """Blocks in which slopes are found and states looked at (of fewer blocks, all), more where a segment has less than
 ``ENOUGH`` members in them: intervals and shares need no more, and finding slopes costs several times a step."""
-GRID = 2.0**-24
-"""Step, relative to their units, to which the sums of a batch are rounded."""
 
 
 @dataclass(frozen=True)
@@ -46,57 +45,18 @@ class Starts:
 
     row : [M], of the states that they were taken from, where their hidden types were drawn.
     score : of n of them, by how much the log-probability of these types moves along each draw of the parameters [n, B].
+    real : [S], members of the data who may start so, by segment.
     """
 
     state: Tensor
     segment: Tensor
     row: Tensor | None = None
     score: Callable[[Tensor], Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What one case's members did, summed by segment (S segments, T periods, A actions), float64.
-
-    present : [S, T], members who chose in the period (not terminal).
-    chose : [S, T, A].
-    moved : [S, T, A, A], from the action of the period before (first) to this period's, members present in both.
-    at_risk, stayed : [S, T], by periods since joining during the simulation: members about to choose again, and those
-        of them who did not go to the anchor. Of no meaning where the anchor is not one action.
-    use : [S, T, U], sums of the columns ``used`` over members present (an ordinal counts by its levels' numbers, or by
-        their rank where they are not numbers).
-    money : [S, T, 2], sums of what members present pay and of what serving them costs; 0 where it is not declared.
-    valued : [S], members who have a choice when they learn of the changes: inside a contract no value is known.
-    value : [S], sums of their soft values then; gained, lost : [S], those of them whose value is above or below the
-        first case's (the baseline's) by more than ``GAIN`` per period.
-    slopes : how each sum moves along each of B draws of the reward's parameters, [..., B], ``gained`` and ``lost`` by
-        as many as it makes gain or lose; None without draws.
-    groups : the sums of each of G random parts of the members, [G, ...], the same members in every case.
-    """
-
-    present: Tensor
-    chose: Tensor
-    moved: Tensor
-    at_risk: Tensor
-    stayed: Tensor
-    use: Tensor
-    money: Tensor
-    valued: Tensor
-    value: Tensor
-    gained: Tensor
-    lost: Tensor
-    slopes: Counts | None = None
-    groups: Counts | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The sums by name, ``slopes`` and ``groups`` left out."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("slopes", "groups")}
+    real: Tensor | None = None
 
 
 GAIN = 1e-3
 """Reward units per period by which a member must be better off to count as gaining, or worse off as losing."""
-GROUPS = 16
-"""Random parts of the members whose sums are kept."""
 
 
 def rollout(
@@ -110,6 +70,7 @@ def rollout(
     paid: Callable[[Tensor], Tensor] | None = None,
     tick: Callable[[int, int], None] = lambda done, of: None,
     visit: Callable[[str, Tensor, Tensor], None] = lambda case, faced, segment: None,
+    kept: Kept | None = None,
 ) -> dict[str, Counts]:
     """The counts of every case; the first policy is the baseline that the others are compared with.
 
@@ -122,6 +83,7 @@ def rollout(
     tick : called with members done and members in all (of this process).
     visit : called every period with the case, and faced[n, F] and segment[n] of the members present in the sampled
         blocks (see ``SAMPLED``), one call at a time.
+    kept : if sums are kept on the way; they are begun from what is there. What was visited is ``visit``'s to remember.
     """
     device = starts.state.device
     segments = len(model.schema.segments)
@@ -130,7 +92,7 @@ def rollout(
     weight = number / torch.bincount(starts.segment[sampled], minlength=segments).clamp_min(1)
     rank, processes = group()
     mine = batches(len(starts.state), device)[rank::processes]
-    totals = {case: _no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
+    totals = {case: no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
     cell = starts.segment * GROUPS + _parts(len(starts.state), seed).to(device)
     lock, baseline, news = Lock(), next(iter(policies.values())), max(policy.news for policy in policies.values())
 
@@ -140,7 +102,7 @@ def rollout(
 
     @torch.no_grad()
     def simulated(rows: slice) -> dict[str, Counts]:
-        counts = {case: _no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
+        counts = {case: no_counts(model, policy, periods, used, device) for case, policy in policies.items()}
         some = sampled[rows].nonzero().squeeze(1)
         score = None if starts.score is None or not len(some) else starts.score(rows.start + some)
         batch = Batch(starts.state[rows], starts.segment[rows], cell[rows], rows.start, some, score)
@@ -149,17 +111,29 @@ def rollout(
             _simulate(model, own, news, batch, counts[case], periods, seed, used, paid, partial(see, case))
         return counts
 
-    done, of = 0, sum(rows.stop - rows.start for rows in mine)
-    for rows, counts in zip(mine, side_by_side(simulated, mine, device), strict=True):
-        for case, total in totals.items():
-            _add_counts(total, counts[case], model, used)
-        done += rows.stop - rows.start
-        tick(done, of)
-    add_up([t for total in totals.values() for part in (total, total.slopes) if part for t in part.tensors().values()])
+    kept_sums = {
+        f"{i}.{'slopes.' * (part is total.slopes)}{name}": tensor
+        for i, total in enumerate(totals.values())
+        for part in (total, total.slopes)
+        for name, tensor in (part.tensors() if part else {}).items()
+    }
+    size, of = len(mine) if kept is None else kept.together, sum(rows.stop - rows.start for rows in mine)
+    begun = 0 if kept is None else kept.load(kept_sums)
+    done = sum(rows.stop - rows.start for rows in mine[:begun])
+    for first in range(begun, len(mine), size or 1):
+        part = mine[first : first + size]
+        for rows, counts in zip(part, side_by_side(simulated, part, device), strict=True):
+            for case, total in totals.items():
+                add_counts(total, counts[case], model, used)
+            done += rows.stop - rows.start
+            tick(done, of)
+        if kept is not None:
+            kept.save(kept_sums, first + len(part))
+    add_up(list(kept_sums.values()))
     for total in totals.values():
         for sums in total.slopes.tensors().values() if total.slopes else ():
             sums *= weight.view(-1, *[1] * (sums.dim() - 1))
-    return {case: _by_segment(total) for case, total in totals.items()}
+    return {case: by_segment(total) for case, total in totals.items()}
 
 
 def batches(members: int, device: torch.device) -> list[slice]:
@@ -187,13 +161,6 @@ class Batch:
 def _parts(members: int, seed: int) -> Tensor:
     """part[M] of every member: drawn, so that no order of the members makes the parts differ."""
     return torch.randint(GROUPS, (members,), generator=torch.Generator().manual_seed(seed))
-
-
-def _by_segment(counts: Counts) -> Counts:
-    """Counts by cell as counts by segment, with those of the parts."""
-    cells = {name: tensor.unflatten(0, (-1, GROUPS)) for name, tensor in counts.tensors().items()}
-    groups = Counts(**{name: cell.transpose(0, 1) for name, cell in cells.items()})
-    return Counts(**{name: cell.sum(1) for name, cell in cells.items()}, slopes=counts.slopes, groups=groups)
 
 
 def _add_values(
@@ -304,48 +271,9 @@ def _simulate(
             luck = uniform[:, own:moves]
             following = policy.intervention.follow(model.dynamics, state, faced, action, luck, segment)
             state = torch.where(here.unsqueeze(1), following, state)
-    _set_counts(counts, did, lived, cell)
+    set_counts(counts, did, lived, cell)
     if counts.slopes is not None:
-        _set_counts(counts.slopes, did[:, some], lived[:, some], segment[some], scores)
-
-
-def _histogram(index: Tensor, bins: int, values: Tensor | None = None) -> Tensor:
-    """How often each number is in ``index``, [bins] float64; or the sums [bins, B] of ``values[*index.shape, B]``."""
-    if values is None:
-        return torch.bincount(index.flatten(), minlength=bins).double()
-    return values.new_zeros(bins, values.shape[-1]).index_add_(0, index.flatten(), values.flatten(0, 1))
-
-
-def _set_counts(counts: Counts, did: Tensor, lived: Tensor, of: Tensor, scores: Tensor | None = None) -> None:
-    """Fill ``counts`` from what members of[N] (segments or cells) did[T, N] and lived[T, N]; or with sums of scores."""
-    number, periods, actions = len(counts.chose), len(did), counts.chose.shape[2]
-    flows, lives = number * (actions + 1) * actions, number * periods * 2
-    did = torch.where(did < 0, flows, of * (actions + 1) * actions + did)
-    did = did + torch.arange(periods, device=of.device).unsqueeze(1) * (flows + 1)
-    lived = torch.where(lived < 0, lives, of * periods * 2 + lived)
-    shape = (periods, number, actions + 1, actions)
-    flow, life = _histogram(did, periods * (flows + 1), scores), _histogram(lived, lives + 1, scores)
-    flow = flow.view(periods, -1, *flow.shape[1:])[:, :-1].reshape(*shape, *flow.shape[1:]).transpose(0, 1)
-    counts.moved.copy_(flow[:, :, 1:])
-    counts.chose.copy_(flow.sum(2))
-    counts.present.copy_(counts.chose.sum(2))
-    risk = life[:-1].view(number, periods, 2, *life.shape[1:])
-    counts.stayed.copy_(risk[:, :, 1])
-    counts.at_risk.copy_(risk.sum(2))
-
-
-def _add_counts(total: Counts, part: Counts, model: FittedModel, used: tuple[int, ...]) -> None:
-    """Add a batch to the totals, rounded to a grid so fine that nothing is lost and so coarse that float64 adds its
-    multiples exactly: in any order, so that threads and processes, however many, come to the same numbers."""
-    columns = [model.schema.columns[f] for f in used]
-    sizes = [max(abs(c.minimum), abs(c.maximum), abs(c.levels), 1e-30) for c in columns]
-    for name, sums in part.tensors().items():
-        scale = sums.new_tensor(sizes) if name == "use" else sums.new_tensor(model.config.temperature)
-        unit = GRID * scale.log2().ceil().exp2()
-        unit = unit.view(-1, *[1] * (sums.dim() - 3)) if name == "use" else unit
-        getattr(total, name).add_((sums / unit).round() * unit)
-    if total.slopes is not None and part.slopes is not None:
-        _add_counts(total.slopes, part.slopes, model, used)
+        set_counts(counts.slopes, did[:, some], lived[:, some], segment[some], scores)
 
 
 def _sampled_blocks(segment: Tensor, segments: int) -> Tensor:
@@ -360,40 +288,3 @@ def _sampled_blocks(segment: Tensor, segments: int) -> Tensor:
         found = members[sampled, s].sum() + torch.cat([members.new_zeros(1), members[order, s].cumsum(0)[:-1]])
         sampled[order[found < members[:, s].sum().clamp_max(ENOUGH)]] = True
     return sampled.to(segment.device)
-
-
-def measure(column: Column, device: torch.device) -> Tensor | None:
-    """The number that each level of a column counts as; None where the column's values are numbers themselves."""
-    if not column.discrete:
-        return None
-    try:
-        numbers = [float(name) for name in column.labels]
-    except ValueError:
-        numbers = [float(code) for code in range(len(column.labels))]
-    return torch.tensor(numbers, dtype=torch.float64, device=device)
-
-
-def _no_counts(model: FittedModel, policy: Policy, periods: int, used: tuple[int, ...], device: torch.device) -> Counts:
-    """Zeros by cell, with slopes by segment."""
-    s, a = len(model.schema.segments), len(policy.intervention.actions)
-
-    def zeros(first: int, *last: int) -> Counts:
-        def of(*shape: int) -> Tensor:
-            return torch.zeros(first, *shape, *last, dtype=torch.float64, device=device)
-
-        return Counts(
-            present=of(periods),
-            chose=of(periods, a),
-            moved=of(periods, a, a),
-            at_risk=of(periods),
-            stayed=of(periods),
-            use=of(periods, len(used)),
-            money=of(periods, 2),
-            valued=of(),
-            value=of(),
-            gained=of(),
-            lost=of(),
-        )
-
-    counts = zeros(s * GROUPS)
-    return counts if policy.draws is None else replace(counts, slopes=zeros(s, len(policy.draws)))

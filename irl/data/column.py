@@ -130,3 +130,14 @@ def _numeric(labels: Iterable[str]) -> bool:
         return all(np.isfinite(float(x)) for x in labels)
     except ValueError:
         return False
+
+
+def measure(column: Column, device: torch.device) -> Tensor | None:
+    """The number that each level of a column counts as; None where the column's values are numbers themselves."""
+    if not column.discrete:
+        return None
+    try:
+        numbers = [float(name) for name in column.labels]
+    except ValueError:
+        numbers = [float(code) for code in range(len(column.labels))]
+    return torch.tensor(numbers, dtype=torch.float64, device=device)

@@ -8,6 +8,7 @@ censored and serves the policy step only.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from irl import processes
+from irl import processes, runs
 from irl.config import Config, InputError
 from irl.data.encode import Bools, Ints
 from irl.data.exact import Moments
@@ -115,6 +116,14 @@ class Panel:
     def tells_active(self) -> bool:
         """Whether it is known which periods passed without a decision."""
         return not bool(self.active.all())
+
+    def identity(self) -> str:
+        """The fingerprint of the store, or of all that is estimated from and the labels of its codes; members count by
+        their place, not their id."""
+        given = {name: values for name, values in tensors_of(self).items() if name != "leaves"}
+        return self.fingerprint or runs.fingerprint(
+            json.dumps(self.schema.to_json()), *(given[name] for name in sorted(given))
+        )
 
     def take_members(self, keep: Tensor) -> Panel:
         """The rows of the members in keep[M], members and rows numbered afresh; weights stay as they are."""

@@ -309,6 +309,7 @@ def study_of(config: Config) -> dict[str, Any]:
     plain = config.model_dump(mode="json", include={"data", "anchor", "attention"})
     plain["data"].pop("path")
     plain["data"].pop("memory_rows")
+    plain["data"].pop("min_cell")
     plain["data"]["columns"] = list(config.data.state)  # equal mappings may have another order
     if plain["attention"] is not None:
         plain["attention"]["order"] = list(config.defaults)

@@ -29,8 +29,9 @@ Limits: c(s,a) is learned where a was chosen and extrapolated elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ FLOOR = 0.01
 """The smallest probability of the anchor that the correction is divided by."""
 
 
+EXPLODED = 10.0
+"""Times the largest possible value that the final residual may come to."""
 FOLDS = 5
 """Parts of the members on which the ridge is chosen."""
 FALL_BACK_ROUNDS = 100
@@ -150,6 +153,18 @@ class AnchorQStepModule(Fitting):
         assert isinstance(network, AnchorValueNetwork) and goals is not None
         found = [goals[i] - self.rows.prediction(network, i) for i in parts_of(self.rows.held_out)]
         return rms(torch.cat([goals[:0], *found]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["refreshed"] = {"choice": astuple(self.choice), "goals": self.goals, "spread": self.spread}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint["refreshed"]
+        self.choice = evaluation.Choice(*kept["choice"])
+        if kept["goals"] is not None:
+            self.goals = self.panel.room(len(kept["goals"]))
+            self.goals.copy_(kept["goals"])
+        self.spread = kept["spread"].to(self.rows.weight.device)
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         index, weight = batch
@@ -285,6 +300,21 @@ def solve_head(
     return solution
 
 
+def _refuse_exploded(residual: float, rows: AnchorRows) -> None:
+    """FloatingPointError if the residual is far beyond what values can be: |c| <= max |target| / (1 - max gamma)."""
+    if not processes.anywhere(len(rows.state) > 0):
+        return
+    nothing = rows.targets.new_zeros(1)
+    largest = [torch.cat([v.flatten(), nothing]).max() for v in (rows.targets.abs(), rows.discount)]
+    target, discount = processes.highest(torch.stack(largest)).tolist()
+    most = target / (1 - discount)
+    if not residual <= EXPLODED * most:
+        raise FloatingPointError(
+            f"anchor_q: the Bellman residual is {residual:.3g}, where values can be {most:.3g} at most; set "
+            "estimation.anchor_q.solver to lstd, lower estimation.anchor_q.learning_rate, or raise its ridge"
+        )
+
+
 def fit_anchor_q(
     panel: Panel,
     log_pi: Tensor,
@@ -297,7 +327,7 @@ def fit_anchor_q(
     crossed: Tensor | None = None,
     inertia: bellman.Inertia | None = None,
 ) -> tuple[AnchorValueNetwork, AnchorQReport]:
-    """Fit what follows the anchor. Arguments as in :func:`anchor_rows`."""
+    """Fit what follows the anchor. Arguments as in :func:`anchor_rows`; FloatingPointError if the values explode."""
     torch.manual_seed(bench.seed + 1)
     network = AnchorValueNetwork(panel.schema, options.hidden).to(bench.device)
     given = {"discount": discount, "temperature": temperature}
@@ -324,6 +354,7 @@ def fit_anchor_q(
             return network, replace(report, ridge=final.ridge, fell_back=True)
     step.goals = forward(panel, lambda i: rows.goal(network, final.target, i), rows=len(rows.block))
     residual = step.residual()
+    _refuse_exploded(residual, rows)
     bench.record("anchor_q", {"final_bellman_residual": residual})
     return network, AnchorQReport(
         rows=int(processes.total(len(rows.state))),

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from irl import runs
 from irl.config import InputError
+from irl.data.disclosure import withheld_of
 from irl.data.panel import Panel
 from irl.estimation.findings import quantities
 from irl.estimation.resampling import STILL, equations_of, multiplicities, solved
@@ -67,6 +68,8 @@ def bootstrap(
     if replicas < 2:
         raise InputError(f"--replicas {replicas}: a spread needs at least 2; 50 tell it to a tenth, 200 to a twentieth")
     assert model.refit is not None
+    withheld = withheld_of(panel, model.config.data.min_cell)
+    withheld.refuse_nothing()
     about = {"seed": str(seed), "fit": runs.fingerprint(model.refit.theta, panel.state, panel.action)}
     with runs.locked(folder):
         if overwrite:
@@ -94,7 +97,7 @@ def bootstrap(
             "seconds": time.perf_counter() - started,
             "quantities": summary(model, panel, theta[:replicas]),
         }
-        runs.write_json(folder / RESULT, result)
+        runs.write_json(folder / RESULT, withheld.left(result))
     return result
 
 
@@ -140,7 +143,7 @@ def _checked(folder: Path, model: FittedModel, panel: Panel) -> list[float]:
     if precisions is None:
         raise InputError(f"{folder}: trained by an earlier version, which did not keep the prior; train it again")
     trained_on = runs.read_json(folder / runs.PROVENANCE).get("about", {}).get("data")
-    if trained_on != runs.fingerprint(panel.state, panel.action, panel.member, panel.period):
+    if trained_on != panel.identity():
         raise InputError(f"{model.config.data.path}: not what {folder} was trained on; restore it, or train again")
     clusters = len(panel.cluster.unique())
     if clusters < LEAST_CLUSTERS:

@@ -123,7 +123,7 @@ def falsify(run: str | Path, model: FittedModel, panel: Panel) -> float:
         If the panel is not the one that the run was trained on, or as :func:`battery`.
     """
     folder = runs.complete_run(run)
-    about = runs.fingerprint(panel.state, panel.action, panel.member, panel.period)
+    about = panel.identity()
     if about != runs.read_json(folder / runs.PROVENANCE).get("about", {}).get("data"):
         raise InputError(f"{model.config.data.path}: not the panel that the run was trained on; train it again")
     precisions = runs.read_json(folder / runs.LAST).get("refit", {}).get("precisions", [])

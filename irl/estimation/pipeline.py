@@ -1,8 +1,8 @@
 """The whole estimation in order: panel -> P -> Q -> R, and the dynamics beside them -> refit -> fitted model.
 
 ``estimate`` works on a panel in memory; ``train`` is the same with a run folder around it. Each finished step is stored
-in ``RUN/steps``, so that a run that was stopped resumes after the last finished step. Of several processes
-(:mod:`irl.estimation.dealt`) the first one reads and writes the run folder.
+in ``RUN/steps``, and a training that takes long between its epochs, so that a run that was stopped goes on from there.
+Of several processes (:mod:`irl.estimation.dealt`) the first one reads and writes the run folder.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from irl import bellman, processes, runs
 from irl.config import Config, InputError
 from irl.data.describe import summary
+from irl.data.disclosure import NOTHING, Withheld, withheld_of
 from irl.data.panel import Panel
 from irl.data.sampling import sampling
 from irl.estimation import attention
@@ -71,9 +72,11 @@ class StepStore(Protocol):
 
 @dataclass(frozen=True)
 class FolderStore:
-    """Steps as files of a folder: ``NAME.safetensors``, then ``NAME.json``, whose presence means complete."""
+    """Steps as files of a folder: ``NAME.safetensors``, then ``NAME.json``, whose presence means complete; until then
+    ``NAME.ckpt``, a training that has not ended."""
 
     folder: Path
+    withheld: Withheld = NOTHING
 
     def load(self, name: str, network: nn.Module) -> Metrics | None:
         metrics = processes.from_first(lambda: self._read(name, network))
@@ -98,7 +101,8 @@ class FolderStore:
         self.folder.mkdir(exist_ok=True)
         weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         runs.atomic_write(self.folder / f"{name}.safetensors", save_tensors(weights))
-        runs.write_json(self.folder / f"{name}.json", metrics)
+        runs.write_json(self.folder / f"{name}.json", self.withheld.left(metrics))
+        (self.folder / f"{name}.ckpt").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -134,25 +138,32 @@ def train(
     InputError
         If the folder is taken (see :func:`irl.runs.start_run`), the panel contradicts the configuration, or the study
         cannot be estimated by so many processes.
+    FloatingPointError
+        If a step diverges; the steps before it are kept.
     """
     about = {
         "seed": config.seed,
-        "data": panel.fingerprint or runs.fingerprint(panel.state, panel.action, panel.member, panel.period),
+        "data": panel.identity(),
         "config": runs.fingerprint(config.model_dump_json()),
     }
     own, writes = dealt(config, panel, device), processes.group()[0] == 0
+    withheld = withheld_of(panel, config.data.min_cell)
     start = runs.start_run(run, overwrite=overwrite, resume=resume, about=about)
     with ExitStack() as held:
         folder = processes.from_first(lambda: held.enter_context(start))
+        store = FolderStore(folder / "steps", withheld)
+        bench = Workbench(device, config.seed, folder / "tb", precision=precision, compile=compile)
+        if processes.group()[1] == 1:  # else what a training holds is in parts
+            bench = replace(bench, checkpoints=store.folder, every=config.estimation.checkpoint_seconds)
+        bench = replace(bench, tick=tick) if tick and writes else bench
         if writes:
             runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        bench = Workbench(device, config.seed, folder / "tb", precision=precision, compile=compile)
-        bench = replace(bench, tick=tick) if tick and writes else bench
-        model, metrics = estimate(config, own, bench=bench, store=FolderStore(folder / "steps"), whole=panel)
+        model, metrics = estimate(config, own, bench=bench, store=store, whole=panel)
+        metrics = withheld.left(metrics)
+        metrics["panel"] |= {"withheld": withheld.plain(), "processes": processes.group()[1]}
         if writes:
             model.save(folder / "model")
-            about_panel = metrics["panel"] | {"processes": processes.group()[1]}
-            runs.write_json(folder / runs.LAST, metrics | {"panel": about_panel})
+            runs.write_json(folder / runs.LAST, metrics)
     return model
 
 
@@ -175,6 +186,7 @@ def estimate(
         if stored is None:
             started = time.perf_counter()
             network, report = fit()
+            _refuse_broken(name, network)
             stored = {**asdict(report), "step_seconds": time.perf_counter() - started}
             store.save(name, network, stored)
         metrics[name] = stored
@@ -359,3 +371,14 @@ def _values(network: AnchorValueNetwork, panel: Panel, log_pi: Tensor, temperatu
         return bellman.value_from_reference(w, bellman.reference_log_policy(log_pi[i], reference), temperature)
 
     return forward(panel, of)
+
+
+def _refuse_broken(name: str, network: nn.Module) -> None:
+    """FloatingPointError if a finished step has weights that are no numbers."""
+    infinite = {key for key, tensor in network.named_parameters() if bool(tensor.isinf().any())}
+    broken = [k for k, tensor in network.state_dict().items() if k in infinite or bool(tensor.isnan().any())]
+    if broken:
+        raise FloatingPointError(
+            f"{name}: {', '.join(broken[:3])} came out as no finite number, and is not kept; look for outliers in the "
+            "state's numbers and in the anchor's reward, or ask for less of `estimation`"
+        )

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from irl import runs
 from irl.config import InputError
+from irl.data.disclosure import withheld_of
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.estimation.findings import coefficients, contributions, reward_summary
@@ -116,12 +117,13 @@ class Question:
         ``tick`` is called with what is being done, points done, and points to do.
         """
         points, of = list(self.points), len(self.missing)
+        withheld = withheld_of(self.panel, self.model.config.data.min_cell)
         for done, (discount, shift) in enumerate(self.missing):
             year = discount ** self.about["periods_per_year"]
             tick(f"anchor {shift:+g}" if shift else f"discount {year:.3g} a year", done, of)
             kept = None if shift or discount == self.model.config.discount else self.path.parent / VARIANTS
             kept = kept and kept / f"discount {year:.3g} a year"
-            points.append(asdict(point_at(self.model, self.panel, discount, shift, kept=kept)))
+            points.append(withheld.left(asdict(point_at(self.model, self.panel, discount, shift, kept=kept))))
             found = {"about": self.about, "study": self.model.config.discount, "points": points}
             runs.write_json(self.path, found)
         tick("all points", of, of)
@@ -159,7 +161,7 @@ def ask(
     own, path = model.config.discount, Path(path)
     wanted = [(own, 0.0), *((per_period(d, periods_per_year), 0.0) for d in discounts), *((own, s) for s in shifts)]
     about = {
-        "panel": runs.fingerprint(panel.state, panel.action, panel.member, panel.period),
+        "panel": panel.identity(),
         "periods_per_year": periods_per_year,
     }
     points = [] if overwrite or not path.exists() else _stored(path, about)

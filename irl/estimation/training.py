@@ -15,6 +15,9 @@ stops are those of all held-out rows, so that every process decides the same. We
 equal, bit by bit.
 
 Mixed precision holds within the losses of a batch, which are added up in float32; ``compile`` compiles them.
+
+A loss that is not finite, or has grown beyond all measure, ends the training with a message: its weights are not kept.
+A training that takes long is stored between epochs (:mod:`irl.estimation.checkpoint`).
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ from torch.utils.data import DataLoader
 from irl import processes
 from irl.config import Step
 from irl.data.batches import Batches
+from irl.estimation.checkpoint import AtomicFile, StoreEpochs
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
@@ -50,6 +54,8 @@ Precision = Literal["32", "bf16-mixed", "16-mixed"]
 
 BATCHES_PER_STEP = 32
 """Batches that one call of Lightning's hooks is shared by."""
+EXPLODED = 1e3
+"""Times the loss of the first batch (and 1) that a held-out loss may come to."""
 
 
 class Fitting(lightning.LightningModule):
@@ -60,14 +66,19 @@ class Fitting(lightning.LightningModule):
     """
 
     sums: Tensor
+    finite: Tensor
 
     def __init__(self, network: nn.Module, options: Step, *, memory: int = 0) -> None:
         super().__init__()
         self.network, self.options = network, options
+        self.memory = memory
         self.average = AveragedModel(network, multi_avg_fn=_moving_average(memory)) if memory else None
         if self.average is not None:
             self.average.requires_grad_(False)  # else gradients of it would be waited for
         self.automatic_optimization = False
+        self.first: Tensor | None = None  # loss of the first batch, before any step
+        self.batches = 0  # of the epoch so far
+        self.register_buffer("finite", torch.zeros((), dtype=torch.long), persistent=False)  # of these
         # (train, held out, held out by the average) x (loss, weight)
         self.register_buffer("sums", torch.zeros(3, 2), persistent=False)
 
@@ -93,6 +104,10 @@ class Fitting(lightning.LightningModule):
             if self.average is not None:
                 self.average.update_parameters(self.network)
             self._add(0, total, mine)
+            self.finite += self.sums[0, 0].isfinite()
+            self.batches += 1
+            if self.first is None:
+                self.first = (total / mass).detach()
 
     def total(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Weighted sum of the losses; float32 whatever the losses are (the product is none that autocast changes)."""
@@ -122,6 +137,19 @@ class Fitting(lightning.LightningModule):
         self.sums.zero_()
         return train, held_out, averaged
 
+    def first_not_finite(self) -> int | None:
+        """The first batch, from 1, whose loss was not finite in any process, of those since the last call; None if all
+        were."""
+        batches, finite = self.batches, -int(processes.highest(-self.finite))
+        self.batches = 0
+        self.finite.zero_()
+        return finite + 1 if finite < batches else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.average is not None:
+            taken = int(checkpoint["state_dict"]["average.n_averaged"])
+            self.average.multi_avg_fn = _moving_average(self.memory, taken)
+
     def configure_optimizers(self) -> Any:
         o = self.options
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
@@ -132,9 +160,10 @@ class Fitting(lightning.LightningModule):
         return self.options.max_epochs
 
 
-def _moving_average(memory: int) -> Callable[[Any, Any, Any], None]:
-    """An exponential average over the last ``memory`` steps or so; over fewer at first, to forget the start sooner."""
-    steps = itertools.count(1)
+def _moving_average(memory: int, taken: int = 0) -> Callable[[Any, Any, Any], None]:
+    """An exponential average over the last ``memory`` steps or so; over fewer at first, to forget the start sooner.
+    ``taken``: weights averaged so far, the first of which is a copy."""
+    steps = itertools.count(max(1, taken))
 
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], _: object) -> None:
         share = max(1 / memory, 9 / (10 + next(steps)))
@@ -162,7 +191,8 @@ class Workbench:
     """Where the steps of a run train, and how: device, seed, TensorBoard folder (the first process writes there),
     Lightning's name of the precision, whether losses are compiled, and what to call after every epoch.
 
-    ``tick(step, epoch, of, loss)`` reports progress.
+    ``tick(step, epoch, of, loss)`` reports progress. Trainings are stored in the folder ``checkpoints``, if there is
+    one, every so many seconds.
     """
 
     device: torch.device
@@ -171,6 +201,8 @@ class Workbench:
     precision: Precision = "32"
     compile: bool = False
     tick: Callable[[str, int, int, float], None] = lambda step, epoch, of, loss: None
+    checkpoints: Path | None = None
+    every: float = 300.0
 
     def logger(self, name: str) -> TensorBoardLogger | None:
         """Where the step ``name`` logs: the folder of that name."""
@@ -191,11 +223,35 @@ class Workbench:
 class _KeepBest(Callback):
     """Remember the weights of the best held-out epoch; stop after ``patience`` epochs without a better one."""
 
-    def __init__(self, patience: int | None, tick: Callable[[int, float], None]) -> None:
-        self.patience, self.tick = patience, tick
+    def __init__(self, patience: int | None, batches: Batches, tick: Callable[[int, float], None]) -> None:
+        self.patience, self.batches, self.tick = patience, batches, tick
         self.best, self.best_epoch, self.history = float("inf"), 0, list[float]()
         self.weights: dict[str, Tensor] = {}
         self.averaged = False
+        self.first: float | None = None
+        self.fault = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        named = ("best", "best_epoch", "history", "weights", "averaged", "first")
+        return {name: getattr(self, name) for name in named} | {"shuffled": self.batches.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, value in state_dict.items():
+            if name == "shuffled":
+                self.batches.epoch = value
+            else:
+                setattr(self, name, value)
+
+    def _fault(self, epoch: int, loss: float, batch: int | None) -> str:
+        """What is wrong with an epoch; empty if nothing is."""
+        if batch is not None:
+            return f"the training loss is not finite from batch {batch} of epoch {epoch + 1} on"
+        if not math.isfinite(loss):
+            return f"the held-out loss is not finite after epoch {epoch + 1}"
+        if self.first is not None and loss > EXPLODED * (1 + abs(self.first)):
+            said = f"the held-out loss is {loss:.3g} after epoch {epoch + 1}"
+            return f"{said}, that of the first batch was {self.first:.3g}"
+        return ""
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, Fitting)
@@ -204,13 +260,16 @@ class _KeepBest(Callback):
         loss = average if averaged else raw
         epoch = trainer.current_epoch
         self.history.append(loss)
+        if self.first is None and pl_module.first is not None:
+            self.first = processes.total(pl_module.first) / processes.group()[1]
+        self.fault = self._fault(epoch, loss, pl_module.first_not_finite())
         if loss < self.best or self.patience is None:
             self.best, self.best_epoch, self.averaged = loss, epoch, averaged
             kept = pl_module.average.module if averaged and pl_module.average is not None else pl_module.network
             self.weights = copy.deepcopy(kept.state_dict())
         elif epoch - self.best_epoch >= self.patience:
             trainer.should_stop = True
-        trainer.should_stop |= not math.isfinite(loss)
+        trainer.should_stop |= bool(self.fault)
         if trainer.logger:
             trainer.logger.log_metrics({"train_loss": train_loss, "held_out_loss": loss}, step=epoch)
         self.tick(epoch + 1, loss)
@@ -235,13 +294,16 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the held-out loss is not finite after an epoch.
+        If a loss is not finite, or exploded; it names the step, epoch and batch.
     """
     started = time.perf_counter()
     total = fitting.total_epochs()
-    keeper = _KeepBest(
-        fitting.options.patience if keep_best else None, lambda epoch, loss: bench.tick(name, epoch, total, loss)
-    )
+    patience = fitting.options.patience if keep_best else None
+    keeper = _KeepBest(patience, batches, lambda epoch, loss: bench.tick(name, epoch, total, loss))
+    store = None
+    if bench.checkpoints is not None:
+        about = {"epochs": total, "rows": batches.n_rows, "held_out": held_out.n_rows}
+        store = StoreEpochs(bench.checkpoints / f"{name}.ckpt", every=bench.every, about=about)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")  # logged once an epoch
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning's own affair
@@ -253,8 +315,9 @@ def train(
             precision=bench.precision,
             **_place(bench.device),
             logger=bench.logger(name) or False,
-            callbacks=[keeper],
-            enable_checkpointing=False,
+            callbacks=[keeper] if store is None else [keeper, store],
+            plugins=[AtomicFile()],
+            enable_checkpointing=store is not None,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -263,11 +326,12 @@ def train(
         if bench.compile:
             fitting.total = torch.compile(fitting.total)  # type: ignore[method-assign]
         training = DataLoader(batches, batch_size=BATCHES_PER_STEP, collate_fn=list)
-        trainer.fit(fitting, training, DataLoader(held_out, batch_size=None))
-    if not math.isfinite(keeper.history[-1]):
-        raise FloatingPointError(
-            f"{name}: the held-out loss is not finite; lower estimation.{name.partition('_fold')[0]}.learning_rate"
-        )
+        path = None if store is None else store.stored()
+        trainer.fit(fitting, training, DataLoader(held_out, batch_size=None), ckpt_path=path, weights_only=True)
+    if keeper.fault:
+        option = f"estimation.{name.partition('_fold')[0].removesuffix('_one_type')}.learning_rate"
+        rate = fitting.options.learning_rate
+        raise FloatingPointError(f"{name}: {keeper.fault}; lower {option} (it is {rate:g}), and look for outliers")
     if keep_best:
         fitting.network.load_state_dict(keeper.weights)
     fitting.network.to(bench.device).eval()

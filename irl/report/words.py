@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from irl.data.disclosure import said
 from irl.declared import Between, Condition
 from irl.report.answers import currency
 from irl.report.attention import cautions as attention_cautions
@@ -226,6 +227,7 @@ def cautions(record: Record) -> list[str]:
         losses = [x for x in at(trained(metrics), "history", default=[]) if isinstance(x, (int, float))]
         if any(not math.isfinite(x) for x in losses):
             found.append(f"The {label} step's held-out loss was not finite in some epoch.")
+    found += withheld(record)
     found += type_cautions(record)
     found += sensitivity_cautions(record)
     found += falsification_cautions(record)
@@ -235,9 +237,16 @@ def cautions(record: Record) -> list[str]:
     return found
 
 
+def withheld(record: Record) -> list[str]:
+    """Which segments have no figures, since they have few members."""
+    parts = (at(record.metrics, "panel"), record.attribution, *record.backtest.values())
+    return list(dict.fromkeys(text for part in parts for text in said(at(part, "withheld", default={}))))
+
+
 def scenario_cautions(scenario: ScenarioRecord) -> list[str]:
     """The warnings of one scenario, and its solves that did not converge."""
     found = [scenario.problem] if scenario.problem else []
+    found += said(at(scenario.metrics, "withheld", default={}))
     for label, how in at(scenario.metrics, "solved", default={}).items():
         if at(how, "converged") is False:
             found.append(

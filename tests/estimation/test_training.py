@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_remedy(keep_best):
     check = rows(100, seed=2)
     check[1][7] = float("nan")
     options, seen = Step(max_epochs=5), []
-    with pytest.raises(FloatingPointError, match=r"line: .*not finite; lower estimation.line.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"line: .*not finite after epoch 1; lower estimation.line"):
         train(
             Line(line(), options),
             *sides(check),
