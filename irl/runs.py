@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -131,7 +132,7 @@ def start_run(
     _check(folder, overwrite=overwrite, resume=resume, kind=kind)  # before .lock is put into a stranger's folder
     with locked(folder):
         _check(folder, overwrite=overwrite, resume=resume, kind=kind)
-        _remove_unfinished(folder)
+        _remove_unfinished((*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")))
         described = asdict(provenance(kind)) | {"about": dict(about or {})}
         if resume and not _is_unused(folder):
             described = _resumed(folder, described)
@@ -202,12 +203,14 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Fill the folder that is yielded; it takes the name ``path`` when the block ends without an error.
 
     With ``replace`` a folder already there is moved aside before and removed after; for the moment between two
-    renames the name is free. Without it, a folder that holds anything is an InputError.
+    renames the name is free. Without it, a folder that holds anything is an InputError. What a process that died left
+    of the same folder is removed: one process at a time writes it.
     """
     path = Path(path)
     if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: already exists; choose another name or remove it first")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
     unfinished, old = _unfinished(path), _unfinished(path)
     unfinished.mkdir()
     try:
@@ -342,9 +345,9 @@ def _is_unused(folder: Path) -> bool:
     return all(entry.name == LOCK or (entry.name[0] == "." and entry.suffix == ".tmp") for entry in folder.iterdir())
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """Remove what a process that died was writing, here and one folder down; nobody else is writing now."""
-    for entry in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+def _remove_unfinished(entries: Iterable[Path]) -> None:
+    """Remove those that a process which died was writing; nobody else may be writing them now."""
+    for entry in entries:
         if re.fullmatch(r"\..+\.[0-9a-f]{32}\.tmp", entry.name):
             _remove(entry)
 

@@ -39,6 +39,7 @@ def main() -> None:
     panel, kind = membership_types.simulate_types(solutions, members=own.members, periods=own.periods, seed=config.seed)
     truth = membership_types.truth(solutions, panel, kind)
     path = arguments.out / Path(config.data.path).with_suffix(".parquet").name
+    path.with_stem(f"{path.stem}_truth").unlink(missing_ok=True)  # that of another panel must not stay beside this one
     for frame, file in ((panel, path), (truth, path.with_stem(f"{path.stem}_truth"))):
         atomic_write(file, frame.to_parquet(index=False))
         console.print(f"wrote {file}: {len(frame):,} rows")

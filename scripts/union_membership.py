@@ -6,12 +6,11 @@ python scripts/union_membership.py --out data/
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from irl.config import InputError
 from irl.data.union import union_membership
-from irl.runs import user_errors
+from irl.runs import atomic_write, user_errors
 
 
 def main() -> None:
@@ -21,11 +20,10 @@ def main() -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file, not a folder")
     panel = union_membership()
-    file, partial = out / "union_membership.parquet", out / ".union_membership.parquet.partial"
+    file = out / "union_membership.parquet"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        panel.to_parquet(partial, index=False)
-        os.replace(partial, file)
+        atomic_write(file, panel.to_parquet(index=False))
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
     print(f"wrote {file}: {len(panel):,} rows of {panel['nr'].nunique()} men, 1981-87")

@@ -64,6 +64,37 @@ def test_atomic_folder_appears_whole(tmp_path):
     assert _names(tmp_path / "a") == ["model"]
 
 
+def test_atomic_folder_clears_what_a_dead_process_left_of_it(tmp_path):
+    left, others = tmp_path / f".model.{'0a' * 16}.tmp", tmp_path / f".other.{'0a' * 16}.tmp"
+    left.mkdir(), others.mkdir()
+    with runs.atomic_folder(tmp_path / "model") as folder:
+        (folder / "one").write_text("1")
+    assert _names(tmp_path) == [others.name, "model"]
+
+
+def test_a_run_that_goes_on_clears_what_was_being_written(tmp_path):
+    with pytest.raises(RuntimeError), runs.start_run(tmp_path):
+        raise RuntimeError
+    (tmp_path / "steps").mkdir()
+    for name in (f".config.yaml.{'0a' * 16}.tmp", f"steps/.a.json.{'0a' * 16}.tmp", ".notes.tmp"):
+        (tmp_path / name).touch()
+    with runs.start_run(tmp_path, resume=True):
+        assert _names(tmp_path) == [".notes.tmp", "provenance.json", "steps"] and not _names(tmp_path / "steps")
+
+
+def test_a_users_error_before_the_first_step_leaves_no_folder(tmp_path):
+    with pytest.raises(InputError), runs.start_run(tmp_path / "run"):
+        raise InputError("no such thing")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "mine", tmp_path / "begun"):
+        with pytest.raises(InputError), runs.start_run(folder):
+            (folder / "steps").mkdir()
+            (folder / "steps" / "policy.json").touch() if folder.name == "begun" else None
+            raise InputError("no such thing")
+        assert folder.exists()  # was there before, or has something to go on from
+
+
 def test_atomic_folder_that_fails_keeps_the_old_one(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").write_text("old")
@@ -293,6 +324,17 @@ def test_provenance_names_versions_and_machine():
     [
         ("__import__('irl.config').config.InputError('no such column\\n  twice')", 2, "error: no such column\n  twice"),
         ("KeyboardInterrupt", 130, "interrupted"),
+        (
+            "OSError(28, 'No space left on device', '/x')",
+            2,
+            "error: /x: No space left on device; make room there, and run it again (--resume, where there is, goes on)",
+        ),
+        (
+            "FloatingPointError('policy: no number')",
+            2,
+            "error: the training diverged: policy: no number. The steps before are kept; with other options, give "
+            "--overwrite",
+        ),
     ],
 )
 def test_users_errors_end_a_script_without_a_traceback(error, code, message):

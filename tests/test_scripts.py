@@ -286,11 +286,48 @@ def test_figures_of_few_members_are_withheld(tmp_path, capsys):
         assert "Qfew" not in text and "Qnext" not in text, path
 
 
+def test_of_too_few_members_nothing_is_shown(copied, capsys):
+    run, device = copied / "other", ("--device", "cpu")
+    options = ["data.min_cell=61", "reward.benefits=[video]"]
+    assert script("train", "--config", copied / "study.yaml", "--run", run, *device, *options) == 0
+    assert "All figures are withheld: fewer than 61 members" in capsys.readouterr().err
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["panel"]["segments"] == {} and not any(metrics["reward_summary"].values())
+    asked = ("--scenario", copied / "scenario.yaml")
+    before = listing(run)
+    for name, *more in (("counterfactual", *asked), ("attribution",), ("bootstrap",), ("sensitivity",)):
+        assert script(name, "--run", run, *more, *device) == 2, name
+        assert "fewer than 61 members" in capsys.readouterr().err
+    assert listing(run) == before | {".lock": (run / ".lock").read_bytes()}
+    assert script("report", "--run", run) == 0
+    assert "All figures are withheld" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_diverging_training_is_said_in_words(copied, capsys):
     options = ["estimation.policy.learning_rate=1.0e+30", "estimation.policy.weight_decay=0"]
     assert script("train", "--config", copied / "study.yaml", "--run", copied / "other", *options) == 2
     said = capsys.readouterr().err
-    assert "error: the training diverged: policy" in said and "estimation.policy.learning_rate" in said
+    assert "error: the training diverged: policy: the training loss is not finite from batch" in said
+    assert "estimation.policy.learning_rate" in said and "Traceback" not in said
+
+
+def test_weights_that_are_no_numbers_are_not_kept(copied, capsys, monkeypatch):
+    from irl.estimation import pipeline
+
+    fit = pipeline.fit_reward
+
+    def broken(*arguments: object, **options: object) -> object:
+        network, report = fit(*arguments, **options)
+        next(network.parameters()).data.fill_(float("nan"))
+        return network, report
+
+    run = copied / "run"
+    (run / "metrics.json").unlink()
+    (run / "steps" / "reward.json").unlink()
+    monkeypatch.setattr(pipeline, "fit_reward", broken)
+    assert script("train", "--config", copied / "study.yaml", "--run", run, "--resume", "--device", "cpu") == 2
+    assert "the training diverged: reward: " in (said := capsys.readouterr().err) and "no finite number" in said
+    assert (run / "steps" / "policy.json").exists() and not (run / "steps" / "reward.json").exists()
 
 
 def test_a_scenario_is_answered(copied, capsys):

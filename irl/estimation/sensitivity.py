@@ -154,6 +154,7 @@ def ask(
             "least 1 (and an anchor reward that is a number or a state column, and no `data.duration`)"
         )
     model.refuse_attention("sensitivity")
+    withheld_of(panel, model.config.data.min_cell).refuse_nothing()
     if not all(math.isfinite(shift) for shift in shifts):
         raise InputError("shifts of the anchor's reward: give finite numbers")
     if int(panel.cluster.max()) < 1:

@@ -20,8 +20,10 @@ from irl.report.sensitivity import APART, Fit
 from irl.report.tables import percent
 
 
-def anchor_panel(shares: Sequence[AnchorShare], anchor: str) -> Panel:
-    """Bars of the anchor's share by segment, thin ones in the warning colour, and the threshold."""
+def anchor_panel(shares: Sequence[AnchorShare], anchor: str) -> Panel | None:
+    """Bars of the anchor's share by segment, thin ones in the warning colour, and the threshold; None of no segment."""
+    if not shares:
+        return None
 
     def draw(axes: Axes) -> None:
         y = np.arange(len(shares))

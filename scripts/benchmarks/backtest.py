@@ -62,7 +62,7 @@ def main() -> None:
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         runs.write_json(arguments.out / f"{arguments.part}.json", answer)
-        frame.to_parquet(arguments.out / f"{arguments.part}.parquet", index=False)
+        runs.atomic_write(arguments.out / f"{arguments.part}.parquet", frame.to_parquet(index=False))
     for table in tables_of(arguments.part, answer, config.data.actions, config.anchor.action):
         print_table(table, console=console)
     print_exact(answer, truth, config, console)

@@ -41,6 +41,7 @@ from irl.estimation.pipeline import estimate, held_out_rows
 from irl.estimation.refit import fit_refit
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel, new_networks
+from irl.runs import atomic_write
 
 LEVELS, PERIODS, DISCOUNT, REPLACING = 20, 100, 0.95, -5.0
 CHECK = {"keep": (-52.534, -53.834, -54.977, -56.037, -57.060, -58.069), "replace at 1": -54.815}
@@ -86,7 +87,7 @@ def main() -> None:
         work = partial(repetition, n, k, forms=arguments.forms or ALWAYS[k > 0])
         for rows in track(spread(work, repetitions, arguments.workers), title, total=repetitions, console=progress):
             found += rows
-            pd.DataFrame(found).to_csv(arguments.out / "bus.csv", index=False)
+            atomic_write(arguments.out / "bus.csv", pd.DataFrame(found).to_csv(index=False))
     frame = pd.DataFrame(found)
     print_table(console, frame)
     console.print(

@@ -45,6 +45,7 @@ from irl.data import panel_from_frame
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel, Z
+from irl.runs import atomic_write
 
 REGIONS, PRICES, LEVELS = ("north", "south"), (8.0, 10.0, 12.0), 3
 ACTIONS, BENEFITS, DEAR = ("none", "basic", "plus"), ("video", "shipping"), 1.2
@@ -98,9 +99,7 @@ def kept(seed: int, *, folder: Path, members: int, features: str) -> None:
     """One panel's results, written to its file at once when they are there."""
     torch.set_num_threads(1)
     rows = list(results(seed, members, features))
-    partial_file = folder / f".{members}-{seed}.csv"
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(partial_file, index=False)
-    partial_file.rename(folder / f"{members}-{seed}.csv")
+    atomic_write(folder / f"{members}-{seed}.csv", pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
 
 
 def states() -> pd.DataFrame:

@@ -49,7 +49,7 @@ from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
 from irl.membership import Cell, Market
 from irl.membership_continued import continued
-from irl.runs import fingerprint
+from irl.runs import atomic_write, fingerprint
 
 PERIODS, LEVEL = 24, 0.05
 BENEFITS = ("video", "gaming")
@@ -120,9 +120,8 @@ def kept(job: tuple[str, int], *, folder: Path, members: int) -> None:
     """One panel's results, written to its file at once when they are there."""
     torch.set_num_threads(1)
     case, seed = job
-    part = folder / f".{file(job, members)}"
-    results(case, seed, members if case in CORRECT else 2 * members).to_csv(part, index=False)
-    part.rename(folder / file(job, members))
+    found = results(case, seed, members if case in CORRECT else 2 * members)
+    atomic_write(folder / file(job, members), found.to_csv(index=False))
 
 
 def market(

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -214,8 +215,12 @@ def _kill(arguments: Arguments, begun: Callable[[], bool], into: float, folder: 
     if not os.WIFSIGNALED(status):
         return ENDED
     steps = sorted((folder / "steps").glob("*.json"))
-    half = [p.name for p in folder.rglob("*") if p.suffix in (".ckpt", ".tmp") or p.name == "simulation.safetensors"]
-    return ", ".join([f"{len(steps)} steps"] * bool(steps) + half) or "nothing yet"
+    half = [re.sub(r"[0-9a-f]{32}", "…", path.name) for path in _half_written(folder)]
+    return ", ".join([f"steps: {len(steps)}"] * bool(steps) + half) or "nothing yet"
+
+
+def _half_written(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.suffix in (".ckpt", ".tmp") or p.name == "simulation.safetensors"]
 
 
 def _difference(alone: Path, killed: Path) -> str:
@@ -233,7 +238,8 @@ def _difference(alone: Path, killed: Path) -> str:
             ours, theirs = (_timeless(json.loads(p.read_text(encoding="utf-8"))) for p in (path, other))
             if ours != theirs:
                 return f"{name} differs"
-    left = [p.name for p in killed.rglob("*") if p.suffix in (".tmp", ".ckpt") or p.name == "simulation.safetensors"]
+    # what is drawn for TensorBoard comes after the run is complete, and is replaced when it is drawn again
+    left = [p.name for p in _half_written(killed) if "tb" not in p.parts]
     return f"{left[0]} is left over" if left else SAME
 
 

@@ -47,6 +47,7 @@ from irl.fitted import FittedModel
 from irl.membership import MarketSolution
 from irl.membership_scenarios import exact_outcomes, exact_surplus, scenario_edit
 from irl.report import recovery
+from irl.runs import atomic_write
 from irl.scenario import cases, scenario_from
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "membership.yaml"
@@ -99,7 +100,7 @@ def main() -> None:
     together = Found(*(joined(found, field.name) for field in fields(Found)))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for field in fields(Found):
-        getattr(together, field.name).to_csv(arguments.out / f"{field.name}.csv")
+        atomic_write(arguments.out / f"{field.name}.csv", getattr(together, field.name).to_csv())
     console = Console(width=None if Console().is_terminal else 130)
     print_tables(console, together, REWARD_BARS.get((arguments.members, arguments.discount), {}))
     console.print(

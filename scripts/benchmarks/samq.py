@@ -28,6 +28,7 @@ from irl.config import Config, validated
 from irl.data import panel_from_frame
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
+from irl.runs import atomic_write
 
 DISCOUNT, STRETCH, BAR = 0.9, 100, 0.001
 GRID = np.linspace(0.0, 40.0, 4001)
@@ -63,7 +64,7 @@ def main() -> None:
             )
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(found)
-    table.to_csv(arguments.out / "samq.csv", index=False)
+    atomic_write(arguments.out / "samq.csv", table.to_csv(index=False))
     print_table(console, table)
     console.print(
         f"{arguments.steps:,} steps, {arguments.repetitions} trajectories (seeds 0, 1, ...); torch "

@@ -136,6 +136,15 @@ def test_the_correction_is_used_where_it_helps(panel, error, corrected):
     assert (anchor_value(network) - solution.q[:, 0]).abs().max() < 0.8
 
 
+def test_values_that_explode_end_the_step(panel):
+    solution, _ = market()
+    few = panel.take_members(torch.arange(panel.n_members) < 400)
+    log_pi = solution.log_policy.float()[few.state[:, 0].long()]
+    options = AnchorQStep(hidden=(8,), solver="fqi", rounds=30, max_epochs=1, learning_rate=50.0, weight_decay=0.0)
+    with pytest.raises(FloatingPointError, match=r"anchor_q: .*(Bellman residual|held-out loss) is"):
+        fit_anchor_q(few, log_pi, few.member % 5 == 0, options, discount=GAMMA, temperature=1.0, bench=BENCH)
+
+
 def test_fitted_iteration_takes_over_where_the_equations_are_singular(panel):
     solution, _ = market()
     log_pi = solution.log_policy.float()[panel.state[:, 0].long()]
