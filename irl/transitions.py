@@ -27,7 +27,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from irl import bellman, evaluation
+from irl import bellman, evaluation, processes
 from irl.config import InputError
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
@@ -172,12 +172,27 @@ class States:
         chosen = torch.randperm(len(self.state), generator=torch.Generator().manual_seed(seed))[:most]
         return self.only(chosen.sort().values.to(self.state.device))
 
+    def beside(self, other: States) -> States:
+        """These rows, then the other's."""
+        both = ((getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
+        return States(*(torch.cat(pair) for pair in both))
+
     def distinct(self) -> States:
         """Each state (of each segment) once, with the weight of all its rows."""
         key = torch.cat([self.state, self.segment.unsqueeze(1).to(self.state.dtype)], 1)
         found, place = key.unique(dim=0, return_inverse=True)
         weight = self.weight.new_zeros(len(found)).index_add_(0, place, self.weight)
         return States(found[:, :-1], found[:, -1].to(self.segment.dtype), weight)
+
+
+def free_states(panel: Panel, most: int, *, seed: int) -> States:
+    """So many of the states in which there is a choice (of those of all processes), as :meth:`States.at_most`."""
+    rows = panel.free.nonzero().squeeze(1)
+    most = processes.own_part(most, len(rows))
+    if len(rows) > most:
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most].to(rows.device)]
+        rows = rows.sort().values
+    return States(panel.state[rows], panel.segment[rows], panel.weight[rows])
 
 
 def observed(panel: Panel) -> Transitions:
@@ -285,25 +300,27 @@ def drawn(
     return joined
 
 
-def spanned(dynamics: TransitionModel, programme: Programme, rows: States, *, few: int, seed: int) -> States | None:
-    """The states of ``rows`` each once, with what is reached from them; None if they are more than ``few``.
+def spanned(dynamics: TransitionModel, programme: Programme, panel: Panel, *, few: int, seed: int) -> States | None:
+    """The states of the panel with a choice, each once, and what is reached from them; None if they are more than
+    ``few``.
 
     Then nothing is left out, and the value of a rare state, on which that of patient members depends, rests on no luck.
     States that no row is in have the weight of one.
     """
-    if len(rows.at_most(FEW * few, seed=seed).distinct().state) > few:  # at little cost, however many rows there are
+    found: States | None = None
+    for i in panel.free.nonzero().squeeze(1).split(CHUNK):
+        part = States(panel.state[i], panel.segment[i], panel.weight[i])
+        found = (part if found is None else found.beside(part)).distinct()
+        if len(found.state) > few:
+            return None
+    if found is None:
         return None
-    found = rows.distinct()
     while len(found.state) <= few:
         following = drawn(dynamics, programme, found, seed=seed)
         goes_on = ~following.ends.flatten()
         reached = following.next_state.flatten(0, 1)[goes_on]
         segment = following.segment.repeat_interleave(following.steps.shape[1])[goes_on]
-        joined = States(
-            torch.cat([found.state, reached]),
-            torch.cat([found.segment, segment]),
-            torch.cat([found.weight, found.weight.new_zeros(len(reached))]),
-        ).distinct()
+        joined = found.beside(States(reached, segment, found.weight.new_zeros(len(reached)))).distinct()
         closed = len(joined.state) == len(found.state)
         found = replace(joined, weight=torch.where(joined.weight > 0, joined.weight, 1.0))
         if closed:

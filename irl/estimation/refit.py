@@ -55,7 +55,7 @@ from irl.estimation.parameters import Parameters, reward_parameters
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
-from irl.transitions import DRAWS, FEW, States, Transitions, Unchanged, drawn, kernel_rows, ridge_of, spanned
+from irl.transitions import DRAWS, FEW, Transitions, Unchanged, drawn, free_states, kernel_rows, ridge_of, spanned
 
 PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
@@ -116,11 +116,10 @@ def fit_refit(
     started = time.perf_counter()
     assert model.refit is not None, "the model has no room for a refit"
     refit = model.refit
-    every, programme = States(panel.state, panel.segment, panel.weight).only(panel.free), Unchanged(panel.schema)
-    most, seed = processes.own_part(options.rows, len(every.state)), processes.own_seed(bench.seed)
-    states = every.at_most(most, seed=bench.seed)
-    all_states = spanned(model.dynamics, programme, every, few=options.rows // FEW, seed=bench.seed)
-    starts, draws = (states, DRAWS) if all_states is None else (all_states, FEW * DRAWS)
+    programme, seed = Unchanged(panel.schema), processes.own_seed(bench.seed)
+    states = free_states(panel, options.rows, seed=bench.seed)
+    every = spanned(model.dynamics, programme, panel, few=options.rows // FEW, seed=bench.seed)
+    starts, draws = (states, DRAWS) if every is None else (every, FEW * DRAWS)
     rows = drawn(model.dynamics, programme, starts, seed=seed, draws=draws)
 
     def chosen(rows: Tensor) -> Choices:
