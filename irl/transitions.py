@@ -39,9 +39,6 @@ DRAWS = 24
 row's mean falls with their square, as long as probabilities are not smaller than their parts. On the simulated market
 (20,000 x 36) 8 of 15,000 states and 24 of 6,000 left the same noise of price slopes, the latter in two thirds of the
 time."""
-FEW = 10
-"""Where states are fewer than this part of the rows that may be drawn from, each is taken once, with as many times the
-draws."""
 GOLDEN = (5**0.5 - 1) / 2
 CHUNK = 16384
 """Draws made at once."""
@@ -298,34 +295,6 @@ def drawn(
     if not len(joined.state):
         raise InputError("nobody has anything to choose from: are all rows in contracts or terminal states?")
     return joined
-
-
-def spanned(dynamics: TransitionModel, programme: Programme, panel: Panel, *, few: int, seed: int) -> States | None:
-    """The states of the panel with a choice, each once, and what is reached from them; None if they are more than
-    ``few``.
-
-    Then nothing is left out, and the value of a rare state, on which that of patient members depends, rests on no luck.
-    States that no row is in have the weight of one.
-    """
-    found: States | None = None
-    for i in panel.free.nonzero().squeeze(1).split(CHUNK):
-        part = States(panel.state[i], panel.segment[i], panel.weight[i])
-        found = (part if found is None else found.beside(part)).distinct()
-        if len(found.state) > few:
-            return None
-    if found is None:
-        return None
-    while len(found.state) <= few:
-        following = drawn(dynamics, programme, found, seed=seed)
-        goes_on = ~following.ends.flatten()
-        reached = following.next_state.flatten(0, 1)[goes_on]
-        segment = following.segment.repeat_interleave(following.steps.shape[1])[goes_on]
-        joined = found.beside(States(reached, segment, found.weight.new_zeros(len(reached)))).distinct()
-        closed = len(joined.state) == len(found.state)
-        found = replace(joined, weight=torch.where(joined.weight > 0, joined.weight, 1.0))
-        if closed:
-            return found
-    return None
 
 
 def _drawn_chunk(

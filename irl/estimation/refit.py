@@ -25,7 +25,7 @@ held-out likelihood, a prior mean of 0 instead of the R step's reward, and draws
 logged transitions. Measured on the simulated market (4,000 x 36): with one ridge toward the R step the annual plan's
 reward kept an RMSE of .26-.33 and an R2 within cells of .69-.81; with the evidence .12 and .96.
 
-What follows is drawn from the fitted dynamics: from every state where these are few (:func:`irl.transitions.spanned`),
+What follows is drawn from the fitted dynamics: from every state where these are few (:mod:`irl.estimation.spanned`),
 so that discounts next to 1 leave no more than rounding behind (Rust's buses at .9999: within .02 of exact maximum
 likelihood's replacement cost of 10.27), else from a sample of the panel's.
 
@@ -52,10 +52,11 @@ from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximise
 from irl.estimation.missing_information import missing
 from irl.estimation.mixture import ROUNDS, Mixture
 from irl.estimation.parameters import Parameters, reward_parameters
+from irl.estimation.spanned import FEW, spanned
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
-from irl.transitions import DRAWS, FEW, Transitions, Unchanged, drawn, free_states, kernel_rows, ridge_of, spanned
+from irl.transitions import DRAWS, Transitions, Unchanged, drawn, free_states, kernel_rows, ridge_of
 
 PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
@@ -119,7 +120,8 @@ def fit_refit(
     programme, seed = Unchanged(panel.schema), processes.own_seed(bench.seed)
     states = free_states(panel, options.rows, seed=bench.seed)
     every = spanned(model.dynamics, programme, panel, few=options.rows // FEW, seed=bench.seed)
-    starts, draws = (states, DRAWS) if every is None else (every, FEW * DRAWS)
+    many = processes.anywhere(every is None)
+    starts, draws = (states, DRAWS) if many or every is None else (every, FEW * DRAWS)
     rows = drawn(model.dynamics, programme, starts, seed=seed, draws=draws)
 
     def chosen(rows: Tensor) -> Choices:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from irl.config import InputError
-from irl.transitions import States, Unchanged, drawn, spanned, stratified
+from irl.estimation.spanned import spanned
+from irl.transitions import States, Unchanged, drawn, stratified
 
 ALL_FREE = slice(0, 6)  # out, in, deep at both tiers
 

@@ -1,0 +1,49 @@
+"""The states that a refit evaluates its features in, where they are few: all of them.
+
+A sample of a panel's rows may lack the rare states on which the value of patient members depends (a bus of high mileage
+at a discount of .9999), and its draws are few. Where the states are few, each is taken once, with as many more draws,
+and what is reached from them is added until nothing new is reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from irl.data.panel import Panel
+from irl.dynamics import TransitionModel
+from irl.estimation.rowwise import parts_of
+from irl.transitions import Programme, States, drawn
+
+FEW = 10
+"""Where states are fewer than this part of the rows that may be drawn from, each is taken once, with as many times the
+draws."""
+
+
+def spanned(dynamics: TransitionModel, programme: Programme, panel: Panel, *, few: int, seed: int) -> States | None:
+    """The states of the panel with a choice, each once, and what is reached from them; None if they are more than
+    ``few``.
+
+    Then nothing is left out, and the value of a rare state, on which that of patient members depends, rests on no luck.
+    States that no row is in have the weight of one.
+    """
+    found: States | None = None
+    for i in parts_of(panel.free):
+        part = States(panel.state[i], panel.segment[i], panel.weight[i])
+        found = (part if found is None else found.beside(part)).distinct()
+        if len(found.state) > few:
+            return None
+    if found is None:
+        return None
+    while len(found.state) <= few:
+        following = drawn(dynamics, programme, found, seed=seed)
+        goes_on = ~following.ends.flatten()
+        reached = following.next_state.flatten(0, 1)[goes_on]
+        segment = following.segment.repeat_interleave(following.steps.shape[1])[goes_on]
+        joined = found.beside(States(reached, segment, found.weight.new_zeros(len(reached)))).distinct()
+        closed = len(joined.state) == len(found.state)
+        found = replace(joined, weight=torch.where(joined.weight > 0, joined.weight, 1.0))
+        if closed:
+            return found
+    return None
