@@ -19,7 +19,7 @@ from irl.data import read_panel
 from irl.data.describe import summary
 from irl.data.sampling import sampling
 from irl.estimation.pipeline import train
-from irl.processes import joined
+from irl.processes import group, joined
 from irl.report import against_truth, load_record, log_run
 from irl.report.words import cautions
 
@@ -42,7 +42,7 @@ def main(process: int) -> None:
         raise InputError("--run is missing: name the folder that the run should go to (or give --dry-run)")
     console = Console(stderr=True, quiet=process > 0)
     with console.status(f"reading {config.data.path}"):
-        panel = read_panel(config)
+        panel = read_panel(config, share=group())
     sampled = sampling(panel, config.data)
     print(summary(panel, estimation=config.estimation), sampled, sep="\n")
 

@@ -10,6 +10,7 @@ then what members value, what they would choose at another price and which benef
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ from irl.report import load_record, log_run, recovery, write_card, write_report
 from irl.report.attribution import sentences
 
 folder = Path(sys.argv[1] if sys.argv[1:] else "runs/tutorial")
-segments = {name: taste for name, taste in invented_segments().items() if name in ("gen_z", "family_us")}
+tastes = {name: taste for name, taste in invented_segments().items() if name in ("gen_z", "family_us")}
+segments = {name: replace(taste, base=taste.base + 0.7) for name, taste in tastes.items()}  # few benefits, but enough
 market = membership.Market(segments=segments, seasons=dict.fromkeys(("video", "shipping"), (0.0,) * 12))
 solution = membership.solve(market)  # members look ahead: solved exactly
 panel = membership.simulate(solution, members=500, periods=18, seed=0).drop(columns="month")
@@ -46,7 +48,7 @@ data = {"path": "in memory", "member": "member_id", "period": "period", "action"
 config = Config.model_validate({
     "data": data | {"state": state}, "discount": 0.95,
     "anchor": {"action": "none", "reward": 0.0},  # no plan is worth nothing: rewards are relative to that
-    "reward": {"structure": "linear", "benefits": ["video", "shipping"]}, "estimation": {"refit": {"rows": 2000}},
+    "reward": {"structure": "linear", "benefits": ["video", "shipping"]}, "estimation": {"refit": {"rows": 1000}},
 })  # fmt: skip
 
 # %% Estimate: choice probabilities, the anchor's value, rewards, how states move, the refit by maximum likelihood.
@@ -57,7 +59,8 @@ print(model.reward(panel).groupby(panel["segment"]).mean().round(2))  # a row pe
 # %% With standard errors, and against the truth, which only a simulated market tells.
 print(model.standard_error(panel).groupby(panel["segment"]).mean().round(2))
 plans, truth = ["monthly", "annual"], membership.true_reward(solution, panel.assign(month=0))
-print(recovery(model.reward(panel)[plans], truth[plans], panel["segment"] + panel["status"]).round(3))
+scores = recovery(model.reward(panel)[plans], truth[plans], panel["segment"] + panel["status"])
+print(scores.round(3))
 
 # %% A scenario: the annual plan a fifth dearer, a price that was tested in the panel.
 dearer = {"name": "dearer", "periods": 12, "changes": [{"feature": {"name": "price_annual", "set": 100.8}}]}

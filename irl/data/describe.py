@@ -17,6 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from irl import processes
 from irl.config import Estimation, Step
 from irl.data.panel import Panel, tensors_of
 from irl.data.schema import StateSchema
@@ -63,25 +66,29 @@ class Summary:
 
 
 def summary(panel: Panel, *, estimation: Estimation) -> Summary:
-    """Counts, the anchor's share by segment (unweighted, where there is a choice), and a memory estimate."""
+    """Counts, the anchor's share by segment (unweighted, where there is a choice), and a memory estimate; of the whole
+    panel, if this is one process's part of it, but for the memory."""
+    total = float if panel.origin is None else processes.total
     terminal = panel.schema.is_terminal(panel.state)
     schema = panel.schema
     chosen = schema.reference(panel.state, panel.menu).gather(1, panel.action.unsqueeze(1)).squeeze(1).double()
     shares = {}
     for code, name in enumerate(panel.schema.segments):
         rows = panel.free & (panel.segment == code)
-        count = int(rows.sum())
-        shares[name] = (count, float(chosen[rows].sum()) / count if count else float("nan"))
+        count = int(total(rows.sum()))
+        shares[name] = (count, total(chosen[rows].sum()) / count if count else float("nan"))
     lengths = panel.member.bincount()
+    ends = torch.stack([-lengths.min(), lengths.max()])
+    shortest, longest = (ends if panel.origin is None else processes.highest(ends)).tolist()
     return Summary(
-        rows=panel.n_rows,
-        members=panel.n_members,
-        periods=(int(lengths.min()), int(lengths.max())),
-        transitions=panel.n_transitions,
-        gaps=panel.gaps,
-        free=int(panel.free.sum()),
-        forced=int((~panel.free & ~terminal).sum()),
-        terminal=int(terminal.sum()),
+        rows=int(total(panel.n_rows)),
+        members=panel.among_all[1],
+        periods=(-shortest, longest),
+        transitions=int(total(panel.n_transitions)),
+        gaps=int(total(panel.gaps)),
+        free=int(total(panel.free.sum())),
+        forced=int(total((~panel.free & ~terminal).sum())),
+        terminal=int(total(terminal.sum())),
         anchor=_anchor(schema),
         anchor_share=shares,
         memory_mb=_memory(panel, estimation) / 1e6,

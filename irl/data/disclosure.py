@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irl import processes
 from irl.config import InputError
 from irl.data.panel import Panel
 
@@ -100,7 +101,9 @@ def withheld(members: Mapping[str, int], least: int, *, together: int | None = N
 def withheld_of(panel: Panel, least: int) -> Withheld:
     """What to withhold of a panel; a member counts in every segment that it has a row in."""
     members = members_by_segment(panel.schema.segments, panel.segment, panel.member)
-    return withheld(members, least, together=panel.n_members)
+    if panel.origin is not None:
+        members = {name: int(processes.total(number)) for name, number in members.items()}
+    return withheld(members, least, together=panel.among_all[1])
 
 
 def members_by_segment(segments: tuple[str, ...], segment: Tensor, member: Tensor) -> dict[str, int]:

@@ -9,6 +9,7 @@ censored and serves the policy step only.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -153,9 +154,17 @@ class Panel:
         return torch.zeros(*shape, dtype=dtype, device=self.state.device)
 
 
+def owners(rows: Sequence[int], number: int) -> list[int]:
+    """Which of so many processes takes each of some things with so many rows: they are dealt out from the largest to
+    the smallest, back and forth, so that all have about as many rows."""
+    found = [0] * len(rows)
+    for turn, k in enumerate(sorted(range(len(rows)), key=lambda k: -rows[k])):
+        found[k] = min(turn % (2 * number), 2 * number - 1 - turn % (2 * number))
+    return found
+
+
 def part_of(panel: Panel, process: int, number: int) -> Panel:
-    """The members of one of several processes: clusters (by default, members) as a whole, dealt out from the largest to
-    the smallest and back and forth, so that all have about as many rows.
+    """The members of one of several processes (:func:`owners`), clusters (by default, members) as a whole.
 
     Raises
     ------
@@ -165,10 +174,7 @@ def part_of(panel: Panel, process: int, number: int) -> Panel:
     rows = panel.cluster.bincount()
     if len(rows) < number:
         raise InputError(f"{number} processes cannot share {len(rows)} members (clusters): start fewer")
-    turn = torch.arange(len(rows), device=rows.device) % (2 * number)
-    owner = torch.empty_like(rows).scatter_(
-        0, rows.argsort(descending=True, stable=True), torch.minimum(turn, 2 * number - 1 - turn)
-    )
+    owner = torch.tensor(owners(rows.tolist(), number), device=rows.device)
     mine = owner[panel.cluster[first_rows(panel.member)]] == process
     part = replace(panel, origin=panel.member).take_members(mine)
     return replace(part, cluster=part.cluster.unique(return_inverse=True)[1])

@@ -34,11 +34,12 @@ PARQUET, CSV = (".parquet", ".pq"), (".csv", ".csv.gz")
 Result = TypeVar("Result")
 
 
-def read_panel(config: Config, *, schema: StateSchema | None = None) -> Panel:
+def read_panel(config: Config, *, schema: StateSchema | None = None, share: tuple[int, int] = (0, 1)) -> Panel:
     """The panel of a study, from ``config.data.path``: the rows that are fitted on (:mod:`irl.data.split`).
 
     The path may be a store (:mod:`irl.data.store`). It gives the same panel, to the last bit, up to
-    ``data.memory_rows`` rows; a larger one is in files, and its members come in the store's order.
+    ``data.memory_rows`` rows; a larger one is in files, and its members come in the store's order. Of that, one of
+    several processes (``share``: its number, and how many) may read some buckets alone: its part (``Panel.origin``).
 
     Raises
     ------
@@ -50,7 +51,9 @@ def read_panel(config: Config, *, schema: StateSchema | None = None) -> Panel:
         store = open_store(path, config)
         if schema is not None and schema != store.schema:
             return panel_from_frame(store.frame(), config, schema=schema, source=path)
-        return store.panel() if store.n_rows <= config.data.memory_rows else store.mapped()
+        if store.n_rows <= config.data.memory_rows:
+            return store.panel()
+        return (store.share(*share) if share[1] > 1 else None) or store.mapped()
     columns = tuple(dict.fromkeys([*study_columns(config), *config.data.held_out]))
     files = files_at(path)
     names = column_names(files, columns)

@@ -17,6 +17,7 @@ changed or cut short is not used. Identifiers are in the store, as they are in t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from irl import runs
 from irl.config import Config, InputError, nearest
 from irl.data.encode import Ints
 from irl.data.fit import condition_problems
-from irl.data.panel import Panel, panel_from_rows, tensors_of
+from irl.data.panel import Panel, owners, panel_from_rows, tensors_of
 from irl.data.periods import Calendar
 from irl.data.rows import Rows
 from irl.data.schema import StateSchema
@@ -114,14 +115,18 @@ class Store:
         return replace(found, fingerprint=self.fingerprint)
 
     def mapped(self, buckets: Sequence[int] | None = None) -> Panel:
-        """The rows of these buckets (by default of all), in their order, in files: memory is that of one bucket."""
+        """The rows of these buckets (by default of all), in their order, in files: memory is that of one bucket. Of
+        some buckets, it is a part of the panel of all."""
         picked = range(len(self.buckets)) if buckets is None else buckets
+        before = [0, *itertools.accumulate(bucket.members for bucket in self.buckets)]
         n, scratch = sum(self.buckets[k].rows for k in picked), Scratch()
         found: dict[str, Tensor] = {}
         rows_before, members_before, gaps = 0, 0, 0
-        for rows, rank in self.parts(picked):
+        for k, (rows, rank) in zip(picked, self.parts(picked), strict=True):
             part = panel_from_rows(rows, self.schema, leaves=self.leaves, mean_weight=self.weight_mean)
             own = tensors_of(part)
+            if buckets is not None:
+                own["origin"] = own["member"] + before[k]
             own["member"] = own["member"] + members_before
             own["cluster"] = torch.from_numpy(rows.cluster) if self.clusters else own["member"]
             for name in ("next_row", "next_choice"):
@@ -133,6 +138,14 @@ class Store:
             rows_before, members_before, gaps = rows_before + part.n_rows, members_before + len(rank), gaps + part.gaps
         tensors: dict[str, Any] = dict(found)
         return Panel(schema=self.schema, **tensors, gaps=gaps, scratch=scratch, fingerprint=self.fingerprint)
+
+    def share(self, process: int, number: int) -> Panel | None:
+        """The part of one of several processes, by whole buckets, about as many rows for each; None if buckets are
+        fewer than processes, or clusters, which have to stay together, are not members."""
+        if self.clusters or len(self.buckets) < number:
+            return None
+        owner = owners([bucket.rows for bucket in self.buckets], number)
+        return self.mapped([k for k, mine in enumerate(owner) if mine == process])
 
     def frame(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """Its rows as a frame: all that it holds, or these columns. Labels for codes, and dates by the calendar's unit.

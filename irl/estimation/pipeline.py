@@ -132,7 +132,7 @@ def train(
     """Estimate ``config`` on ``panel`` in the run folder ``run``, and leave everything there that design asks for.
 
     ``precision`` (Lightning's name) and ``compile`` say how networks are trained. Every process of a group calls this,
-    with the same arguments and the whole panel.
+    with the same arguments, and the whole panel or its part of it.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def train(
         bench = replace(bench, tick=tick) if tick and writes else bench
         if writes:
             runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        model, metrics = estimate(config, own, bench=bench, store=store, whole=panel)
+        model, metrics = estimate(config, own, bench=bench, store=store, whole=panel if panel.origin is None else None)
         metrics = withheld.left(metrics)
         metrics["panel"] |= {"withheld": withheld.plain(), "processes": processes.group()[1]}
         if writes:

@@ -282,7 +282,11 @@ def _pair(row: Any, scale: float, digits: int) -> str:
 def _single(row: Any, scale: float, digits: int) -> str:
     if row is None:
         return DASH
-    return (signed if scale == 1.0 else number)(row.scenario * scale, digits) + _interval(row, scale, digits)
+    value = row.scenario * scale
+    if row.outcome in ("gainers", "losers"):  # shares of members: nothing beyond none and all
+        bounds = [number(scale * min(max(bound, 0.0), 1.0), digits) for bound in (row.low, row.high)]
+        return number(value, digits) + ("" if pd.isna(row.low) or pd.isna(row.high) else f" [{', '.join(bounds)}]")
+    return (signed if scale == 1.0 else number)(value, digits) + _interval(row, scale, digits)
 
 
 def _interval(row: Any, scale: float, digits: int) -> str:

@@ -308,7 +308,7 @@ def calibration_table(record: Record) -> Table | None:
         return None
     error = at(record.metrics, "policy", "expected_calibration_error")
     return Table(
-        title="Are predicted choices as frequent as predicted? Held-out members",
+        title="Predicted and observed frequencies of choices, held-out members",
         header=("predicted, %", "observed, %", "choices offered"),
         rows=tuple(
             (

@@ -32,14 +32,12 @@ from irl.report import (
 from irl.report.curves import HOW_TO_READ, curve_panels, shown_segments
 from irl.report.markup import absent, as_table, bullets, cautions, folded, grid, key, section
 from irl.report.panel import Panel, series
-from irl.report.record import Record, ScenarioRecord, at
+from irl.report.record import ALL, Record, ScenarioRecord, at
 from irl.report.style import STYLE
 from irl.report.truth import Truth, truth_table
 
 MOST_PANELS = 12
 """Segments drawn per figure; the tables have them all."""
-MOST_SAID = 7
-"""Segments (and all) that the summary has sentences of; beyond, they are in their own section."""
 MOST_CASES = 4
 """Cases of a sweep drawn as paths; the tables have them all."""
 
@@ -113,7 +111,8 @@ def _summary(record: Record, truth: Truth | str) -> list[str]:
         r2 = truth.scores.loc["pooled", "r2"]
         found.append(f"Against the known rewards of the simulated market, R² is {tables.number(r2, 3)}.")
     found += attention.sentences(record)
-    found += [f"Over a lifetime, {text}" for text in attribution.sentences(record) if len(record.segments) <= MOST_SAID]
+    lasting = attribution.sentences(record)
+    found += [f"Over a lifetime, {text}" for text in lasting if text.startswith(f"{ALL}: ") or len(lasting) == 1]
     for part in backtest.parts(record):
         found.append(f"{backtest.TITLES[part]}: {' '.join(backtest.sentences(record, part)[:2])}")
     for scenario in record.scenarios:

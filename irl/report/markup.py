@@ -8,6 +8,9 @@ from html import escape
 from irl.report.panel import Panel
 from irl.report.tables import Table
 
+LONG = 32
+"""Characters of a cell beyond which it wraps."""
+
 
 def section(name: str, title: str, body: str) -> str:
     """A section under a heading; ``body`` is HTML already."""
@@ -53,7 +56,9 @@ def as_table(table: Table, *, caption: bool = True) -> str:
     rows = "".join(
         f"<tr{' class=flag' if i in table.flagged else ''}>"
         + "".join(
-            f'<th scope="row">{escape(cell)}</th>' if k < table.labels else f"<td{_side(table, k)}>{escape(cell)}</td>"
+            f'<th scope="row"{_long(cell)}>{escape(cell)}</th>'
+            if k < table.labels
+            else f"<td{_side(table, k) or _long(cell)}>{escape(cell)}</td>"
             for k, cell in enumerate(row)
         )
         + "</tr>\n"
@@ -65,6 +70,11 @@ def as_table(table: Table, *, caption: bool = True) -> str:
         f'{title}<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>{note}\n"
     )
+
+
+def _long(cell: str) -> str:
+    """Sentences wrap, at a width that can be read."""
+    return ' class="long"' if len(cell) > LONG else ""
 
 
 def _side(table: Table, column: int) -> str:

@@ -99,7 +99,7 @@ def picture(panels: Sequence[Panel], *, columns: int = 3, legend: Sequence[tuple
         for i, each in enumerate(panels):
             axes = figure.add_subplot(rows, columns, i + 1)
             each.onto(axes)
-            axes.set_title(each.caption, fontsize=10, fontweight="bold", loc="left")
+            axes.set_title(short(each.caption, 40), fontsize=10, fontweight="bold", loc="left")
         if legend:
             handles = [Axes.plot(axes, [], [], color=colour(number), label=label)[0] for label, number in legend]
             figure.legend(handles=handles, loc="outside lower left", ncols=6)

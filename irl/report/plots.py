@@ -36,11 +36,11 @@ def anchor_panel(shares: Sequence[AnchorShare], anchor: str) -> Panel | None:
         axes.set_yticks(y, [short(s.segment) for s in shares])
         axes.set_ylim(len(shares) - 0.5, -0.5)
         axes.set_xlim(0, 1.22 * max([10.0, *(v for v in values if np.isfinite(v))]))
-        axes.set_xlabel("% of decisions")
+        axes.set_xlabel("% of decisions; left of the dashes: too few")
 
     said = ", ".join(f"{s.segment} {percent(s.share)}" for s in shares)
     text = f"Share of decisions at {anchor} by segment: {said}."
-    return panel("", text, draw, height=0.9 + 0.3 * len(shares), width=4.6)
+    return panel(f"Decisions at {anchor}", text, draw, height=0.9 + 0.3 * len(shares), width=4.6)
 
 
 def support_panel(record: Record) -> Panel | None:
@@ -49,7 +49,7 @@ def support_panel(record: Record) -> Panel | None:
     rows = [(s, shares) for s, shares in found if shares is not None]
     if not rows:
         return None
-    bounds = [0.0, *CLASSES, 1.0]
+    bounds, height = [0.0, *CLASSES, 1.0], max(2.2, 1.2 + 0.3 * len(rows))
     labels = [f"{100 * low:g}–{100 * high:g}" for low, high in pairwise(bounds)]
 
     def draw(axes: Axes) -> None:
@@ -58,20 +58,27 @@ def support_panel(record: Record) -> Panel | None:
         for k, label in enumerate(labels):
             width = np.array([100 * shares[k] for _, shares in rows])
             shade = {"color": colour(1), "alpha": strengths[k - 1]} if k else {"color": WARNING}
-            axes.barh(y, width, left=left, height=0.62, label=f"{label} %", linewidth=0, **shade)
+            axes.barh(y, width, left=left, height=0.62, label=label, linewidth=0, **shade)
             left += width
         axes.set_yticks(y, [short(s) for s, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         axes.set_xlabel("% of decisions")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8.5, handlelength=1, borderpad=0)
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, -0.45 / (height - 1)),
+            ncols=5,
+            handlelength=0.8,
+            columnspacing=1,
+            borderpad=0,
+        )
 
     said = "; ".join(
         f"{s} " + ", ".join(f"{percent(share)} at {k} %" for share, k in zip(shares, labels, strict=True))
         for s, shares in rows
     )
     text = f"Share of decisions by the probability of {record.anchor}: {said}."
-    return panel("Probability of the anchor at decisions", text, draw, height=1.3 + 0.3 * len(rows), width=4.6)
+    return panel("How probable the anchor is, %", text, draw, height=height, width=4.6)
 
 
 def calibration_panels(record: Record, segments: Sequence[str]) -> list[Panel]:
@@ -87,8 +94,8 @@ def calibration_panels(record: Record, segments: Sequence[str]) -> list[Panel]:
             p, n = bins["predicted"], bins["choices"]
             spread = 196 * np.sqrt(p * (1 - p) / n.clip(lower=1))
             axes.errorbar(100 * p, 100 * bins["observed"], spread, fmt="o", color=colour(1), markersize=4)
-            axes.set_xlim(0, 100)
-            axes.set_ylim(0, 100)
+            axes.set_xlim(-3, 103)
+            axes.set_ylim(-3, 103)
             axes.set_xlabel("predicted, %")
             axes.set_ylabel("observed, %")
             axes.set_aspect("equal")

@@ -85,7 +85,9 @@ table { border-collapse: collapse; width: 100%; font-size: 0.88rem; font-variant
 th, td { padding: 0.42rem 0.8rem; text-align: left; border-top: 1px solid var(--line); vertical-align: top; }
 thead th { border-top: 0; background: var(--head); font-size: 0.8rem; vertical-align: bottom; min-width: 5.5rem; }
 tbody th { font-weight: 600; white-space: nowrap; }
-tbody th:first-child { position: sticky; left: 0; background: var(--card); }
+tbody th.long, .long { white-space: normal; min-width: 13rem; }
+tbody th:first-child, thead th:first-child { position: sticky; left: 0; background: var(--card); }
+thead th:first-child { background: var(--head); }
 tbody .flag th:first-child { background: var(--warn-card); }
 .n { text-align: right; white-space: pre; }
 thead .n { white-space: normal; }
@@ -99,6 +101,7 @@ footer { margin-top: 1.5rem; }
   ul { padding-left: 1.2rem; }
   .facts { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
   th, td { padding: 0.38rem 0.55rem; }
+  tbody th.long, .long { min-width: 9rem; }
 }
 @media print {
   body { background: none; font-size: 11pt; }

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from irl import runs
+from irl.config import Estimation
 from irl.report import plots
 from irl.report.card import card
 from irl.report.curves import curve_panels, shown_segments
@@ -55,9 +56,13 @@ def log_scenario(record: Record, folder: Path) -> None:
 
 
 def options(record: Record) -> dict[str, bool | str | float]:
-    """The options that runs are compared by, flat and plain: ``estimation.policy.hidden`` -> ``[64, 64]``."""
+    """What runs are compared by, flat and plain (``estimation.policy.hidden`` -> ``[64, 64]``): what the study assumes,
+    and those options of its fits that are not the usual ones."""
     content = record.config.model_dump(mode="json", include=set(SECTIONS))
-    return dict(_flat(content, ""))
+    usual = dict(_flat({"estimation": Estimation().model_dump(mode="json")}, ""))
+    found = {name: value for name, value in _flat(content, "") if usual.get(name) != value}
+    counted = {name: at(record.metrics, "panel", name) for name in ("members", "rows")}
+    return found | {f"panel.{name}": number for name, number in counted.items() if number is not None}
 
 
 def final_figures(record: Record, truth: Truth | str) -> dict[str, float]:
@@ -84,8 +89,8 @@ def _run_pictures(record: Record, truth: Truth | str) -> Iterator[Drawn]:
     segments = record.segments[:MOST_PANELS]
     legend = [(s, n + 1) for n, s in enumerate(shown_segments(record))]
     for action in record.paid:
-        yield f"reward curves/{action}", curve_panels(record, action), 4, legend
-    yield "calibration", plots.calibration_panels(record, segments), 4, []
+        yield f"reward curves/{action}", curve_panels(record, action), 3, legend
+    yield "calibration", plots.calibration_panels(record, segments), 3, []
     support = plots.support_panel(record)
     shares = plots.anchor_panel(anchor_shares(record), record.anchor)
     yield "anchor support", [p for p in (shares, support) if p is not None], 2, []

@@ -31,7 +31,8 @@ def estimated(record: Record) -> str:
     counted = f" from {rows:,} rows of {members:,} members" if rows is not None and members is not None else ""
     paid = " and ".join(f"“{a}”" for a in record.paid)
     mean = "the mean under " if record.config.anchor.policy is not None else ""
-    return f"What {paid} are worth, relative to {mean}{record.anchor}, was recovered{counted}."
+    verb = "are" if len(record.paid) > 1 else "is"
+    return f"What {paid} {verb} worth, relative to {mean}{record.anchor}, was recovered{counted}."
 
 
 def headlines(scenario: ScenarioRecord) -> list[str]:

@@ -64,6 +64,22 @@ def same(one: Panel, other: Panel) -> bool:
     return equal and one.schema == other.schema and one.gaps == other.gaps
 
 
+def test_processes_read_their_own_buckets(study, rows, tmp_path):
+    rows.to_parquet(tmp_path / "raw.parquet")
+    store = prepare(study(path=str(tmp_path / "raw.parquet")), tmp_path / "store", bucket_rows=50)
+    config = study(path=str(tmp_path / "store"), memory_rows=1)
+    whole, parts = read_panel(config), [read_panel(config, share=(k, 3)) for k in range(3)]
+    assert len(store.buckets) > 3 and whole.origin is None
+    for part in parts:
+        mine = (whole.member.unsqueeze(1) == part.origin.unique()).any(1)
+        assert torch.equal(whole.state[mine], part.state) and torch.equal(whole.member[mine], part.origin)
+    assert sum(part.n_rows for part in parts) == whole.n_rows
+    assert sum(len(part.origin.unique()) for part in parts) == whole.n_members == MEMBERS
+    assert store.share(0, len(store.buckets) + 1) is None
+    few = study(path=str(tmp_path / "store"))
+    assert read_panel(few, share=(1, 3)).origin is None  # read whole, and dealt out afterwards
+
+
 STUDIES = {
     "plain": {},
     "weights": {"weight": "w", "cluster": "group"},

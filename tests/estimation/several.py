@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 
 from irl import evaluation, processes, runs
 from irl.config import Config, InputError, Step
+from irl.data import read_panel
 from irl.data.batches import Batches
 from irl.data.panel import Panel, panel_from_frame, part_of
+from irl.data.prepare import prepare
 from irl.estimation import pipeline
 from irl.estimation.logit import Choices, Logit
 from irl.estimation.training import Fitting, Workbench, train
@@ -190,6 +193,20 @@ def study(folder: Path, run: str, resume: bool = False) -> None:
     torch.save(weights, folder / f"{run}-{processes.group()[0]}.pt")
 
 
+def stored(folder: Path) -> None:
+    """The study on a panel store of which each process reads its own buckets; one alone makes the store."""
+    data = STUDY["data"] | {"weight": "w", "path": str(folder / "frame.parquet")}
+    store = folder / "store"
+    if processes.group()[1] == 1:
+        frame().to_parquet(folder / "frame.parquet")
+        prepare(Config.model_validate(STUDY | {"data": data}), store, bucket_rows=100)
+        return
+    config = Config.model_validate(STUDY | {"data": data | {"path": str(store), "memory_rows": 0}})
+    part = read_panel(config, share=processes.group())
+    assert part.origin is not None
+    pipeline.train(config, part, folder / "stored", device=CPU)
+
+
 def killed_after(name: str) -> None:
     """The first process ends as by `kill -9` once the step is stored; the second is in the midst of the next one."""
     save = pipeline.FolderStore.save
@@ -220,6 +237,9 @@ def main(job: str, folder: Path) -> None:
     if job == "study":
         study(folder, "one")
         assert together(lambda: study(folder, "two")) == [0, 0]
+        if find_spec("duckdb"):
+            stored(folder)
+            assert together(lambda: stored(folder)) == [0, 0]
     if job == "killed":
 
         def until_killed() -> None:

@@ -87,3 +87,11 @@ def test_the_headline_and_the_page_have_the_money(record):
     for text in ("Over all periods", "Price elasticities of the shares over all periods", "Price coefficients"):
         assert text in shown
     assert "Members&#x27; surplus, USD per period, change by segment: north -0.70." in shown
+
+
+def test_shares_of_members_are_no_less_than_none_and_no_more_than_all(run, scenario, add_scenario, make_outcomes):
+    table = make_outcomes((NAME,))
+    table.loc[table["outcome"] == "losers", ["low", "high"]] = -0.2, 1.3
+    add_scenario(run, scenario, table)
+    record = load_record(run)
+    assert welfare_table(record, record.scenarios[0]).rows[0][2:] == ("0.6", "40.0 [0.0, 100.0]")

@@ -11,8 +11,9 @@ from irl import runs
 from irl.report import recovery
 from irl.report.answers import convergence_table, last_periods, movement_table, share_table, welfare_table
 from irl.report.estimates import anchor_table, bootstrap_table, reward_table, step_table
+from irl.report.markup import as_table
 from irl.report.record import load_record
-from irl.report.tables import number, percent, scientific, signed  # fmt: skip
+from irl.report.tables import Table, number, percent, scientific, signed  # fmt: skip
 from irl.report.words import cautions
 
 NAN = math.nan
@@ -171,3 +172,9 @@ def test_bootstrap_errors_are_shown_beside_the_analytic_ones(make_run, config, m
     assert table.rows[0] == expected
     assert table.rows[1][0] == "part of shipping" and table.rows[1][4] == table.rows[1][6] == "–"
     assert "known to 10 %" in table.note and "2 replicas did not converge" in table.note and "shrunk" in table.note
+
+
+def test_long_cells_wrap_and_short_ones_do_not():
+    table = Table(title="t", header=("a", "b", "c"), rows=(("x" * 40, "short", "a sentence, longer than a few words"),))
+    html = as_table(table)
+    assert html.count('class="long"') == 2 and "<td>short</td>" in html

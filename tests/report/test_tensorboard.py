@@ -24,6 +24,7 @@ def logged(make_run, config, metrics):
         "expected_calibration_error": 0.0123,
         "calibration": {"north": [{"predicted": 0.2, "observed": 0.25, "choices": 80.0}]},
     }
+    config["estimation"] = {"policy": {"hidden": [8]}}
     metrics["refit"] = {"held_out_log_likelihood": -0.61}
     metrics["support"] = {"north": {"probabilities": [0.1, 0.2, 0.3, 0.2, 0.2]}}
     falling = {"mean": [1.0, 0.5], "se": [None, None]}
@@ -38,7 +39,8 @@ def test_options_stand_beside_the_final_figures(logged):
     plugin = {tag: HParamsPluginData.FromString(data) for tag, data in events.PluginTagToContent("hparams").items()}
     started = plugin["_hparams_/session_start_info"].session_start_info.hparams
     assert started["discount"].number_value == 0.9 and started["anchor.action"].string_value == "none"
-    assert started["estimation.policy.hidden"].string_value.startswith("[")
+    assert started["panel.members"].number_value == 1000
+    assert started["estimation.policy.hidden"].string_value == "[8]" and "estimation.reward.hidden" not in started
     assert not [name for name in started if name.startswith("data")]  # nothing of the columns
     compared = [m.name.tag for m in plugin["_hparams_/experiment"].experiment.metric_infos]
     assert "final/expected_calibration_error" in compared
