@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -130,20 +130,25 @@ class FittedModel:
         """
         if self._typeless(frame):
             return self._mean_over_types(self.value, frame).rename("value")
-        state, menu = self._state_menu(frame)
-        with torch.no_grad():
-            if self.refit:
-                q = self.reward_of(state, self.anchor_reward(frame)) + self.refit.continuation(self.basis(state))
-                value = bellman.soft_value(q, menu, self.config.temperature)
-                value = bellman.ex_ante_value(value, q, menu, self.inertia_of(state))
-            else:
-                reference = self.schema.reference(state, menu)
-                log_pi = bellman.reference_log_policy(self.policy_network(state, menu), reference)
-                w = self.anchor_network(state, reference, self.anchor_reward(frame))
-                value = bellman.value_from_reference(w, log_pi, self.config.temperature)
-        value = value.masked_fill(~free_rows(self.schema, state), torch.nan)
-        value = value.masked_fill(self.schema.is_terminal(state), 0.0)
+        value = self.value_of(self.schema.encode(frame).to(self.device), self.anchor_reward(frame))
         return pd.Series(value.double().cpu().numpy(), index=frame.index, name="value")
+
+    @torch.no_grad()
+    def value_of(self, state: Tensor, anchor_reward: Tensor | None = None) -> Tensor:
+        """:meth:`value` [N] of state[N, F]; ``anchor_reward[N]`` is g(s), by default as the schema says."""
+        menu = self.schema.menu(state)
+        if self.refit:
+            q = self.reward_of(state, anchor_reward) + self.refit.continuation(self.basis(state))
+            value = bellman.soft_value(q, menu, self.config.temperature)
+            value = bellman.ex_ante_value(value, q, menu, self.inertia_of(state))
+        else:
+            known = self.schema.known_reward(state) if anchor_reward is None else anchor_reward
+            reference = self.schema.reference(state, menu)
+            log_pi = bellman.reference_log_policy(self.policy_network(state, menu), reference)
+            w = self.anchor_network(state, reference, known)
+            value = bellman.value_from_reference(w, log_pi, self.config.temperature)
+        value = value.masked_fill(~free_rows(self.schema, state), torch.nan)
+        return value.masked_fill(self.schema.is_terminal(state), 0.0)
 
     def type_probabilities(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Probability of every hidden type: index and row order of ``frame``, columns 1, 2, ...; rows sum to 1.
@@ -156,11 +161,11 @@ class FittedModel:
         if self.shares is not None and all(name in frame.columns for name in (data.member, data.period, data.action)):
             codes = factorized(frame[data.member])[0]
             member = pd.Series(codes, index=frame.index).where(codes >= 0)
-            coded = _with(_with(frame, data.member, member), TYPE, 1)
+            coded = frame.assign(**{data.member: member}).assign(**{TYPE: 1})
             panel = panel_from_frame(coded, self.config, schema=self.schema)
             probabilities = self.posterior(panel.to(self.device))[torch.from_numpy(codes).to(self.device)]
         else:
-            state = self.schema.encode(frame if self.shares is None else _with(frame, TYPE, 1))
+            state = self.schema.encode(frame if self.shares is None else frame.assign(**{TYPE: 1}))
             probabilities = self.log_shares(state.to(self.device)).exp()
         labels = [str(k + 1) for k in range(self.schema.types)]
         return pd.DataFrame(probabilities.cpu().numpy(), index=frame.index, columns=labels)
@@ -175,7 +180,7 @@ class FittedModel:
         uniform = torch.rand(len(frame), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
         uniform = uniform if member is None else uniform[member]
         drawn = (uniform[:, None] > probabilities.cumsum(1)[:, :-1]).sum(1)
-        return _with(frame, TYPE, drawn + 1)
+        return frame.assign(**{TYPE: drawn + 1})
 
     @torch.no_grad()
     def posterior(self, panel: Panel) -> Tensor:
@@ -216,7 +221,7 @@ class FittedModel:
 
     def _mean_over_types(self, answer: Callable[[pd.DataFrame], Answer], frame: pd.DataFrame) -> Answer:
         weight = self.type_probabilities(frame)
-        total, *others = (answer(_with(frame, TYPE, label)).mul(weight[label], axis=0) for label in weight)
+        total, *others = (answer(frame.assign(**{TYPE: str(label)})).mul(weight[label], axis=0) for label in weight)
         for part in others:
             total = total + part
         return total
@@ -284,7 +289,7 @@ class FittedModel:
             return torch.full((len(frame),), float(known), device=self.device)
         if known not in frame.columns:
             raise InputError(f"the anchor's reward column {known!r} is missing{nearest(known, frame.columns)}")
-        values = pd.to_numeric(frame[known], errors="coerce").to_numpy(dtype=np.float32)
+        values = pd.to_numeric(frame[known], errors="coerce").to_numpy(dtype=np.float32, copy=True)
         if not np.isfinite(values).all():
             raise InputError(f"the anchor's reward column {known!r} has values that are not finite numbers")
         return torch.from_numpy(values).to(self.device)
@@ -300,10 +305,10 @@ class FittedModel:
                 network.to(device)
         return self
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model to ``folder`` (replaced if it is there): ``weights.safetensors`` and ``model.json``."""
+    def save(self, folder: str | Path, *, kept: float | None = None) -> None:
+        """Write the model to ``folder`` (replaced if it is there); ``kept``: see :func:`irl.weights.write`."""
         about = {"config": self.config.model_dump(mode="json"), "schema": self.schema.to_json()}
-        weights.write(folder, self._networks(), about)
+        weights.write(folder, self._networks(), about, kept=kept)
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module | None] = {
@@ -328,10 +333,6 @@ class FittedModel:
 def free_rows(schema: StateSchema, state: Tensor) -> Tensor:
     """bool[N]: a choice is made there: two or more actions, not terminal."""
     return (schema.menu(state).sum(1) > 1) & ~schema.is_terminal(state)
-
-
-def _with(frame: pd.DataFrame, column: str, values: Any) -> pd.DataFrame:
-    return frame.assign(**{column: values})
 
 
 def new_networks(config: Config, schema: StateSchema) -> FittedModel:

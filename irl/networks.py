@@ -204,7 +204,7 @@ class LinearTerms(nn.Module):
         if self.worth.shape[1]:
             code = raw.long().clamp(0, self.worth.shape[1] - 1)
             raw = torch.where(self.counted.unsqueeze(1), raw, self.worth.gather(1, code))
-        return torch.cat([state.new_ones(1, len(state)), raw]).T
+        return torch.cat([torch.ones_like(state[:, :1]).T, raw]).T
 
 
 class StandardTerms(nn.Module):
@@ -383,7 +383,7 @@ class Crossings(nn.Module):
         knot = self.knot.unsqueeze(1)
         number = torch.where(knot.isinf(), number, (number - knot).clamp_min(0))
         inputs = torch.where(self.code.unsqueeze(1) < 0, number, indicator)
-        inputs = torch.cat([state.new_ones(1, len(state)), inputs])
+        inputs = torch.cat([torch.ones_like(state[:, :1]).T, inputs])
         first, second, third = (inputs.index_select(0, factor) for factor in self.factors)
         return (first * second * third).T
 

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from irl.config import InputError
 
-Kind = Literal["run", "scenario", "store"]
+Kind = Literal["run", "scenario", "store", "export"]
 SOFTWARE = "anchor-irl"
 PROVENANCE = "provenance.json"
 LAST = "metrics.json"
@@ -308,12 +308,14 @@ def _check(folder: Path, *, overwrite: bool, resume: bool, kind: Kind) -> None:
         return
     if not _is_ours(folder, kind):
         raise InputError(
-            f"{folder}: holds files that are not a {kind} of {SOFTWARE}, and nothing replaces those; "
-            "choose another folder or empty it yourself"
+            f"{folder}: holds files that are not {'an' if kind == 'export' else 'a'} {kind} of {SOFTWARE}, and nothing "
+            "replaces those; choose another folder or empty it yourself"
         )
     if overwrite:
         return
     replace = "--overwrite to replace it, or choose another folder"
+    if kind == "export":
+        raise InputError(f"{folder}: an export is already here; give {replace}")
     if is_complete(folder):
         raise InputError(f"{folder}: a finished {kind} is already here; give {replace}")
     if not resume:

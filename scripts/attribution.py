@@ -19,6 +19,7 @@ from irl import runs
 from irl.config import InputError
 from irl.counterfactual.attribution import RESULT, attribute, check
 from irl.data import read_panel
+from irl.data.sample import with_sample
 from irl.report import load_record
 from irl.report.attribution import attribution_table, sentences
 from irl.report.terminal import print_table
@@ -40,10 +41,14 @@ def main() -> None:
     path = arguments.run / RESULT
     if path.exists() and not arguments.overwrite:
         raise InputError(f"{path}: already there; give --overwrite to replace it")
-    data = model.config.data.model_copy(update={"path": arguments.data or model.config.data.path})
-    console = Console(stderr=True)
+    config, said = with_sample(model.config, arguments.run)
+    data, console = config.data, Console(stderr=True)
+    if arguments.data:
+        data, said = model.config.data.model_copy(update={"path": arguments.data}), None
+    if said:
+        console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)
     with console.status(f"reading {data.path}"):
-        panel = read_panel(model.config.model_copy(update={"data": data}), schema=model.schema.without_types)
+        panel = read_panel(config.model_copy(update={"data": data}), schema=model.schema.without_types)
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with runs.locked(arguments.run):
         with Progress(*columns, console=console) as progress:

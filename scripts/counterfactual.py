@@ -17,8 +17,9 @@ import irl
 from irl import runs
 from irl.counterfactual import ask
 from irl.counterfactual.answer_files import asked, write_answer
-from irl.data import read_fitted, read_table
+from irl.data import read_members, read_table
 from irl.data.disclosure import said
+from irl.data.sample import with_sample
 from irl.processes import joined
 from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
@@ -40,12 +41,15 @@ def main(process: int) -> None:
     model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status("reading the members"):
-        frame = read_table(arguments.data) if arguments.data else read_fitted(model.config)
+        config, note = (model.config, None) if arguments.data else with_sample(model.config, arguments.run)
+        frame = read_table(arguments.data) if arguments.data else read_members(config, model.schema)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
         about = asked(question, arguments.run)
     if process:  # it only takes its part of the members: the first one writes
         question.answer(compile=arguments.compile)
         return
+    if note:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     again = {"overwrite": arguments.overwrite, "resume": arguments.resume}
     out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
     started = time.perf_counter()

@@ -68,7 +68,10 @@ def test_types_are_shipped():
         (".venv/bin/python", True),
         ("checkpoints/mine/model/weights.safetensors", True),
         ("checkpoints/membership/model/weights.safetensors", False),
+        ("checkpoints/membership/sample.parquet", False),
+        ("checkpoints/membership/recorded.json", False),
         ("checkpoints/membership/.lock", True),
+        ("checkpoints/membership/scenarios/annual_price/outcomes.parquet", True),
         ("irl/data/panel.py", False),
         ("tests/data/test_panel.py", False),
         ("irl/runs.py", False),
@@ -87,7 +90,9 @@ def test_every_dependency_is_pinned_to_one_version():
             requirement = Requirement(line)
             assert re.fullmatch(r"==[^,*+]+", str(requirement.specifier)), f"{line}: pin one version, no local suffix"
             pins[canonicalize_name(requirement.name)] = str(requirement.specifier)[2:]
-    wanted = PROJECT["dependencies"] + [r for e in ("dev", "data") for r in PROJECT["optional-dependencies"][e]]
+    wanted = PROJECT["dependencies"] + [
+        r for e in ("dev", "data", "export", "gym") for r in PROJECT["optional-dependencies"][e]
+    ]
     for requirement in map(Requirement, wanted):
         name = canonicalize_name(requirement.name)
         if name != canonicalize_name(PROJECT["name"]):

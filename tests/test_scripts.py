@@ -360,6 +360,48 @@ def test_a_scenario_is_answered(copied, capsys):
     assert script(*ask, "--overwrite") == 0
 
 
+def test_a_shipped_run_answers_without_the_panel(copied, capsys):
+    run, scenario = copied / "shipped", write(copied / "s.yaml", SCENARIO | {"members": 40})
+    ship = ("ship", "--run", copied / "run", "--out", run, "--scenario", scenario)
+    assert script(*ship, "--members", 30) == 0
+    assert {p.name for p in run.iterdir()} == {
+        "model", "config.yaml", "metrics.json", "provenance.json", "recorded.json", "sample.parquet", ".lock",
+    }  # fmt: skip
+    sample = pd.read_parquet(run / "sample.parquet")
+    assert sample["id"].value_counts().to_dict() == {member: 10 for member in range(30)}  # whole members
+    recorded = json.loads((run / "recorded.json").read_text(encoding="utf-8"))
+    assert recorded["reward"]["monthly"] == pytest.approx(irl.load(run).reward(sample).mean()["monthly"])
+    assert set(recorded["shares"]) == {"price scale 0.9", "price scale 1.1"}
+    assert script(*ship) == 2 and "already here" in capsys.readouterr().err
+    ask = ("counterfactual", "--run", run, "--scenario", scenario)
+    path = Path(irl.load(run).config.data.path)  # of all tests here: to be put back
+    path.rename(copied / "gone.parquet")
+    try:
+        assert script(*ask) == 0
+        said = capsys.readouterr().err
+        assert f"note: the panel {path} is not here: the members are the 30 of {run / 'sample.parquet'}" in said
+        (run / "sample.parquet").unlink()
+        assert script(*ask, "--overwrite") == 2
+        assert "no such file or folder" in capsys.readouterr().err
+    finally:
+        (copied / "gone.parquet").rename(path)
+
+
+def test_an_export_is_not_replaced_without_being_told(copied, capsys):
+    export = ("export", "--run", copied / "run", "--format", "safetensors")
+    folder = copied / "run" / "export" / "safetensors"
+    assert script(*export) == 0
+    assert str(folder / "weights.safetensors") in capsys.readouterr().out
+    assert json.loads((folder / "schema.json").read_text(encoding="utf-8"))["actions"] == ["none", "monthly", "annual"]
+    before = listing(folder)
+    assert script(*export) == 2
+    assert "an export is already here; give --overwrite" in capsys.readouterr().err
+    assert listing(folder) == before
+    assert script(*export, "--overwrite") == 0
+    assert script(*export, "--out", copied / "run", "--overwrite") == 2
+    assert "nothing replaces those" in capsys.readouterr().err
+
+
 def test_a_scenario_for_other_members_and_into_another_folder(copied):
     states = panel().query("month == 9")[["region", "price", "video", "status"]]
     states.to_csv(copied / "now.csv", index=False)

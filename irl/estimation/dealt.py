@@ -8,7 +8,9 @@ again; with another they differ as they do from another order of the rows, and b
 draws for itself.
 
 Limits: hidden types, attention and the tests of assumptions are not dealt out (the tests run afterwards, in one
-process); machines should be of one kind, since processes that round differently would in time decide differently.
+process); machines should be of one kind, since processes that round differently would in time decide differently. Where
+each process reads its own buckets, what is said of the sampling (:mod:`irl.data.sampling`) is of the first one's, which
+are a random sample of the members.
 """
 
 from __future__ import annotations

@@ -194,3 +194,20 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     job("killed", tmp_path)
     whole, again = (torch.load(tmp_path / f"{name}-0.pt") for name in ("two", "again"))
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_a_study_and_says_once_what_is_wrong(tmp_path):
+    found = runpy.run_path(str(HERE / "several.py"), run_name="several")
+    found["frame"]().to_parquet(tmp_path / "panel.parquet")
+    content = found["STUDY"] | {"data": found["STUDY"]["data"] | {"path": str(tmp_path / "panel.parquet")}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
+    asked = ["--config", tmp_path / "study.yaml", "--run", tmp_path / "run", "--device", "cpu"]
+    options = ["estimation.folds=1", "estimation.refit.rounds=0", "reward={}"]
+    command = [*torchrun, HERE.parents[1] / "scripts/train.py", *asked, *options]
+    first, again = (subprocess.run(command, capture_output=True, text=True, timeout=1200) for _ in range(2))
+    assert first.returncode == 0 and first.stdout.count("run finished") == 1, first.stderr
+    assert runs.read_json(tmp_path / "run" / runs.LAST)["panel"]["processes"] == 2
+    assert again.returncode and again.stderr.count("error: ") == 1, again.stderr
+    assert "a finished run is already here" in again.stderr and "(exitcode: 2)" in again.stderr
