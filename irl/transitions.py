@@ -27,7 +27,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from irl import bellman, evaluation
+from irl import bellman, evaluation, processes
 from irl.config import InputError
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
@@ -166,6 +166,16 @@ class States:
             return self
         chosen = torch.randperm(len(self.state), generator=torch.Generator().manual_seed(seed))[:most]
         return self.only(chosen.sort().values.to(self.state.device))
+
+
+def free_states(panel: Panel, most: int, *, seed: int) -> States:
+    """So many of the states in which there is a choice (of those of all processes), as :meth:`States.at_most`."""
+    rows = panel.free.nonzero().squeeze(1)
+    most = processes.own_part(most, len(rows))
+    if len(rows) > most:
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most].to(rows.device)]
+        rows = rows.sort().values
+    return States(panel.state[rows], panel.segment[rows], panel.weight[rows])
 
 
 def observed(panel: Panel) -> Transitions:

@@ -17,9 +17,9 @@ import irl
 from irl import runs
 from irl.counterfactual import ask
 from irl.counterfactual.answer_files import asked, write_answer
-from irl.data import read_table
+from irl.data import read_members, read_table
 from irl.data.disclosure import said
-from irl.data.sample import members_of
+from irl.data.sample import with_sample
 from irl.processes import joined
 from irl.report import load_record, log_scenario
 from irl.scenario import load_scenario
@@ -41,7 +41,8 @@ def main(process: int) -> None:
     model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status("reading the members"):
-        frame, note = (read_table(arguments.data), "") if arguments.data else members_of(model.config, arguments.run)
+        config, note = (model.config, None) if arguments.data else with_sample(model.config, arguments.run)
+        frame = read_table(arguments.data) if arguments.data else read_members(config, model.schema)
         question = ask(model, scenario, frame)  # all that can be refused is, before anything is written
         about = asked(question, arguments.run)
     if process:  # it only takes its part of the members: the first one writes

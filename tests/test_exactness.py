@@ -145,7 +145,10 @@ def recovered_reward(
     every = torch.zeros(STATES, dtype=torch.float64).index_copy(0, state, w)
     given = {"discount": discount, "temperature": temperature, "inertia": inertia}
     index, target = reward_targets(panel, log_pi, value, **given)
-    cell = state[index] * ACTIONS + panel.action[index]  # the tabular regression of the R step: means by (s, a)
+    target, cell = (
+        target[index],
+        state[index] * ACTIONS + panel.action[index],
+    )  # the tabular regression of the R step: means by (s, a)
     weight = panel.weight[index].double()
     sums = torch.bincount(cell, weight * target, STATES * ACTIONS) / torch.bincount(cell, weight, STATES * ACTIONS)
     return every, sums.view(STATES, ACTIONS)

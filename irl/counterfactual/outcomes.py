@@ -78,6 +78,8 @@ PARAMETER_DRAWS = 16
 whose second moments are the covariance exactly."""
 MOST_DRAWN = 8_000
 """Rows from which transitions are drawn at most; of a larger panel so many are taken at random."""
+SEEN = 1_000_000
+"""Rows of a panel in files that stand for all: what is seen in the data, and where transitions start."""
 Tick = Callable[[str, int, int], None]
 
 
@@ -245,21 +247,29 @@ def simulate(
     return found.outcomes
 
 
-def ask(model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path, frame: pd.DataFrame) -> Question:
-    """The scenario checked against the study and the frame; arguments and errors as :func:`simulate`."""
+def ask(
+    model: FittedModel, scenario: Scenario | Mapping[str, Any] | str | Path, frame: pd.DataFrame | Panel
+) -> Question:
+    """The scenario checked against the study and the frame; arguments and errors as :func:`simulate`.
+
+    A panel of the model's schema may take the place of the frame. Of one that is not in memory all members start, and
+    ``SEEN`` rows stand for the others.
+    """
     scenario = scenario_from(scenario)
     check_study(model)
     interventions = {BASELINE: Intervention(model.schema, (), added_actions(scenario))}
     population.check_population(scenario.population, model.schema)
     check_money(money_of(model, scenario), model.config.data, model.schema)
     interventions |= {label: compile_scenario(case, model.schema) for label, case in cases(scenario).items()}
-    typed = model.with_types(frame, seed=scenario.seed)
-    panel, rows = _rows(model, typed)
+    typed = frame if isinstance(frame, Panel) else model.with_types(frame, seed=scenario.seed)
+    panel, states = _rows(model, typed)
+    rows = states if panel is None or panel.scratch is None else states.at_most(SEEN, seed=scenario.seed)
     for each in interventions.values():
         each.menu(each.state(rows.state, rows.segment), rows.segment)  # refuses to leave nothing to choose
         if problems := contracts.problems_of(model, each, rows):
             raise InputError(f"scenario {scenario.name!r}:\n  " + "\n  ".join(problems))
-    starts = population.draw_starts(rows, _first_or_last(model, panel, rows, scenario), scenario, model.schema)
+    first = population.start_rows(model.schema, panel, states, start=scenario.start)
+    starts = population.draw_starts(states, first, scenario, model.schema)
     if typed is frame:  # the types, if there are any, are known
         starts = replace(starts, row=None)
     about = population.cautions(scenario, model.config.data.entry, panel)
@@ -283,8 +293,11 @@ def check_study(model: FittedModel) -> None:
         raise InputError("this study cannot answer scenarios:\n  " + "\n  ".join(problems))
 
 
-def _rows(model: FittedModel, frame: pd.DataFrame) -> tuple[Panel | None, States]:
+def _rows(model: FittedModel, frame: pd.DataFrame | Panel) -> tuple[Panel | None, States]:
     """The frame as a panel if it is one, and its rows' states."""
+    if isinstance(frame, Panel):
+        panel = frame.to(model.device)
+        return panel, States(panel.state, panel.segment, panel.weight)
     data = model.config.data
     if all(name in frame.columns for name in (data.member, data.period, data.action)):
         panel = panel_from_frame(frame, model.config, schema=model.schema).to(model.device)
@@ -298,19 +311,6 @@ def _rows(model: FittedModel, frame: pd.DataFrame) -> tuple[Panel | None, States
     state = model.schema.encode(frame).to(model.device)
     segment = model.schema.segment_codes(frame).to(model.device)
     return None, States(state, segment, torch.ones(len(state), device=model.device))
-
-
-def _first_or_last(model: FittedModel, panel: Panel | None, rows: States, scenario: Scenario) -> Tensor:
-    """Row index [M] of each member's start: first or newest row at which there is something to choose or to sit out."""
-    present = model.schema.menu(rows.state).any(1) & ~model.schema.is_terminal(rows.state)
-    usable = present.nonzero().squeeze(1)
-    if not len(usable):
-        raise InputError("there is nobody to simulate: no row of the data is in a state in which something happens")
-    if panel is None:
-        return usable
-    differs = panel.member[usable][1:] != panel.member[usable][:-1]
-    edge = differs.new_ones(1)
-    return usable[torch.cat([edge, differs] if scenario.start == "first" else [differs, edge])]
 
 
 def used_columns(model: FittedModel) -> tuple[int, ...]:

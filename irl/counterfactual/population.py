@@ -19,6 +19,8 @@ from irl.data.schema import StateSchema
 from irl.scenario import SLACK, Population, Scenario
 from irl.transitions import States
 
+AT_ONCE = 65_536
+"""Rows among which starts are looked for together."""
 GONE = 0.05
 """Share of members who were not observed to the end from which on a start at the newest row is explained."""
 
@@ -72,6 +74,35 @@ def cautions(scenario: Scenario, entry: str | None, panel: Panel | None) -> list
     if scenario.members == "all" and float(panel.weight.max() - panel.weight.min()) > 0:
         found.append("each of the panel's members counts once, whatever its weight; `members: 20000` draws by weight")
     return found
+
+
+def start_rows(schema: StateSchema, panel: Panel | None, states: States, *, start: str) -> Tensor:
+    """Row index [M] of each member's start, the first or last row at which there is something to choose or to sit out;
+    without a panel, of every such row.
+
+    Raises
+    ------
+    InputError
+        If there is no such row.
+    """
+    found, before = list[Tensor](), -1
+    for first in range(0, len(states.state), AT_ONCE):
+        state = states.state[first : first + AT_ONCE]
+        usable = first + (schema.menu(state).any(1) & ~schema.is_terminal(state)).nonzero().squeeze(1)
+        if panel is not None and len(usable):
+            member = panel.member[usable]
+            differs, fresh = member[1:] != member[:-1], member[:1] != before
+            before = int(member[-1])
+            if start == "first":
+                usable = usable[torch.cat([fresh, differs])]
+            else:
+                usable = usable[torch.cat([differs, torch.ones_like(fresh)])]
+                if found and not bool(fresh):  # the last member's rows went on here
+                    found[-1] = found[-1][:-1]
+        found += [usable] if len(usable) else []
+    if not found:
+        raise InputError("there is nobody to simulate: no row of the data is in a state in which something happens")
+    return torch.cat(found)
 
 
 def draw_starts(states: States, rows: Tensor, scenario: Scenario, schema: StateSchema) -> Starts:

@@ -4,7 +4,7 @@ from irl.data.column import Column
 from irl.data.describe import Summary, summary
 from irl.data.fit import fit_schema
 from irl.data.panel import Panel, panel_from_frame
-from irl.data.read import read_fitted, read_frame, read_panel, read_periods_per_year, read_table
+from irl.data.read import read_fitted, read_frame, read_members, read_panel, read_periods_per_year, read_table
 from irl.data.schema import StateSchema
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "panel_from_frame",
     "read_fitted",
     "read_frame",
+    "read_members",
     "read_panel",
     "read_periods_per_year",
     "read_table",

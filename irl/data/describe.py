@@ -69,14 +69,16 @@ def summary(panel: Panel, *, estimation: Estimation) -> Summary:
     """Counts, the anchor's share by segment (unweighted, where there is a choice), and a memory estimate; of the whole
     panel, if this is one process's part of it, but for the memory."""
     total = float if panel.origin is None else processes.total
-    terminal = panel.schema.is_terminal(panel.state)
-    schema = panel.schema
-    chosen = schema.reference(panel.state, panel.menu).gather(1, panel.action.unsqueeze(1)).squeeze(1).double()
-    shares = {}
-    for code, name in enumerate(panel.schema.segments):
-        rows = panel.free & (panel.segment == code)
-        count = int(total(rows.sum()))
-        shares[name] = (count, total(chosen[rows].sum()) / count if count else float("nan"))
+    schema, terminal = panel.schema, 0
+    sums = torch.zeros(len(schema.segments), 2, dtype=torch.float64, device=panel.state.device)  # decisions, mu of them
+    for rows in (slice(first, first + CHUNK) for first in range(0, panel.n_rows, CHUNK)):
+        state, free = panel.state[rows], panel.free[rows]
+        chosen = schema.reference(state, panel.menu[rows]).gather(1, panel.action[rows].unsqueeze(1)).double()
+        sums.index_add_(0, panel.segment[rows], torch.cat([torch.ones_like(chosen), chosen], 1) * free.unsqueeze(1))
+        terminal += int(schema.is_terminal(state).sum())
+    sums = sums if panel.origin is None else processes.summed(sums)
+    counts = {name: (int(n), float(mu)) for name, (n, mu) in zip(schema.segments, sums.tolist(), strict=True)}
+    shares = {name: (count, mu / count if count else float("nan")) for name, (count, mu) in counts.items()}
     lengths = panel.member.bincount()
     ends = torch.stack([-lengths.min(), lengths.max()])
     shortest, longest = (ends if panel.origin is None else processes.highest(ends)).tolist()
@@ -87,8 +89,8 @@ def summary(panel: Panel, *, estimation: Estimation) -> Summary:
         transitions=int(total(panel.n_transitions)),
         gaps=int(total(panel.gaps)),
         free=int(total(panel.free.sum())),
-        forced=int(total((~panel.free & ~terminal).sum())),
-        terminal=int(total(terminal.sum())),
+        forced=int(total((~panel.free).sum() - terminal)),
+        terminal=int(total(terminal)),
         anchor=_anchor(schema),
         anchor_share=shares,
         memory_mb=_memory(panel, estimation) / 1e6,

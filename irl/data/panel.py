@@ -188,7 +188,7 @@ def tensors_of(panel: Panel) -> dict[str, Tensor]:
 
 def first_rows(member: Tensor) -> Tensor:
     """bool[N]: the first row of every member, of rows sorted by member."""
-    return torch.cat([member.new_ones(1), member.diff()]) > 0
+    return torch.cat([member.new_ones(1, dtype=torch.bool), member[1:] != member[:-1]])
 
 
 def of_type(state: Tensor, k: int) -> Tensor:

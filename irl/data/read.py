@@ -90,6 +90,15 @@ def read_fitted(config: Config) -> pd.DataFrame:
     return fitted_rows(read_table(data.path, columns=columns), data)
 
 
+def read_members(config: Config, schema: StateSchema) -> pd.DataFrame | Panel:
+    """The rows that a study was fitted on, with its schema: a frame; or the panel of a store that is too large for one
+    (unless there are hidden types, which are drawn for a frame)."""
+    path = config.data.path
+    if is_store(path) and not schema.hidden and open_store(path, config).n_rows > config.data.memory_rows:
+        return read_panel(config, schema=schema)
+    return read_fitted(config)
+
+
 def read_table(path: str, *, columns: Iterable[str] | None = None) -> pd.DataFrame:
     """The rows at ``path`` (of a store, too) in the files' order; all columns, or those given.
 

@@ -16,6 +16,7 @@ be seen: members sampled by what they chose (without a weight), or who leave for
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ from torch import Tensor
 from irl.data.panel import Panel, first_rows
 from irl.declared import Data
 
+AT_ONCE = 65_536
+"""Rows that are looked at together."""
 LEAST = 20
 """Members who left, and transitions of a kind, below which nothing is said."""
 BEGUN = 0.05
@@ -119,37 +122,64 @@ def sampling(panel: Panel, data: Data) -> Sampling:
 
 def _at_anchor(panel: Panel) -> Tensor:
     """bool[N]: the anchor was chosen, where it is an action."""
-    chosen = panel.schema.reference(panel.state, panel.menu).gather(1, panel.action.unsqueeze(1)).squeeze(1)
-    return chosen == 1
+    found = torch.empty_like(panel.free)
+    for i in _parts(panel):
+        mu = panel.schema.reference(panel.state[i], panel.menu[i])
+        found[i] = mu.gather(1, panel.action[i].unsqueeze(1)).squeeze(1) == 1
+    return found
+
+
+def _parts(panel: Panel) -> Iterator[slice]:
+    """All rows, some at a time: a large panel is in files."""
+    yield from (slice(first, min(first + AT_ONCE, panel.n_rows)) for first in range(0, panel.n_rows, AT_ONCE))
 
 
 def _begun(panel: Panel) -> int | None:
     """Members whose first state only follows a choice other than the anchor; None if that cannot be told."""
     columns = [f for f, c in enumerate(panel.schema.columns) if c.dynamics == "table"]
-    moved = (panel.next_row >= 0).nonzero().squeeze(1)
-    after_anchor = _at_anchor(panel)[moved]
-    if not columns or panel.schema.anchor_weights or int(after_anchor.sum()) < LEAST:
+    sizes = [panel.schema.columns[f].levels + 1 for f in columns]
+    at_anchor, moved = _at_anchor(panel), panel.next_row >= 0
+    if not columns or panel.schema.anchor_weights or int((at_anchor & moved).sum()) < LEAST:
         return None
-    cell = torch.unique(panel.state[:, columns], dim=0, return_inverse=True)[1]
-    counts = torch.stack(
-        [torch.bincount(cell[panel.next_row[moved[mine]]], minlength=int(cell.max()) + 1)
-         for mine in (after_anchor, ~after_anchor)]
-    )  # fmt: skip
-    only_other = (counts[0] == 0) & (counts[1] > 0)
-    return int(only_other[cell[first_rows(panel.member)]].sum())
+
+    def cell(rows: Tensor) -> Tensor:
+        """The combination of levels that each row is in."""
+        state, code = panel.state[rows][:, columns].long(), torch.zeros_like(rows)
+        for k, size in enumerate(sizes):
+            code = code * size + state[:, k]
+        return code
+
+    every = torch.arange(AT_ONCE, device=moved.device)
+    seen = torch.cat([cell(i.start + every[: i.stop - i.start]).unique() for i in _parts(panel)]).unique()
+    follows = torch.zeros(2, len(seen), dtype=torch.bool, device=moved.device)
+    begin = torch.zeros(len(seen), dtype=torch.long, device=moved.device)
+    first = first_rows(panel.member)
+    for i in _parts(panel):
+        rows = i.start + moved[i].nonzero().squeeze(1)
+        after = torch.searchsorted(seen, cell(panel.next_row[rows]))
+        for side, mine in enumerate((at_anchor[rows], ~at_anchor[rows])):
+            follows[side, after[mine]] = True
+        own = torch.searchsorted(seen, cell(i.start + first[i].nonzero().squeeze(1)))
+        begin += torch.bincount(own, minlength=len(begin))
+    return int(begin[~follows[0] & follows[1]].sum())
 
 
 def _last(panel: Panel) -> tuple[Tensor, Tensor]:
     """bool[N]: members' last rows, terminal ones apart; rows after which the panel goes on."""
-    last = torch.cat([panel.member.diff() > 0, panel.member.new_ones(1, dtype=torch.bool)])
-    return last & ~panel.schema.is_terminal(panel.state), panel.period < panel.period.max()
+    last = torch.cat([first_rows(panel.member)[1:], panel.member.new_ones(1, dtype=torch.bool)])
+    for i in _parts(panel):
+        last[i] &= ~panel.schema.is_terminal(panel.state[i])
+    return last, panel.period < panel.period.max()
 
 
 def _leaving(panel: Panel, left: Tensor, at_risk: Tensor) -> tuple[dict[str, float], float | None]:
     """By action, the share of the rows at risk that were the member's last; p that it does not depend on it."""
     actions, segments = panel.n_actions, len(panel.schema.segments)
-    cell = (panel.segment * actions + panel.action) * 2 + (left & at_risk)
-    n = torch.bincount(cell[at_risk], minlength=segments * actions * 2).double().view(segments, actions, 2)
+    n = torch.zeros(segments * actions * 2, dtype=torch.float64, device=left.device)
+    for i in _parts(panel):
+        cell = (panel.segment[i] * actions + panel.action[i]) * 2 + (left[i] & at_risk[i])
+        n += torch.bincount(cell[at_risk[i]], minlength=len(n))
+    n = n.view(segments, actions, 2)
     total = n.sum((0, 2))
     rates = n[..., 1].sum(0) / total
     found = {a: float(rates[k]) for k, a in enumerate(panel.schema.actions) if total[k] > 0}

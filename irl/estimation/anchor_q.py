@@ -38,8 +38,9 @@ from torch import Tensor
 
 from irl import bellman, evaluation, processes
 from irl.config import AnchorQStep
-from irl.data.batches import Batches
+from irl.data.batches import Batches, Numbered
 from irl.data.panel import Panel
+from irl.estimation.rowwise import forward, parts_of
 from irl.estimation.training import Fitting, Trained, Workbench, train
 from irl.networks import AnchorValueNetwork
 
@@ -76,15 +77,13 @@ class AnchorRows:
     fold: Tensor
     floored: Tensor
 
-    def only(self, rows: Tensor) -> AnchorRows:
-        return AnchorRows(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-    def goal(self, network: AnchorValueNetwork, target: int) -> Tensor:
-        """[N]: the target under the continuation as the network has it."""
-        return self.targets[:, target] + self.discount * network.continuation(self.next_state, self.next_reference)
+    def goal(self, network: AnchorValueNetwork, target: int, index: slice) -> Tensor:
+        """[n]: the target under the continuation as the network has it."""
+        following = network.continuation(self.next_state[index], self.next_reference[index])
+        return self.targets[index, target] + self.discount[index] * following
 
     def prediction(self, network: AnchorValueNetwork, index: Tensor | slice = slice(None)) -> Tensor:
-        """[N]: c(s,a)."""
+        """[n]: c(s,a)."""
         chosen = torch.nn.functional.one_hot(self.block[index], self.next_reference.shape[1])
         return network.continuation(self.state[index], chosen.to(self.targets.dtype))
 
@@ -117,12 +116,12 @@ class AnchorQReport:
 class AnchorQStepModule(Fitting):
     """Squared distance to the fixed point's target under the last refresh; a batch is (row index, weight)."""
 
-    def __init__(self, network: AnchorValueNetwork, options: AnchorQStep, fit: AnchorRows, check: AnchorRows) -> None:
+    def __init__(self, network: AnchorValueNetwork, options: AnchorQStep, rows: AnchorRows, panel: Panel) -> None:
         super().__init__(network, options)
-        self.fit, self.check, self.rounds = fit, check, options
-        self.choice = evaluation.Choice(0.0, fit.targets.shape[1] - 1, 1.0)  # made once, by the first refresh
-        self.goals: list[Tensor] = []
-        self.spread = _variance(fit.targets[:, -1])
+        self.rows, self.panel, self.rounds = rows, panel, options
+        self.choice = evaluation.Choice(0.0, rows.targets.shape[1] - 1, 1.0)  # made once, by the first refresh
+        self.goals: Tensor | None = None
+        self.spread = _variance(rows.targets[:, -1][~rows.held_out])
 
     def total_epochs(self) -> int:
         return self.rounds.rounds * self.rounds.max_epochs
@@ -135,16 +134,25 @@ class AnchorQStepModule(Fitting):
         """Solve the last layer (lstd), then take the target of every row under the network as it stands."""
         network = self.network
         assert isinstance(network, AnchorValueNetwork)
+        rows, fit = self.rows, ~self.rows.held_out
         if self.rounds.solver == "lstd":
-            if not self.goals:
-                self.choice = choice(network, self.fit, self.rounds)
-            solve_head(network, self.fit, ridge=self.choice.ridge, target=self.choice.target)
-        with torch.no_grad():
-            self.goals = [r.goal(network, self.choice.target) for r in (self.fit, self.check)]
-            self.spread = _variance(self.goals[0])
-            residual = rms(self.goals[1] - self.check.prediction(network))
-            if self.logger is not None:
-                self.logger.log_metrics({"bellman_residual": residual}, step=self.current_epoch)
+            if self.goals is None:
+                self.choice = choice(network, rows, self.rounds, fit)
+            solve_head(network, rows, ridge=self.choice.ridge, target=self.choice.target, where=fit)
+        target = self.choice.target
+        self.goals = forward(self.panel, lambda i: rows.goal(network, target, i), rows=len(rows.block))
+        self.spread = _variance(self.goals[fit])
+        residual = self.residual()
+        if self.logger is not None:
+            self.logger.log_metrics({"bellman_residual": residual}, step=self.current_epoch)
+
+    @torch.no_grad()
+    def residual(self) -> float:
+        """Root mean square distance to the goals, on held-out rows."""
+        network, goals = self.network, self.goals
+        assert isinstance(network, AnchorValueNetwork) and goals is not None
+        found = [goals[i] - self.rows.prediction(network, i) for i in parts_of(self.rows.held_out)]
+        return rms(torch.cat([goals[:0], *found]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["refreshed"] = {"choice": astuple(self.choice), "goals": self.goals, "spread": self.spread}
@@ -153,14 +161,15 @@ class AnchorQStepModule(Fitting):
         super().on_load_checkpoint(checkpoint)
         kept = checkpoint["refreshed"]
         self.choice = evaluation.Choice(*kept["choice"])
-        self.goals = [goal.to(self.fit.state.device) for goal in kept["goals"]]
-        self.spread = kept["spread"].to(self.fit.state.device)
+        if kept["goals"] is not None:
+            self.goals = self.panel.room(len(kept["goals"]))
+            self.goals.copy_(kept["goals"])
+        self.spread = kept["spread"].to(self.rows.weight.device)
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         index, weight = batch
-        assert isinstance(self.network, AnchorValueNetwork)
-        rows, goal = (self.fit, self.goals[0]) if self.training else (self.check, self.goals[1])
-        return (rows.prediction(self.network, index) - goal[index]).square() / self.spread, weight
+        assert isinstance(self.network, AnchorValueNetwork) and self.goals is not None
+        return (self.rows.prediction(self.network, index) - self.goals[index]).square() / self.spread, weight
 
 
 def anchor_rows(
@@ -183,41 +192,55 @@ def anchor_rows(
     inertia : of all rows, if some pass without a decision.
     """
     schema = panel.schema
-    reference = schema.reference(panel.state, panel.menu)
-    known = panel.free & (panel.next_choice >= 0)
-    rows = (known & (reference.gather(1, panel.action.unsqueeze(1)).squeeze(1) > 0)).nonzero().squeeze(1)
-    following, ends = panel.next_choice[rows], panel.ends[rows]
-    gamma = discount ** panel.steps[rows] * ~ends
-    mu = reference[following].to(log_pi.dtype).masked_fill(ends.unsqueeze(1), 0.0)
-    reward = panel.anchor_reward[following].masked_fill(ends, 0.0)
-    pi = log_pi[following].exp()
-    inertia = None if inertia is None else inertia.at(following)
-    nu = bellman.reference_of_value(mu, panel.menu[following], inertia).masked_fill(ends.unsqueeze(1), 0.0)
-    expected = [bellman.reference_log_policy(log_pi[following], nu)]
-    if crossed is not None:
-        pi = crossed[following].exp()
-        again = torch.nn.functional.one_hot(panel.action[following], pi.shape[1]).to(pi.dtype)
-        seen = bellman.seen_policy(crossed[following], inertia).exp()
-        decided = pi if inertia is None else pi * inertia.within(panel.menu[following]).unsqueeze(1)
-        correction = (nu * (again - seen) / decided.clamp_min(FLOOR)).sum(1)
-        expected.append(bellman.reference_log_policy(crossed[following], nu) + correction)
-    targets = [bellman.reference_target(reward, 0.0, e, gamma, temperature) for e in expected]
-    place = torch.zeros(pi.shape[1], dtype=torch.long, device=rows.device)
-    place[list(schema.referred)] = torch.arange(len(schema.referred), device=rows.device)
+    where = forward(panel, lambda i: _acted(panel, i), dtype=torch.bool)
+    place = torch.zeros(panel.n_actions, dtype=torch.long, device=where.device)
+    place[list(schema.referred)] = torch.arange(len(schema.referred), device=where.device)
     number, members = panel.among_all
-    order = torch.randperm(members, generator=torch.Generator().manual_seed(0)) % FOLDS
-    return AnchorRows(
-        state=panel.state[rows],
-        block=place[panel.action[rows]],
-        next_state=panel.state[following],
-        next_reference=mu[:, list(schema.referred)],
-        discount=gamma,
-        targets=torch.stack(targets, 1),
-        weight=panel.weight[rows],
-        held_out=held_out[rows],
-        fold=order.to(rows.device)[number[rows]],
-        floored=((pi < FLOOR) & (mu > 0)).any(1),
-    )
+    fold = (torch.randperm(members, generator=torch.Generator().manual_seed(0)) % FOLDS).to(where.device)
+
+    def of(rows: Tensor) -> AnchorRows:
+        following, ends = panel.next_choice[rows], panel.ends[rows]
+        menu, gamma = panel.menu[following], discount ** panel.steps[rows] * ~ends
+        mu = schema.reference(panel.state[following], menu).to(log_pi.dtype).masked_fill(ends.unsqueeze(1), 0.0)
+        reward = panel.anchor_reward[following].masked_fill(ends, 0.0)
+        pi = log_pi[following].exp()
+        passes = None if inertia is None else inertia.at(following)
+        nu = bellman.reference_of_value(mu, menu, passes).masked_fill(ends.unsqueeze(1), 0.0)
+        expected = [bellman.reference_log_policy(log_pi[following], nu)]
+        if crossed is not None:
+            pi = crossed[following].exp()
+            again = torch.nn.functional.one_hot(panel.action[following], pi.shape[1]).to(pi.dtype)
+            seen = bellman.seen_policy(crossed[following], passes).exp()
+            decided = pi if passes is None else pi * passes.within(menu).unsqueeze(1)
+            correction = (nu * (again - seen) / decided.clamp_min(FLOOR)).sum(1)
+            expected.append(bellman.reference_log_policy(crossed[following], nu) + correction)
+        targets = [bellman.reference_target(reward, 0.0, e, gamma, temperature) for e in expected]
+        return AnchorRows(
+            state=panel.state[rows],
+            block=place[panel.action[rows]],
+            next_state=panel.state[following],
+            next_reference=mu[:, list(schema.referred)],
+            discount=gamma,
+            targets=torch.stack(targets, 1),
+            weight=panel.weight[rows],
+            held_out=held_out[rows],
+            fold=fold[number[rows]],
+            floored=((pi < FLOOR) & (mu > 0)).any(1),
+        )
+
+    n, first, empty = int(where.sum()), 0, vars(of(torch.arange(0, device=where.device)))
+    found = {name: panel.room(n, *values.shape[1:], dtype=values.dtype) for name, values in empty.items()}
+    for rows in parts_of(where):
+        for name, values in vars(of(rows)).items():
+            found[name][first : first + len(rows)] = values
+        first += len(rows)
+    return AnchorRows(**found)
+
+
+def _acted(panel: Panel, i: slice) -> Tensor:
+    """bool[n]: rows where the reference might have acted so and what followed is known."""
+    mu = panel.schema.reference(panel.state[i], panel.menu[i]).gather(1, panel.action[i].unsqueeze(1)).squeeze(1)
+    return panel.free[i] & (panel.next_choice[i] >= 0) & (mu > 0)
 
 
 def rms(values: Tensor) -> float:
@@ -231,10 +254,13 @@ def _variance(values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def chunks_of(network: AnchorValueNetwork, rows: AnchorRows, chunk: int = 16384) -> Iterator[evaluation.Rows]:
-    """The rows for the kernel; one block if the reference is one action."""
+def chunks_of(
+    network: AnchorValueNetwork, rows: AnchorRows, where: Tensor | None = None, chunk: int = 16384
+) -> Iterator[evaluation.Rows]:
+    """The rows (those of where[N]) for the kernel; one block if the reference is one action."""
     several = rows.next_reference.shape[1] > 1
-    for i in torch.arange(len(rows.state), device=rows.state.device).split(chunk):
+    used = torch.ones_like(rows.held_out) if where is None else where
+    for i in parts_of(used, chunk):
         yield evaluation.Rows(
             phi=network.features(rows.state[i]).double(),
             phi_next=network.features(rows.next_state[i]).double(),
@@ -246,22 +272,29 @@ def chunks_of(network: AnchorValueNetwork, rows: AnchorRows, chunk: int = 16384)
         )
 
 
-def choice(network: AnchorValueNetwork, rows: AnchorRows, options: AnchorQStep) -> evaluation.Choice:
-    """Ridge and target as held-out members choose them; a ridge that is given stays."""
+def choice(network: AnchorValueNetwork, rows: AnchorRows, options: AnchorQStep, where: Tensor) -> evaluation.Choice:
+    """Ridge and target as held-out members of where[N] choose them; a ridge that is given stays."""
     ridges = evaluation.RIDGES if options.ridge == "auto" else (options.ridge,)
-    parts = [rows.only(rows.fold == k) for k in range(FOLDS)]
-    parts = [part for part in parts if processes.total(part.weight.sum()) > 0]
+    parts = [where & (rows.fold == k) for k in range(FOLDS)]
+    parts = [part for part in parts if processes.anywhere(part.any())]
     if len(parts) < 2:
         return evaluation.Choice(ridges[-1], 0, 1.0)
-    folds: list[Callable[[], Iterable[evaluation.Rows]]] = [partial(chunks_of, network, part) for part in parts]
+    folds: list[Callable[[], Iterable[evaluation.Rows]]] = [partial(chunks_of, network, rows, part) for part in parts]
     return evaluation.chosen(folds, actions=rows.next_reference.shape[1], ridges=ridges, dealt=True)
 
 
 def solve_head(
-    network: AnchorValueNetwork, rows: AnchorRows, *, ridge: float, target: int = -1, chunk: int = 16384
+    network: AnchorValueNetwork,
+    rows: AnchorRows,
+    *,
+    ridge: float,
+    target: int = -1,
+    where: Tensor | None = None,
+    chunk: int = 16384,
 ) -> evaluation.Solution:
-    """Solve the network's last layer on ``rows`` by the kernel, for one of the targets, in place."""
-    sums = evaluation.accumulate(chunks_of(network, rows, chunk), actions=rows.next_reference.shape[1], dealt=True)
+    """Solve the network's last layer on ``rows`` (those of where[N]) by the kernel, for one target, in place."""
+    chunks = chunks_of(network, rows, where, chunk)
+    sums = evaluation.accumulate(chunks, actions=rows.next_reference.shape[1], dealt=True)
     solution = evaluation.solve(sums, ridge=ridge)
     network.head.data.copy_(processes.agreed(solution.weights[:, :, target]))
     return solution
@@ -299,13 +332,12 @@ def fit_anchor_q(
     network = AnchorValueNetwork(panel.schema, options.hidden).to(bench.device)
     given = {"discount": discount, "temperature": temperature}
     rows = anchor_rows(panel, log_pi, held_out, **given, crossed=crossed, inertia=inertia)
-    fit, check = rows.only(~rows.held_out), rows.only(rows.held_out)
-    step = AnchorQStepModule(network, options, fit, check)
-    index = [torch.arange(len(r.state), device=bench.device) for r in (fit, check)]
+    step = AnchorQStepModule(network, options, rows, panel)
+    columns = (Numbered(len(rows.block), bench.device), rows.weight)
     trained = train(
         step,
-        Batches((index[0], fit.weight), batch_size=options.batch_size, seed=bench.seed + 1),
-        Batches((index[1], check.weight), batch_size=65536, seed=None),
+        Batches(columns, batch_size=options.batch_size, seed=bench.seed + 1, where=~rows.held_out),
+        Batches(columns, batch_size=65536, seed=None, where=rows.held_out),
         name="anchor_q",
         bench=bench,
         keep_best=False,
@@ -320,8 +352,8 @@ def fit_anchor_q(
             )
             report = replace(report, condition=solution.condition, solve_residual=solution.residual, converged=False)
             return network, replace(report, ridge=final.ridge, fell_back=True)
-    with torch.no_grad():
-        residual = rms(check.goal(network, final.target) - check.prediction(network))
+    step.goals = forward(panel, lambda i: rows.goal(network, final.target, i), rows=len(rows.block))
+    residual = step.residual()
     _refuse_exploded(residual, rows)
     bench.record("anchor_q", {"final_bellman_residual": residual})
     return network, AnchorQReport(

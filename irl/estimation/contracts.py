@@ -18,7 +18,7 @@ from irl.contracts import alike, declared_flow, forced_action
 from irl.data.panel import Panel
 from irl.estimation.logit import CHUNK
 from irl.fitted import FittedModel, Z
-from irl.transitions import Flow, States, Transitions, Unchanged, drawn
+from irl.transitions import Flow, Transitions, Unchanged, drawn, free_states
 
 STATES, DRAWS = 2_000, 8
 """States in which contracts can be signed that are looked at, at most, and draws of what follows each."""
@@ -42,8 +42,8 @@ def contracts(model: FittedModel, panel: Panel) -> dict[str, Any]:
             found[action] = {"share": share, "like": None if like is None else like.action, "segments": {}}
     if not any(one["like"] for one in found.values()):
         return found
-    states, seed = States(panel.state, panel.segment, panel.weight).only(panel.free), model.config.seed
-    states = states.at_most(processes.own_part(STATES, len(states.state)), seed=seed)
+    seed = model.config.seed
+    states = free_states(panel, STATES, seed=seed)
     flow = Flow(lambda faced, action, segment: declared_flow(model, faced, action), model.config.discount)
     own = processes.own_seed(seed)
     signed = drawn(model.dynamics, Unchanged(model.schema), states, seed=own, draws=DRAWS, flow=flow)

@@ -29,6 +29,7 @@ from torch import Tensor
 from irl import processes
 from irl.data.panel import Panel
 from irl.estimation.anchor_q import FLOOR
+from irl.estimation.rowwise import forward
 
 CLASSES = (0.01, 0.05, 0.2, 0.5)
 """Bounds of the classes in which the anchor's probabilities are counted; the first is the Q step's floor."""
@@ -36,17 +37,13 @@ CLASSES = (0.01, 0.05, 0.2, 0.5)
 
 def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
     """{segment or "all": the figures above} given log_pi[N, A]; None where there is nothing to count."""
-    mu = panel.schema.reference(panel.state, panel.menu).double()
-    pi = log_pi.double().exp()
-    chosen = panel.action.unsqueeze(1)
-    at_anchor = mu.gather(1, chosen).squeeze(1)
-    weight = at_anchor / pi.gather(1, chosen).squeeze(1).clamp_min(1e-12)
-    least = pi.masked_fill(mu == 0, torch.inf).amin(1)
-    one_action = not processes.anywhere((mu[panel.free].amax(1) != 1).any())
+    figures_of = forward(panel, lambda i: _of_rows(panel, log_pi, i), 4, dtype=torch.float64)
+    at_anchor, weight, least, several = figures_of.unbind(1)
+    one_action = not processes.anywhere(several[panel.free].any())
     groups = [(name, panel.segment == code) for code, name in enumerate(panel.schema.segments)]
     if panel.schema.segments != ("all",):
         groups.append(("all", torch.ones_like(panel.free)))
-    bounds, found = torch.tensor(CLASSES, dtype=torch.float64, device=pi.device), {}
+    bounds, found = torch.tensor(CLASSES, dtype=torch.float64, device=log_pi.device), {}
     for name, mine in groups:
         rows = mine & panel.free
         decisions = int(processes.total(rows.sum()))
@@ -67,3 +64,13 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
             }
         found[name] = figures
     return found
+
+
+def _of_rows(panel: Panel, log_pi: Tensor, i: slice) -> Tensor:
+    """[n, 4]: mu of what was chosen, the same over pi, the least pi of mu's actions, whether these are several."""
+    mu = panel.schema.reference(panel.state[i], panel.menu[i]).double()
+    pi, chosen = log_pi[i].double().exp(), panel.action[i].unsqueeze(1)
+    at_anchor = mu.gather(1, chosen).squeeze(1)
+    weight = at_anchor / pi.gather(1, chosen).squeeze(1).clamp_min(1e-12)
+    least = pi.masked_fill(mu == 0, torch.inf).amin(1)
+    return torch.stack([at_anchor, weight, least, (mu.amax(1) != 1).double()], 1)

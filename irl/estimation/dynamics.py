@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from irl import processes
 from irl.config import InputError, Step
-from irl.data.batches import Batches
+from irl.data.batches import Batches, Through
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.dynamics import LOG_SCALE_RANGE, TransitionModel, n_cells, start_parents, table_cell
+from irl.estimation.rowwise import parts_of
 from irl.estimation.training import Fitting, Trained, Workbench, train
 
 LEAST_ATOM = 0.01
@@ -47,6 +49,20 @@ class DynamicsReport:
     undone: bool = False
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Consecutive rows of a panel: those of where[N] and their members' next ones."""
+
+    panel: Panel
+    where: Tensor
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """State, action, next state and weight of some pairs at a time."""
+        panel = self.panel
+        for i in parts_of(self.where):
+            yield panel.state[i], panel.action[i], panel.state[panel.next_row[i]], panel.weight[i]
+
+
 class DynamicsStep(Fitting):
     """Negative log-likelihood of the learned columns; a batch is (state, action, next state, weight)."""
 
@@ -69,29 +85,28 @@ def fit_dynamics(
     """
     torch.manual_seed(bench.seed + 3)
     model = TransitionModel(panel.schema, options.hidden).to(bench.device)
-    rows = (panel.next_row >= 0).nonzero().squeeze(1)
-    following = panel.next_row[rows]
-    pairs = (panel.state[rows], panel.action[rows], panel.state[following], panel.weight[rows])
-    problems = [p for f in model.clock for p in _set_clock(model, f, pairs[0], pairs[2])]
-    problems += _moving_static(panel.schema, pairs[0], pairs[2])
+    pairs, fit, check = (
+        Pairs(panel, (panel.next_row >= 0) & rows) for rows in (panel.next_row >= 0, ~held_out, held_out)
+    )
+    problems = [p for f in model.clock for p in _set_clock(model, f, pairs)] + _moving_static(panel.schema, pairs)
     if problems:
         raise InputError("the panel contradicts the declared dynamics:\n  " + "\n  ".join(problems))
     for f in model.table:
-        getattr(model, f"table_{f}").copy_(_frequencies(model.schema, f, model.schema.columns[f].parents, *pairs))
-    fit, check = (tuple(c[keep] for c in pairs) for keep in (~held_out[rows], held_out[rows]))
+        getattr(model, f"table_{f}").copy_(_frequencies(model.schema, f, model.schema.columns[f].parents, pairs))
     trained, held_out_log_prob, undone = None, None, False
     if model.learned:
-        trains, checks = (processes.anywhere(len(side[0]) > 0) for side in (fit, check))
+        trains, checks = (processes.anywhere(side.where.any()) for side in (fit, check))
         if not trains or not checks:
             which = "held-out" if trains else "other than held-out"
             raise InputError(f"no {which} member has two consecutive rows: change `estimation.validation` or `seed`")
-        _set_starts(model, *fit)
-        _set_atoms(model, pairs[2], pairs[3])
+        _set_starts(model, fit)
+        _set_atoms(model, pairs)
         start, before = copy.deepcopy(model.state_dict()), _mean_log_prob(model, check)
+        columns = (panel.state, panel.action, Through(panel.state, panel.next_row), panel.weight)
         trained = train(
             DynamicsStep(model, options),
-            Batches(fit, batch_size=options.batch_size, seed=bench.seed + 3),
-            Batches(check, batch_size=CHECK_ROWS, seed=None),
+            Batches(columns, batch_size=options.batch_size, seed=bench.seed + 3, where=fit.where),
+            Batches(columns, batch_size=CHECK_ROWS, seed=None, where=check.where),
             name="dynamics",
             bench=bench,
         )
@@ -99,80 +114,85 @@ def fit_dynamics(
         if held_out_log_prob < before:
             model.load_state_dict(start)
             held_out_log_prob, undone = before, True
-        _set_starts(model, *pairs)
+        _set_starts(model, pairs)
     if held_out_log_prob is None:
-        held_out_log_prob = _mean_log_prob(model, check if processes.anywhere(len(check[0]) > 0) else pairs)
+        held_out_log_prob = _mean_log_prob(model, check if processes.anywhere(check.where.any()) else pairs)
     return model, DynamicsReport(held_out_log_prob, trained, undone)
 
 
 @torch.no_grad()
-def _mean_log_prob(model: TransitionModel, pairs: tuple[Tensor, ...]) -> float:
-    parts = zip(*(column.split(CHECK_ROWS) for column in pairs[:3]), strict=True)
-    return float(processes.mean(torch.cat([model.log_prob(*part) for part in parts])))
+def _mean_log_prob(model: TransitionModel, pairs: Pairs) -> float:
+    sums = torch.zeros(2, dtype=torch.float64, device=pairs.where.device)
+    for state, action, following, _ in pairs:
+        found = model.log_prob(state, action, following).double()
+        sums += torch.stack([found.sum(), found.new_tensor(len(found))])
+    total, rows = processes.summed(sums).tolist()
+    return float(total) / float(rows) if rows else math.nan
 
 
-def _set_clock(model: TransitionModel, f: int, state: Tensor, following: Tensor) -> list[str]:
+def _set_clock(model: TransitionModel, f: int, pairs: Pairs) -> list[str]:
     """Read the clock's step off the pairs; a problem if it is not the same everywhere."""
     column = model.schema.columns[f]
     step: Tensor = getattr(model, f"clock_{f}")
-    now, later = state[:, f], following[:, f]
     if column.discrete:
         levels = len(step)  # the unseen one included
-        counts = _counts(now.long() * levels + later.long(), None, (levels, levels))
+        moves = (state[:, f].long() * levels + following[:, f].long() for state, _, following, _ in pairs)
+        counts = _counts(((move, None) for move in moves), (levels, levels), step.device)
         seen = counts.sum(1) > 0
         step[seen] = counts.argmax(1)[seen].to(step.dtype)
-        wrong = (step[now.long()] != later).sum()
+        every = int(counts.sum())
+        broken = every - int(counts[seen].amax(1).sum())
     else:
-        step.copy_(processes.agreed((later - now).median()))
-        wrong = ((later - now - step).abs() > 1e-4 * (1 + later.abs())).sum()
-    broken, every = int(processes.total(wrong)), int(processes.total(len(now)))
+        jumps = torch.cat([following[:, f] - state[:, f] for state, _, following, _ in pairs] or [step.new_zeros(0)])
+        step.copy_(processes.agreed(jumps.median()))
+        wrong = sum(
+            float(((now[:, f] + step - later[:, f]).abs() > 1e-4 * (1 + later[:, f].abs())).sum())
+            for now, _, later, _ in pairs
+        )
+        broken, every = int(processes.total(wrong)), int(processes.total(len(jumps)))
     if not broken:
         return []
     return [f"{column.name}: `dynamics: clock`, but {broken:,} of {every:,} transitions break its step; use learned"]
 
 
-def _moving_static(schema: StateSchema, state: Tensor, following: Tensor) -> list[str]:
-    problems, every = [], int(processes.total(len(state)))
-    for f, column in enumerate(schema.columns):
-        moved = int(processes.total((state[:, f] != following[:, f]).sum())) if column.dynamics == "static" else 0
-        if moved:
-            problems.append(
-                f"{column.name}: `dynamics: static`, but it changes in {moved:,} of {every:,} transitions; "
-                "use learned, table or clock"
-            )
-    return problems
+def _moving_static(schema: StateSchema, pairs: Pairs) -> list[str]:
+    static = [f for f, column in enumerate(schema.columns) if column.dynamics == "static"]
+    moved, every = torch.zeros(len(static), dtype=torch.float64), int(processes.total(pairs.where.sum()))
+    for state, _, following, _ in pairs:
+        moved += (state[:, static] != following[:, static]).sum(0).cpu()
+    return [
+        f"{schema.columns[f].name}: `dynamics: static`, but it changes in {int(number):,} of {every:,} transitions; "
+        "use learned, table or clock"
+        for f, number in zip(static, processes.summed(moved.to(pairs.where.device)).tolist(), strict=True)
+        if number
+    ]
 
 
 def _frequencies(
-    schema: StateSchema,
-    f: int,
-    parents: tuple[int, ...],
-    state: Tensor,
-    action: Tensor,
-    following: Tensor,
-    weight: Tensor,
-    *,
-    borrowed: float = 0.0,
+    schema: StateSchema, f: int, parents: tuple[int, ...], pairs: Pairs, *, borrowed: float = 0.0
 ) -> Tensor:
     """Weighted frequencies [cells, A, levels] of column ``f``'s next level given the parents and the action.
 
     ``borrowed`` rows of every cell are taken from the coarser counts; where nothing was counted, all.
     """
     cells, actions, levels = n_cells(schema, parents), len(schema.actions), len(schema.columns[f].labels)
-    known = following[:, f] < levels
-    state, action, later, weight = state[known], action[known], following[known, f].long(), weight[known]
-    group_of_cell = _own_level_of_cells(schema, f, parents).to(state.device)
+
+    def moves() -> Iterator[tuple[Tensor, Tensor]]:
+        for state, action, following, weight in pairs:
+            known = following[:, f] < levels
+            cell = table_cell(schema, parents, state[known]) * actions + action[known]
+            yield cell * levels + following[known, f].long(), weight[known]
+
+    counts = _counts(moves(), (cells, actions, levels), pairs.where.device)
+    group = _own_level_of_cells(schema, f, parents).to(counts.device)
     if f in parents:
-        group, groups, start = state[:, f].long(), levels + 1, torch.eye(levels + 1, levels)
+        groups, start = levels + 1, torch.eye(levels + 1, levels)
         start[-1] = 1 / levels
     else:
-        group, groups, start = torch.zeros_like(later), 1, torch.full((1, levels), 1 / levels)
-    start = start.to(state.device, torch.float64)
-    by_group = _shares(_counts(group * levels + later, weight, (groups, levels)), start)
-    joint = (group * actions + action) * levels + later
-    by_action = _shares(_counts(joint, weight, (groups, actions, levels)), by_group.unsqueeze(1), borrowed)
-    joint = (table_cell(schema, parents, state) * actions + action) * levels + later
-    return _shares(_counts(joint, weight, (cells, actions, levels)), by_action[group_of_cell], borrowed)
+        groups, start = 1, torch.full((1, levels), 1 / levels)
+    by_action = counts.new_zeros(groups, actions, levels).index_add_(0, group, counts)
+    coarse = _shares(by_action.sum(1), start.to(counts))
+    return _shares(counts, _shares(by_action, coarse.unsqueeze(1), borrowed)[group], borrowed)
 
 
 def _own_level_of_cells(schema: StateSchema, f: int, parents: tuple[int, ...]) -> Tensor:
@@ -185,10 +205,13 @@ def _own_level_of_cells(schema: StateSchema, f: int, parents: tuple[int, ...]) -
     return cells // math.prod(sizes[at + 1 :]) % sizes[at]
 
 
-def _counts(index: Tensor, weight: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    """Sums of weight[N] (or 1) at each flat index[N], over all processes; float64: float32 stops counting at 2^24."""
-    weight = None if weight is None else weight.double()
-    return processes.summed(torch.bincount(index, weight, math.prod(shape)).double().view(shape))
+def _counts(parts: Iterable[tuple[Tensor, Tensor | None]], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Sums of weight[n] (or 1) at each flat index[n] of the parts, over all processes; float64: float32 stops counting
+    at 2^24."""
+    total = torch.zeros(math.prod(shape), dtype=torch.float64, device=device)
+    for index, weight in parts:
+        total += torch.bincount(index, None if weight is None else weight.double(), len(total))
+    return processes.summed(total).view(shape)
 
 
 def _shares(counts: Tensor, otherwise: Tensor, borrowed: float = 0.0) -> Tensor:
@@ -198,53 +221,78 @@ def _shares(counts: Tensor, otherwise: Tensor, borrowed: float = 0.0) -> Tensor:
     return torch.where(total > 0, (counts + borrowed * otherwise) / (total + borrowed).clamp_min(1e-300), otherwise)
 
 
-def _set_starts(model: TransitionModel, *pairs: Tensor) -> None:
+def _set_starts(model: TransitionModel, pairs: Pairs) -> None:
     """Let every head start from what simple statistics of ``pairs`` say: log frequencies of a category's or ordinal's
     levels; a number's regression on its present value, by action."""
     for f in model.learned:
         if model.schema.columns[f].discrete:
             own = start_parents(model.schema, f)
-            frequencies = _frequencies(model.schema, f, own, *pairs, borrowed=BORROWED)
+            frequencies = _frequencies(model.schema, f, own, pairs, borrowed=BORROWED)
             getattr(model, f"start_{f}").copy_(frequencies.clamp_min(LEAST_SHARE).log())
         else:
-            getattr(model, f"start_{f}").copy_(_regressions(model.schema, f, *pairs))
+            getattr(model, f"start_{f}").copy_(_regressions(model.schema, f, pairs))
 
 
-def _regressions(
-    schema: StateSchema, f: int, state: Tensor, action: Tensor, following: Tensor, weight: Tensor
-) -> Tensor:
+def _regressions(schema: StateSchema, f: int, pairs: Pairs) -> Tensor:
     """Constant, slope and log scale [A, 3] of the move of number ``f`` given its present value, in sd units.
 
     Rows that end at the minimum are left out where that has a probability of its own; actions with fewer than
     ``LEAST_ROWS`` rows take the regression over all.
     """
-    column = schema.columns[f]
-    z = (state[:, f].double() - column.centre) / column.scale
-    move = (following[:, f].double() - state[:, f].double()) / column.scale
-    share = processes.mean(following[:, f] <= column.minimum, weight)
-    inside = (following[:, f] > column.minimum) | (share < LEAST_ATOM)
+    column, actions = schema.columns[f], len(schema.actions)
+    every = bool(_share_at_minimum(schema, f, pairs) < LEAST_ATOM)
+
+    def inside() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Present value and move in sd units, action, weight."""
+        for state, action, following, weight in pairs:
+            now, later = state[:, f].double(), following[:, f].double()
+            rows = slice(None) if every else (later > column.minimum).nonzero().squeeze(1)
+            z, move = (now - column.centre) / column.scale, (later - now) / column.scale
+            yield z[rows], move[rows], action[rows], weight[rows].double()
+
+    def sums(terms: Callable[[Tensor, Tensor, Tensor], list[Tensor]], number: int) -> Tensor:
+        """[A + 1, number]: of terms(z, move, action) by weight (the last of rows), by action and over all."""
+        total = torch.zeros(actions, number, dtype=torch.float64, device=pairs.where.device)
+        for z, move, action, weight in inside():
+            values = torch.stack([*(weight * term for term in terms(z, move, action)), torch.ones_like(z)], 1)
+            total.index_add_(0, action, values)
+        total = processes.summed(total)
+        return torch.cat([total, total.sum(0, keepdim=True)])
+
+    first = sums(lambda z, y, a: [torch.ones_like(z), z, z.square(), y, z * y], 6)
+    mass, z, squares, y, products, rows = first.unbind(1)
+    gram = torch.stack([torch.stack([mass, z], 1), torch.stack([z, squares + 1e-6 * mass], 1)], 1)
+    gram = torch.where((rows > 0).view(-1, 1, 1), gram, torch.eye(2, dtype=gram.dtype, device=gram.device))
+    beta = torch.linalg.solve(gram, torch.stack([y, products], 1).unsqueeze(2)).squeeze(2)
+    enough = rows >= LEAST_ROWS
+
+    def error(z: Tensor, y: Tensor, a: Tensor, own: Tensor) -> Tensor:
+        return (y - own[a, 0] - own[a, 1] * z).square()
+
+    of_action = sums(lambda z, y, a: [error(z, y, a, beta), error(z, y, torch.full_like(a, actions), beta)], 3)
+    square = torch.cat([of_action[:-1, 0], of_action[-1:, 1]])
+    sd = (square / mass.clamp_min(1e-300)).sqrt().clamp_min(1e-12)
     spread = math.sqrt(3) / math.pi if column.kind == "count" else 1.0  # of a logistic of sd 1
-    low, high = LOG_SCALE_RANGE
-
-    def of(rows: Tensor) -> Tensor:
-        x, y, w = torch.stack([torch.ones_like(z[rows]), z[rows]]), move[rows], weight[rows].double()
-        sums = processes.summed(torch.cat([(x * w) @ x.T, ((x * w) @ y).unsqueeze(1)], 1))  # [2, 3]
-        slight = torch.diag(torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device))
-        beta = torch.linalg.solve(sums[:, :2] + 1e-6 * sums[0, 0] * slight, sums[:, 2])
-        sd = processes.mean((y - beta @ x).square(), w).sqrt().clamp_min(1e-12)
-        return torch.cat([beta, (spread * sd).log().clamp(low, high).unsqueeze(0)])
-
-    nothing = torch.zeros(3, dtype=torch.float64, device=z.device)
-    everywhere = of(inside) if processes.anywhere(inside.any()) else nothing
-    own = [inside & (action == a) for a in range(len(schema.actions))]
-    return torch.stack([of(rows) if processes.total(rows.sum()) >= LEAST_ROWS else everywhere for rows in own])
+    found = torch.cat([beta, (spread * sd).log().clamp(*LOG_SCALE_RANGE).unsqueeze(1)], 1)
+    everywhere = found[-1] if float(rows[-1]) else torch.zeros_like(found[-1])
+    return torch.where(enough[:-1].unsqueeze(1), found[:-1], everywhere)
 
 
-def _set_atoms(model: TransitionModel, following: Tensor, weight: Tensor) -> None:
+def _share_at_minimum(schema: StateSchema, f: int, pairs: Pairs) -> Tensor:
+    """Of the rows that end at the minimum of number ``f``, by weight."""
+    sums = torch.zeros(2, dtype=torch.float64, device=pairs.where.device)
+    for _, _, following, weight in pairs:
+        weight = weight.double()
+        sums += torch.stack([(following[:, f] <= schema.columns[f].minimum).double() @ weight, weight.sum()])
+    low, mass = processes.summed(sums)
+    share: Tensor = low / mass
+    return share
+
+
+def _set_atoms(model: TransitionModel, pairs: Pairs) -> None:
     """Start the probability of each count's and number's minimum at its weighted share of the rows."""
     for j, f in enumerate(model.learned):
-        column = model.schema.columns[f]
-        if not column.discrete:
-            share = processes.mean(following[:, f] <= column.minimum, weight).clamp_max(1 - LEAST_ATOM)
+        if not model.schema.columns[f].discrete:
+            share = _share_at_minimum(model.schema, f, pairs).clamp_max(1 - LEAST_ATOM)
             if float(share) >= LEAST_ATOM:
                 model.atom[j] = share.logit()

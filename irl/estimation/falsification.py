@@ -41,7 +41,7 @@ from irl.estimation.parameters import reward_parameters
 from irl.estimation.refit import feature_sums, logit_of
 from irl.evaluation import solve
 from irl.fitted import FittedModel
-from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn
+from irl.transitions import RIDGE_ROWS, Transitions, Unchanged, drawn, free_states
 
 RESULT = "falsification.json"
 LEFT = 1e-6
@@ -78,8 +78,7 @@ def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> li
     panel, seed = panel.to(model.device), model.config.seed
     found = residuals(model, panel)
     asked = alternatives(found)
-    states = States(panel.state, panel.segment, panel.weight).only(panel.free)
-    states = states.at_most(model.config.estimation.refit.rows, seed=seed)
+    states = free_states(panel, model.config.estimation.refit.rows, seed=seed)
     rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=seed)
     own = reward_parameters(model, states)
     if len(precisions) != int(own.groups.max()) + 1:

@@ -9,7 +9,7 @@ parameters).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from irl.estimation.contracts import contracts
 from irl.estimation.curves import curves
 from irl.estimation.logit import CHUNK
 from irl.estimation.parameters import entering
+from irl.estimation.rowwise import forward, parts
 from irl.fitted import FittedModel, Z
 from irl.networks import LinearTerms
 
@@ -64,14 +65,16 @@ def reward_summary(model: FittedModel, panel: Panel) -> dict[str, Any]:
     {action: {segment or "all": {mean, se, low, high, sd, p10, p50, p90, share_available}}}, in reward units; ``se``,
     ``low`` and ``high`` (of the mean) are None without standard errors.
     """
-    reward = torch.cat([model.reward_of(panel.state[i], panel.anchor_reward[i]) for i in _chunks(panel)])
+    actions = panel.n_actions
+    reward = forward(panel, lambda i: model.reward_of(panel.state[i], panel.anchor_reward[i]), actions)
     levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64, device=reward.device)
     cells = _cells(panel)
     errors = {}
     if model.has_standard_errors:
         errors = _standard_errors(model, cells, _contrasts(panel, cells, partial(_loadings, model)))
     found: dict[str, Any] = {action: {} for action in panel.schema.actions}
-    for (a, name), available in cells.items():
+    for a, name in cells:
+        available = _available(panel, (a, name))
         values, weight = reward[available, a].double(), panel.weight[available].double()
         p10, p50, p90 = torch.quantile(_thinned(processes.gathered(_thinned(values))), levels).tolist()
         mine = panel.free if name == "all" else panel.free & (panel.segment == panel.schema.segments.index(name))
@@ -95,7 +98,7 @@ def contributions(model: FittedModel, panel: Panel) -> dict[str, Any]:
     names, schema = model.config.reward.benefits, panel.schema
     if model.refit is None or not names:
         return {}
-    cells = {cell: rows for cell, rows in _cells(panel).items() if cell[0] != schema.anchor}
+    cells = [cell for cell in _cells(panel) if cell[0] != schema.anchor]
     found: dict[str, Any] = {action: {} for action in schema.actions}
     for benefit in names:
         f = schema.index(benefit)
@@ -195,7 +198,7 @@ class Quantity:
 def quantities(model: FittedModel, panel: Panel) -> list[Quantity]:
     """What :func:`findings` reports that is linear in the parameters, for every action but the anchor."""
     schema, terms, found = panel.schema, model.terms, list[Quantity]()
-    cells = {cell: rows for cell, rows in _cells(panel).items() if cell[0] != schema.anchor}
+    cells = [cell for cell in _cells(panel) if cell[0] != schema.anchor]
     asked: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [("reward", "", terms)]
     for benefit in model.config.reward.benefits:
         f = schema.index(benefit)
@@ -224,25 +227,42 @@ def interval(estimate: float, error: float | None) -> dict[str, float | None]:
     return {"mean": estimate, "se": error, "low": low, "high": high}
 
 
-def _cells(panel: Panel) -> dict[tuple[int, str], Tensor]:
-    """(action, segment or "all") -> bool [N], visited states where the action was available; empty ones left out."""
-    groups = [(name, panel.segment == code) for code, name in enumerate(panel.schema.segments)]
-    if panel.schema.segments != ("all",):
-        groups.append(("all", torch.ones_like(panel.free)))
-    found = {
-        (a, name): mine & panel.free & panel.menu[:, a]
-        for a in range(len(panel.schema.actions))
-        for name, mine in groups
-    }
-    return {cell: rows for cell, rows in found.items() if processes.anywhere(rows.any())}
+Cell = tuple[int, str]
+"""An action, and a segment or "all": visited states where the action was available."""
 
 
-def _means(panel: Panel, cells: Mapping[tuple[int, str], Tensor], features: Callable[[Tensor], Tensor]) -> Tensor:
+def _cells(panel: Panel) -> list[Cell]:
+    """Those that were visited."""
+    names = panel.schema.segments
+    counts = torch.zeros(len(names), panel.n_actions, dtype=torch.float64, device=panel.state.device)
+    for i in parts(panel.n_rows):
+        counts.index_add_(0, panel.segment[i], (panel.menu[i] & panel.free[i].unsqueeze(1)).double())
+    visited = processes.summed(counts) > 0
+    found = []
+    for a in range(panel.n_actions):
+        found += [(a, name) for code, name in enumerate(names) if visited[code, a]]
+        found += [(a, "all")] if names != ("all",) and bool(visited[:, a].any()) else []
+    return found
+
+
+def _available(panel: Panel, cell: Cell, i: slice = slice(None)) -> Tensor:
+    """bool [n]: the rows of a cell."""
+    a, name = cell
+    rows = panel.free[i] & panel.menu[i, a]
+    if name == "all":
+        return rows
+    return rows & (panel.segment[i] == panel.schema.segments.index(name))
+
+
+def _means(panel: Panel, cells: Sequence[Cell], features: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean [K, Dx] of features(state) over the rows of each of K cells, by weight; one pass."""
-    members = torch.stack(list(cells.values()), 1) * panel.weight.double().unsqueeze(1)
-    total = sum(members[i].T @ features(panel.state[i]).double() for i in _chunks(panel))
-    assert isinstance(total, Tensor)
-    mean: Tensor = processes.summed(total) / processes.summed(members.sum(0)).unsqueeze(1)
+    total, mass = torch.zeros(0), torch.zeros(0)
+    for i in parts(panel.n_rows, CHUNK):
+        members = torch.stack([_available(panel, cell, i) for cell in cells], 1)
+        weighted = members * panel.weight[i].double().unsqueeze(1)
+        part = weighted.T @ features(panel.state[i]).double()
+        total, mass = (part, weighted.sum(0)) if not i.start else (total + part, mass + weighted.sum(0))
+    mean: Tensor = processes.summed(total) / processes.summed(mass).unsqueeze(1)
     return mean
 
 
@@ -255,7 +275,7 @@ def _loadings(model: FittedModel, state: Tensor) -> Tensor:
     return torch.cat([x, (reference.unsqueeze(2) * x.unsqueeze(1)).flatten(1)], 1)
 
 
-def _contrasts(panel: Panel, cells: Mapping[tuple[int, str], Tensor], loadings: Callable[[Tensor], Tensor]) -> Tensor:
+def _contrasts(panel: Panel, cells: Sequence[Cell], loadings: Callable[[Tensor], Tensor]) -> Tensor:
     """[K, A, Dx]: how the mean reward of each cell's action moves with theta: the mean of (e_a - mu(s)) (x) x(s)."""
     actions, means = len(panel.schema.actions), _means(panel, cells, loadings)
     own = means if panel.schema.anchor is not None else means[:, : means.shape[1] // (1 + actions)]
@@ -268,16 +288,10 @@ def _contrasts(panel: Panel, cells: Mapping[tuple[int, str], Tensor], loadings: 
     return found
 
 
-def _standard_errors(
-    model: FittedModel, cells: Mapping[tuple[int, str], Tensor], contrasts: Tensor
-) -> dict[tuple[int, str], float]:
+def _standard_errors(model: FittedModel, cells: Sequence[Cell], contrasts: Tensor) -> dict[Cell, float]:
     """Of the mean reward of each cell's action."""
     assert model.refit is not None
     return dict(zip(cells, model.refit.error_of(contrasts).tolist(), strict=True))
-
-
-def _chunks(panel: Panel) -> Iterator[Tensor]:
-    yield from torch.arange(panel.n_rows, device=panel.state.device).split(CHUNK)
 
 
 def _thinned(values: Tensor, most: int = 1_000_000) -> Tensor:

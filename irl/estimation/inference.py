@@ -45,6 +45,7 @@ from irl.dynamics import n_cells, start_parents, table_cell
 from irl.estimation.attention import surprises
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.estimation.missing_information import Missing
+from irl.estimation.rowwise import parts_of
 from irl.fitted import FittedModel
 from irl.transitions import RIDGE_ROWS, Transitions, Unchanged, kernel_rows, observed
 
@@ -90,10 +91,11 @@ def covariance(
         moved, penalty = torch.cat([moved, lacking.crossed], 1), torch.cat([penalty, lacking.penalty])
         information = _no_less_than_nothing(information, penalty)
         scores = torch.cat([scores, lacking.scores], 1)
-    scores = scores - kernel_scores(model, panel, rows, moved[: logit.offset.numel()])
+    scores -= kernel_scores(model, panel, rows, moved[: logit.offset.numel()])
     bread = torch.linalg.inv(information + torch.diag(penalty))
-    clusters = processes.total(len(panel.cluster.unique()))
-    meat = processes.summed(scores.T @ scores) * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
+    clusters = processes.total(panel.cluster.bincount().count_nonzero())
+    squares = sum((part.T @ part for part in scores.split(CHUNK)), torch.zeros_like(bread))
+    meat = processes.summed(squares) * (clusters / max(clusters - 1, 1)) + torch.diag(penalty)
     found: Tensor = bread @ meat @ bread
     return found
 
@@ -132,9 +134,9 @@ def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor
 def choice_scores(model: FittedModel, panel: Panel, own: Tensor) -> Tensor:
     """sum_t (1{a} - pi) own[A D, P] of every cluster [G, P]; with inattention own has E rows more, and choices count as
     far as they were decided."""
-    scores = own.new_zeros(int(panel.cluster.max()) + 1, own.shape[1])
+    scores = panel.room(int(panel.cluster.max()) + 1, own.shape[1], dtype=own.dtype)
     at = torch.arange(len(panel.schema.actions), device=own.device)
-    for i in panel.free.nonzero().squeeze(1).split(CHUNK // 2):
+    for i in parts_of(panel.free, CHUNK // 2):
         phi, log_pi = model.basis(panel.state[i]).double(), model.log_policy_of(panel.state[i], panel.menu[i]).double()
         error = (panel.action[i].unsqueeze(1) == at).double() - log_pi.exp()
         if model.attention is not None:
@@ -149,9 +151,9 @@ def choice_scores(model: FittedModel, panel: Panel, own: Tensor) -> Tensor:
 def _transition_scores(model: FittedModel, panel: Panel, through: Tensor) -> Tensor:
     """sum_t psi_t delta_t through[A D, P] of every cluster [G, P], delta that of the observed transition."""
     assert model.refit is not None
-    scores = through.new_zeros(int(panel.cluster.max()) + 1, through.shape[1])
+    scores = panel.room(int(panel.cluster.max()) + 1, through.shape[1], dtype=through.dtype)
     at = torch.arange(len(panel.schema.actions), device=through.device)
-    for i in (panel.free & (panel.next_choice >= 0)).nonzero().squeeze(1).split(CHUNK // 2):
+    for i in parts_of(panel.free & (panel.next_choice >= 0), CHUNK // 2):
         phi = model.basis(panel.state[i]).double()
         chosen = (panel.action[i].unsqueeze(1) == at).double()
         following = panel.next_choice[i]
@@ -218,18 +220,21 @@ def _cell_scores(model: FittedModel, panel: Panel, rows: Transitions, through: T
                 gains[f].index_add_(0, cell * column.levels + level, moves * (worth * here).sum(1, keepdim=True))
                 drawn[f].index_add_(0, cell * column.levels + level, weight * here.double().mean(1))
     processes.add_up([*gains.values(), *drawn.values()])
-    scores = through.new_zeros(int(panel.cluster.max()) + 1, parameters)
-    moved = (panel.next_row >= 0).nonzero().squeeze(1)
+    scores = panel.room(int(panel.cluster.max()) + 1, parameters, dtype=through.dtype)
+    moved = panel.next_row >= 0
     for f, column in cells.items():
         share = drawn[f].view(-1, column.levels)
         share = (share / share.sum(1, keepdim=True).clamp_min(1e-300)).flatten()
-        cell, code = column.of(panel.state[moved], panel.action[moved]), panel.state[panel.next_row[moved], f].long()
-        weight = panel.weight[moved].double() * (code < column.levels)
-        count = processes.summed(through.new_zeros(column.size).index_add_(0, cell, weight))
-        at = cell * column.levels + code.clamp_max(column.levels - 1)
-        factor = weight / count[cell].clamp_min(1e-300) / share[at].clamp_min(1e-300) * (share[at] > 0)
-        for i in torch.arange(len(moved), device=through.device).split(CHUNK):
-            scores.index_add_(0, panel.cluster[moved[i]], gains[f][at[i]] * factor[i].unsqueeze(1))
+        count = through.new_zeros(column.size)
+        for i in parts_of(moved, CHUNK):
+            cell, _, weight = column.moves(panel, i)
+            count.index_add_(0, cell, weight)
+        count = processes.summed(count)
+        for i in parts_of(moved, CHUNK):
+            cell, code, weight = column.moves(panel, i)
+            at = cell * column.levels + code.clamp_max(column.levels - 1)
+            factor = weight / count[cell].clamp_min(1e-300) / share[at].clamp_min(1e-300) * (share[at] > 0)
+            scores.index_add_(0, panel.cluster[i], gains[f][at] * factor.unsqueeze(1))
     return scores
 
 
@@ -237,9 +242,14 @@ class Cells:
     """The cells in which the frequencies of column ``f`` were counted."""
 
     def __init__(self, model: FittedModel, f: int) -> None:
-        self.schema, self.parents = model.schema, _parents(model, f)
+        self.f, self.schema, self.parents = f, model.schema, _parents(model, f)
         self.levels = len(model.schema.columns[f].labels)
         self.size = n_cells(model.schema, self.parents) * len(model.schema.actions)
+
+    def moves(self, panel: Panel, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rows [n] that are followed by another: cell, the column's next level, and weight (0: a level not seen)."""
+        code = panel.state[panel.next_row[rows]][:, self.f].long()
+        return self.of(panel.state[rows], panel.action[rows]), code, panel.weight[rows].double() * (code < self.levels)
 
     def of(self, state: Tensor, action: Tensor) -> Tensor:
         """Index [N] of the cell of each state and action."""

@@ -40,13 +40,12 @@ from irl.estimation.mixture import Mixture
 from irl.estimation.policy import fit_policy
 from irl.estimation.refit import RefitReport, fit_refit
 from irl.estimation.reward import fit_reward
+from irl.estimation.rowwise import forward, parts_of
 from irl.estimation.training import Precision, Workbench
 from irl.estimation.types import StartReport, checked, started
 from irl.fitted import FittedModel, new_networks
-from irl.networks import PolicyNetwork
+from irl.networks import AnchorValueNetwork, PolicyNetwork
 
-CHUNK = 65_536
-"""Rows that go through a network at once."""
 Metrics = dict[str, Any]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -199,7 +198,7 @@ def estimate(
         metrics["types_start"] = asdict(start)
         panel, held_out = mixture.expanded(model), held_out.repeat(types.number)
     policy = _policy(model, panel, held_out, bench, step)
-    log_pi, inertia = _forward(policy, panel.state, panel.menu), model.inertia_of(panel.state)
+    log_pi, inertia = _log_policy(policy, panel), model.inertia_of(panel.state)
     corrected = e.folds > 1 and n_members >= LEAST_PER_FOLD * e.folds
     crossed = _cross_fitted(model, panel, held_out, bench, step) if corrected else None
     anchor_q = step(
@@ -217,9 +216,7 @@ def estimate(
             inertia=inertia,
         ),
     )
-    reference = panel.schema.reference(panel.state, panel.menu)
-    w = _forward(anchor_q, panel.state, reference, panel.anchor_reward)
-    value = bellman.value_from_reference(w, bellman.reference_log_policy(log_pi, reference), alpha)
+    value = _values(anchor_q, panel, log_pi, alpha)
     given: dict[str, Any] = {"discount": gamma, "temperature": alpha, "bench": bench, "inertia": inertia}
     reward = step("reward", model.reward_network, lambda: fit_reward(panel, log_pi, value, held_out, e.reward, **given))
     dynamics = step("dynamics", model.dynamics, lambda: fit_dynamics(panel, held_out, e.dynamics, bench=bench))
@@ -282,7 +279,7 @@ def _mixture(
     options, single = config.estimation.policy, PolicyNetwork(panel.schema, config.estimation.policy.hidden)
     fit = partial(fit_policy, panel, held_out, options, bench=bench, name="policy_one_type")
     network = step("policy_one_type", single.to(bench.device), fit)
-    log_pi = _forward(network, panel.state, panel.menu)
+    log_pi = _log_policy(network, panel)
     number, seed = config.types.number, config.seed
     posterior, report = started(panel, log_pi, held_out, number, shares=model.shares, seed=seed)
     return Mixture(panel, model.shares, posterior, torch.zeros_like(posterior)), report
@@ -309,7 +306,7 @@ def _with_types(
     step("refit", both, fit)
     mixture.posterior = model.posterior(mixture.drawn(model, seed=seed))
     drawn = mixture.drawn(model, seed=seed)
-    known = support(drawn, _forward(model.policy_network, drawn.state, drawn.menu))
+    known = support(drawn, _log_policy(model.policy_network, drawn))
     return model, {"support": known, **findings(model, drawn), "types": by_type(model, drawn, mixture.posterior)}
 
 
@@ -320,7 +317,7 @@ def _cross_fitted(model: FittedModel, panel: Panel, held_out: Tensor, bench: Wor
     members //= panel.schema.types  # an expanded panel has each once per type, block by block
     order = torch.randperm(members, generator=torch.Generator().manual_seed(config.seed + 1))
     fold = (order % e.folds).to(panel.member.device)[number % members]
-    crossed = torch.zeros(panel.n_rows, panel.n_actions, device=panel.state.device)
+    crossed = panel.room(panel.n_rows, panel.n_actions)
     for k in range(e.folds):
         mine = fold == k
         fresh = PolicyNetwork(panel.schema, e.policy.hidden).to(bench.device)
@@ -328,7 +325,9 @@ def _cross_fitted(model: FittedModel, panel: Panel, held_out: Tensor, bench: Wor
         about: dict[str, Any] = {"left_out": mine, "attention": model.attention, "bench": bench, "name": name}
         fit = partial(fit_policy, panel, held_out, e.policy, **about)
         network = step(name, fresh, fit)
-        crossed[mine] = _forward(network, panel.state[mine], panel.menu[mine])
+        with torch.no_grad():
+            for i in parts_of(mine):
+                crossed[i] = network(panel.state[i], panel.menu[i])
     return crossed
 
 
@@ -358,6 +357,22 @@ def panel_metrics(panel: Panel, config: Config) -> Metrics:
     }
 
 
+def _log_policy(network: PolicyNetwork, panel: Panel) -> Tensor:
+    """log pi[N, A] of all rows."""
+    return forward(panel, lambda i: network(panel.state[i], panel.menu[i]), panel.n_actions)
+
+
+def _values(network: AnchorValueNetwork, panel: Panel, log_pi: Tensor, temperature: float) -> Tensor:
+    """V(s)[N] of all rows, given log_pi[N, A]."""
+
+    def of(i: slice) -> Tensor:
+        reference = panel.schema.reference(panel.state[i], panel.menu[i])
+        w = network(panel.state[i], reference, panel.anchor_reward[i])
+        return bellman.value_from_reference(w, bellman.reference_log_policy(log_pi[i], reference), temperature)
+
+    return forward(panel, of)
+
+
 def _refuse_broken(name: str, network: nn.Module) -> None:
     """FloatingPointError if a finished step has weights that are no numbers."""
     infinite = {key for key, tensor in network.named_parameters() if bool(tensor.isinf().any())}
@@ -367,9 +382,3 @@ def _refuse_broken(name: str, network: nn.Module) -> None:
             f"{name}: {', '.join(broken[:3])} came out as no finite number, and is not kept; look for outliers in the "
             "state's numbers and in the anchor's reward, or ask for less of `estimation`"
         )
-
-
-def _forward(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """Of all rows, few at a time: their features together would be gigabytes."""
-    with torch.no_grad():
-        return torch.cat([network(*part) for part in zip(*(i.split(CHUNK) for i in inputs), strict=True)])

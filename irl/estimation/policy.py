@@ -24,6 +24,7 @@ from irl.config import InputError, Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel
 from irl.estimation.attention import SeenPolicy, fit_observed
+from irl.estimation.rowwise import parts_of
 from irl.estimation.training import Fitting, Trained, Workbench, train
 from irl.networks import PolicyNetwork
 
@@ -97,24 +98,26 @@ def fit_policy(
     elif attention is not None:
         fixed = left_out is not None
         seen = SeenPolicy(network, copy.deepcopy(attention).requires_grad_(False) if fixed else attention).train()
-    fit, check = (tuple(c[used & rows] for c in columns) for rows in (~held_out, held_out))
-    decisions = processes.total(len(fit[0]))
-    if not decisions or not processes.anywhere(len(check[0]) > 0):
+    fit, check = used & ~held_out, used & held_out
+    decisions = processes.total(fit.sum())
+    if not decisions or not processes.anywhere(check.any()):
         raise InputError(
             "the members do not suffice for the P step: none with a choice is left to train on, or none to stop the "
             "training; set `estimation.folds: 1`, or change `estimation.validation` or `seed`"
         )
-    batches = Batches(fit, batch_size=options.batch_size, seed=bench.seed)
+    batches = Batches(columns, batch_size=options.batch_size, seed=bench.seed, where=fit)
     step = PolicyStep(seen, options, memory=len(batches))
     trained = train(
         step,
         batches,
-        Batches(check, batch_size=65536, seed=None),
+        Batches(columns, batch_size=65536, seed=None, where=check),
         name=name,
         bench=bench,
     )
-    gain = polish(step, fit, check) if decisions <= POLISH_ROWS else 0.0
-    error, table = calibration(seen, panel, used & held_out)
+    gain = 0.0
+    if decisions <= POLISH_ROWS:
+        gain = polish(step, tuple(c[fit] for c in columns), tuple(c[check] for c in columns))
+    error, table = calibration(seen, panel, check)
     report = PolicyReport(trained.held_out_loss - gain, gain, error, table, trained)
     bench.record(name, {"held_out_log_likelihood": -report.held_out_loss, "expected_calibration_error": error})
     return network, report
@@ -164,21 +167,22 @@ def polish(step: PolicyStep, fit: tuple[Tensor, ...], check: tuple[Tensor, ...])
 @torch.no_grad()
 def calibration(network: nn.Module, panel: Panel, rows: Tensor) -> tuple[float, dict[str, list[dict[str, float]]]]:
     """Expected calibration error on the rows[N], and the table of :class:`PolicyReport`."""
-    menu = panel.menu[rows]
-    predicted = network(panel.state[rows], menu).exp().double()
-    chosen = torch.nn.functional.one_hot(panel.action[rows], menu.shape[1]).double()
-    weight = panel.weight[rows].double().unsqueeze(1) * menu
-    bins = (predicted * BINS).long().clamp_max(BINS - 1)
-    segment = panel.segment[rows]
-    groups = {name: segment == code for code, name in enumerate(panel.schema.segments)} | {"all": segment >= 0}
+    names = [*panel.schema.segments, "all"]
+    sums = torch.zeros(len(names), BINS, 3, dtype=torch.float64, device=panel.state.device)
+    for i in parts_of(rows):
+        menu = panel.menu[i]
+        predicted = network(panel.state[i], menu).exp().double()
+        chosen = torch.nn.functional.one_hot(panel.action[i], menu.shape[1]).double()
+        weight = panel.weight[i].double().unsqueeze(1) * menu
+        bins = (predicted * BINS).long().clamp_max(BINS - 1)
+        values = torch.stack([predicted * weight, chosen * weight, weight], 2).flatten(0, 1)
+        own = (panel.segment[i].unsqueeze(1) * BINS + bins).flatten()
+        sums.view(-1, 3).index_add_(0, own, values)
+        sums[-1].index_add_(0, bins.flatten(), values)
     table: dict[str, list[dict[str, float]]] = {}
     error = 0.0
-    for name, mine in groups.items():
-        sums = torch.zeros(BINS, 3, dtype=torch.float64, device=menu.device)
-        values = torch.stack([predicted * weight, chosen * weight, weight], 2)[mine]
-        sums.index_add_(0, bins[mine].flatten(), values.flatten(0, 1))
-        sums = processes.summed(sums)
-        filled = [row for row in sums.tolist() if row[2] > 0]
+    for name, of_bins in zip(names, processes.summed(sums).tolist(), strict=True):
+        filled = [row for row in of_bins if row[2] > 0]
         table[name] = [{"predicted": p / n, "observed": c / n, "choices": n} for p, c, n in filled]
         error = sum(abs(p - c) for p, c, _ in filled) / max(sum(n for *_, n in filled), 1e-12)
     return error, table

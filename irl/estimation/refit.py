@@ -51,7 +51,7 @@ from irl.estimation.parameters import Parameters, reward_parameters
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
-from irl.transitions import RIDGE_ROWS, States, Transitions, Unchanged, drawn, kernel_rows
+from irl.transitions import RIDGE_ROWS, Transitions, Unchanged, drawn, free_states, kernel_rows
 
 PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
@@ -112,8 +112,7 @@ def fit_refit(
     started = time.perf_counter()
     assert model.refit is not None, "the model has no room for a refit"
     refit = model.refit
-    states = States(panel.state, panel.segment, panel.weight).only(panel.free)
-    states = states.at_most(processes.own_part(options.rows, len(states.state)), seed=bench.seed)
+    states = free_states(panel, options.rows, seed=bench.seed)
     rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=processes.own_seed(bench.seed))
 
     def chosen(rows: Tensor) -> Choices:

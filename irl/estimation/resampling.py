@@ -46,7 +46,7 @@ from irl.estimation.logit import HESSIAN_ROWS, Choices, Logit
 from irl.estimation.parameters import reward_parameters
 from irl.estimation.refit import feature_sums, logit_of
 from irl.fitted import FittedModel
-from irl.transitions import CHUNK, RIDGE_ROWS, States, Transitions, Unchanged, drawn, kernel_rows, observed
+from irl.transitions import CHUNK, RIDGE_ROWS, Transitions, Unchanged, drawn, free_states, kernel_rows, observed
 
 ROUNDS = 25
 """Alternations of the two sets of equations, at most."""
@@ -114,7 +114,7 @@ def equations_of(model: FittedModel, panel: Panel, precisions: list[float]) -> E
     """What the equations need of the fit; ``precisions`` are the prior's, by group of weights, as the refit reports."""
     assert model.refit is not None
     options, seed = model.config.estimation.refit, model.config.seed
-    states = States(panel.state, panel.segment, panel.weight).only(panel.free).at_most(options.rows, seed=seed)
+    states = free_states(panel, options.rows, seed=seed)
     own = reward_parameters(model, states)
     precision = torch.tensor(precisions, dtype=torch.float64, device=panel.state.device)
     if len(precision) != int(own.groups.max()) + 1:

@@ -16,16 +16,26 @@ from irl import bellman, processes
 from irl.config import Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel
+from irl.data.schema import StateSchema
+from irl.estimation.rowwise import forward, parts_of
 from irl.estimation.training import Fitting, Trained, Workbench, train
 from irl.networks import RewardNetwork
 
+SHOWN = 65_536
+"""Decisions whose rewards are shown as a histogram, evenly spaced."""
+
 
 class RewardStep(Fitting):
-    """Squared error in units of each action's spread; a batch is (state, g, mu, action, target, weight)."""
+    """Squared error in units of each action's spread; a batch is (state, menu, g, action, target, weight)."""
+
+    def __init__(self, network: RewardNetwork, options: Step, schema: StateSchema) -> None:
+        super().__init__(network, options)
+        self.schema = schema
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        state, known, reference, action, target, weight = batch
+        state, menu, known, action, target, weight = batch
         assert isinstance(self.network, RewardNetwork)
+        reference = self.schema.reference(state, menu)
         prediction = self.network(state, known, reference).gather(1, action.unsqueeze(1)).squeeze(1)
         return ((prediction - target) / self.network.scale[action]).square(), weight
 
@@ -39,16 +49,24 @@ def reward_targets(
     temperature: float,
     inertia: bellman.Inertia | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows [K] with a free choice of unknown reward and a known successor, and Q(s,a) - gamma^k V(s') [K] of each;
-    with inertia W(s') in the place of V(s')."""
-    chosen = panel.action.unsqueeze(1)
-    unknown = panel.schema.reference(panel.state, panel.menu).gather(1, chosen).squeeze(1) < 1
-    rows = (panel.free & unknown & (panel.next_choice >= 0)).nonzero().squeeze(1)
-    q = value[rows] + temperature * log_pi.gather(1, chosen).squeeze(1)[rows]
+    """Where there is a free choice of unknown reward and a known successor, bool [N], and Q(s,a) - gamma^k V(s') [N]
+    there (else 0); with inertia W(s') in the place of V(s')."""
+    later = value
     if inertia is not None:
-        value = bellman.ex_ante_value(value, bellman.q_from_value(value, log_pi, temperature), panel.menu, inertia)
-    next_value = value[panel.next_choice[rows]].masked_fill(panel.ends[rows], 0.0)
-    return rows, bellman.reward_from_q(q, next_value, discount ** panel.steps[rows] * ~panel.ends[rows])
+        later = bellman.ex_ante_value(value, bellman.q_from_value(value, log_pi, temperature), panel.menu, inertia)
+    where = forward(panel, lambda i: _regressed(panel, i), dtype=torch.bool)
+    target = panel.room(panel.n_rows, dtype=torch.promote_types(value.dtype, log_pi.dtype))
+    for i in parts_of(where):
+        q = value[i] + temperature * log_pi[i].gather(1, panel.action[i].unsqueeze(1)).squeeze(1)
+        next_value = later[panel.next_choice[i]].masked_fill(panel.ends[i], 0.0)
+        target[i] = bellman.reward_from_q(q, next_value, discount ** panel.steps[i] * ~panel.ends[i])
+    return where, target
+
+
+def _regressed(panel: Panel, i: slice) -> Tensor:
+    """bool[n]: a free choice whose reward is not known, and what followed is."""
+    mu = panel.schema.reference(panel.state[i], panel.menu[i]).gather(1, panel.action[i].unsqueeze(1)).squeeze(1)
+    return panel.free[i] & (panel.next_choice[i] >= 0) & (mu < 1)
 
 
 def fit_reward(
@@ -67,26 +85,25 @@ def fit_reward(
     ``held_out[N]`` stops it."""
     torch.manual_seed(bench.seed + 2)
     network = RewardNetwork(panel.schema, options.hidden).to(bench.device)
-    rows, target = reward_targets(panel, log_pi, value, discount=discount, temperature=temperature, inertia=inertia)
+    where, target = reward_targets(panel, log_pi, value, discount=discount, temperature=temperature, inertia=inertia)
     for a in range(len(panel.schema.actions)):
-        mine = target[panel.action[rows] == a]
+        mine = target[where & (panel.action == a)]
         if processes.total(len(mine)) > 1:
             network.centre[a] = processes.mean(mine)
             network.scale[a] = processes.spread(mine, correction=1).clamp_min(1e-3)
-    reference = panel.schema.reference(panel.state, panel.menu)
-    given = (panel.state[rows], panel.anchor_reward[rows], reference[rows])
-    columns = (*given, panel.action[rows], target, panel.weight[rows])
-    fit, check = (tuple(c[keep] for c in columns) for keep in (~held_out[rows], held_out[rows]))
+    columns = (panel.state, panel.menu, panel.anchor_reward, panel.action, target, panel.weight)
     trained = train(
-        RewardStep(network, options),
-        Batches(fit, batch_size=options.batch_size, seed=bench.seed + 2),
-        Batches(check, batch_size=65536, seed=None),
+        RewardStep(network, options, panel.schema),
+        Batches(columns, batch_size=options.batch_size, seed=bench.seed + 2, where=where & ~held_out),
+        Batches(columns, batch_size=65536, seed=None, where=where & held_out),
         name="reward",
         bench=bench,
     )
+    some = panel.free.nonzero().squeeze(1)
+    some = some[:: max(1, -(-len(some) // SHOWN))]
+    state, menu = panel.state[some], panel.menu[some]
     with torch.no_grad():
-        found = network(panel.state, panel.anchor_reward, reference)
-    offered = panel.menu & panel.free.unsqueeze(1)
-    histograms = {f"reward/{name}": found[offered[:, a], a] for a, name in enumerate(panel.schema.actions)}
+        found = network(state, panel.anchor_reward[some], panel.schema.reference(state, menu))
+    histograms = {f"reward/{name}": found[menu[:, a], a] for a, name in enumerate(panel.schema.actions)}
     bench.record("reward", {}, histograms)
     return network, trained

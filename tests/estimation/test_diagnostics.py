@@ -14,9 +14,11 @@ ANCHOR = torch.tensor([[1.0, 0.0]]).expand(6, 2)
 
 def panel(segments=("north", "south"), mu=ANCHOR):
     return SimpleNamespace(
-        state=None,
-        menu=None,
-        schema=SimpleNamespace(segments=segments, reference=lambda state, menu: mu),
+        n_rows=6,
+        room=lambda *shape, dtype: torch.zeros(*shape, dtype=dtype),
+        state=torch.arange(6),
+        menu=torch.arange(6),
+        schema=SimpleNamespace(segments=segments, reference=lambda state, menu: mu[state]),
         free=torch.tensor([1, 1, 1, 1, 1, 0], dtype=torch.bool),
         action=torch.tensor([0, 0, 1, 1, 1, 0]),
         segment=torch.tensor([0, 0, 0, 0, 1, 1]) * (len(segments) - 1),
