@@ -26,7 +26,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from irl.estimation.rowwise import forward
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -45,6 +44,7 @@ from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.pipeline import held_out_rows, train
 from irl.estimation.policy import fit_policy
 from irl.estimation.reward import fit_reward
+from irl.estimation.rowwise import forward
 from irl.estimation.training import Workbench
 from irl.fitted import new_networks
 from irl.networks import Encoder, PolicyNetwork
