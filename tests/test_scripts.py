@@ -956,7 +956,7 @@ def test_what_is_wrong_is_said_in_one_message_and_nothing_is_written(copied, cap
     assert message.startswith("error: "), message
     assert message.count("error:") == 1 and "Traceback" not in message
     assert words in message, message
-    if "--resume" in arguments:  # that it was gone on with is noted
+    if "--resume" in arguments and "run/provenance.json" in before:  # that it was gone on with is noted
         before["run/provenance.json"] = (copied / "run" / "provenance.json").read_bytes()
     assert listing(copied) == before
     assert not (copied / "new").exists() and not (copied / "o.csv").exists()

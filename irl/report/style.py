@@ -110,8 +110,11 @@ footer { margin-top: 1.5rem; }
   figure, tr, .warn { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   .scroll { overflow: visible; border: 0; }
-  table { font-size: 8pt; }
+  table { font-size: 7.5pt; }
+  th, td { padding: 0.15rem 0.3rem; overflow-wrap: anywhere; }
+  thead th, .long, tbody th.long { min-width: 0; font-size: 7.5pt; }
   tbody th, .n { white-space: normal; }
+  tbody th:first-child, thead th:first-child { position: static; }
 }
 """
 )

@@ -239,7 +239,7 @@ def _difference(alone: Path, killed: Path) -> str:
             if ours != theirs:
                 return f"{name} differs"
     # what is drawn for TensorBoard comes after the run is complete, and is replaced when it is drawn again
-    left = [p.name for p in _half_written(killed) if "tb" not in p.parts]
+    left = [p.name for p in _half_written(killed) if "tb" not in p.parts and not p.name.startswith(".tb.")]
     return f"{left[0]} is left over" if left else SAME
 
 

@@ -46,14 +46,16 @@ def without_time(trained: Trained) -> Trained:
     return dataclasses.replace(trained, seconds=0.0)
 
 
-@pytest.mark.parametrize("memory", [0, 10])
-def test_a_training_stopped_twice_ends_as_if_it_never_was(tmp_path, memory):
-    whole, told = fitted(None, memory=memory)
+@pytest.mark.parametrize(("memory", "rate"), [(0, 0.05), (100, 1.0)])
+def test_a_training_stopped_twice_ends_as_if_it_never_was(tmp_path, memory, rate):
+    """Steps so long that it is the moving average which is kept, where there is one."""
+    whole, told = fitted(None, memory=memory, learning_rate=rate)
+    assert told.averaged == (memory > 0)
     for stop in (3, 5):
         with pytest.raises(Stopped):
-            fitted(tmp_path, stop=stop, memory=memory)
+            fitted(tmp_path, stop=stop, memory=memory, learning_rate=rate)
         assert [path.name for path in tmp_path.iterdir()] == ["line.ckpt"]
-    again, told_again = fitted(tmp_path, stop=1, memory=memory)  # epoch 1 is not made again
+    again, told_again = fitted(tmp_path, stop=1, memory=memory, learning_rate=rate)  # epoch 1 is not made again
     assert without_time(told_again) == without_time(told)
     for mine, theirs in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)

@@ -135,3 +135,11 @@ def test_of_very_long_panels_a_part_is_looked_at(frame, monkeypatch):
     found = curves(model, panel)
     assert found == curves(model, panel)
     assert found["use"]["rewards"]["member"]["all"]["mean"][0] < 0
+
+
+def test_sampled_states_stand_for_all_of_their_segment(frame, monkeypatch):
+    for name in ("ROWS", "LEAST_ROWS"):
+        monkeypatch.setattr(f"irl.estimation.curves.{name}", 2)  # of two rows of the north, and four of the south
+    model, panel = made(frame)
+    model.refit.theta[1, 3] = 0.0
+    assert curves(model, panel)["use"]["rewards"]["member"]["all"]["mean"][0] == near(-1 + 0.5 * 4 / 6)
