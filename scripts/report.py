@@ -27,7 +27,7 @@ def main() -> None:
     write_latex(record)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     print_report(record, truth, console=console)
-    print(f"report: {paths[0]}; model card: {paths[1]}")
+    print(f"model card: {paths[1]}\nreport: {paths[0]}")
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def test_a_backtest_draws_types_by_what_was_chosen_before(model, policy, frame, 
 
 def test_nothing_is_known_of_the_types_in_an_arm_but_their_first_state(model, policy, frame, monkeypatch):
     frame = frame.assign(arm=(frame["id"] >= 20).astype(int))
-    held = leaving_out(model, held_out={"arm": (1,)})
+    held = leaving_out(model, held_out={"arm": (1,)}, min_cell=1)
     answer, observed = forecast(monkeypatch, backtest_module.experiment, held, frame)
     assert answer["segments"]["all"]["members"] == 10
     first = frame[(frame["id"] >= 20) & (frame["month"] == 0)]
