@@ -39,9 +39,10 @@ from irl.estimation.inference import choice_scores, kernel_scores
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.estimation.parameters import reward_parameters
 from irl.estimation.refit import feature_sums, logit_of
+from irl.estimation.spanned import evaluation_rows
 from irl.evaluation import solve
 from irl.fitted import FittedModel
-from irl.transitions import RIDGE_ROWS, Transitions, Unchanged, drawn, free_states
+from irl.transitions import Transitions, ridge_of
 
 RESULT = "falsification.json"
 LEFT = 1e-6
@@ -75,17 +76,16 @@ def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> li
     """
     if (why := refusal(model)) is not None:
         raise InputError(why)
-    panel, seed = panel.to(model.device), model.config.seed
+    panel, options = panel.to(model.device), model.config.estimation.refit
     found = residuals(model, panel)
     asked = alternatives(found)
-    states = free_states(panel, model.config.estimation.refit.rows, seed=seed)
-    rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=seed)
+    states, rows = evaluation_rows(model.dynamics, panel, most=options.rows, seed=model.config.seed)
     own = reward_parameters(model, states)
     if len(precisions) != int(own.groups.max()) + 1:
         raise InputError("the refit's precisions are of another reward: train the study again")
     penalty = torch.tensor(precisions, dtype=torch.float64, device=model.device)[own.groups]
     sums = feature_sums(model, rows, own, refitted=True)
-    logit = logit_of(model, solve(sums, ridge=RIDGE_ROWS / sums.rows).weights, own)
+    logit = logit_of(model, solve(sums, ridge=ridge_of(rows, sums)).weights, own)
     done = [a for a in asked if isinstance(a.z, Tensor)]
     assert model.refit is not None
     theta = own.of(model.refit.theta[model.refit.paid])

@@ -52,11 +52,11 @@ from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximise
 from irl.estimation.missing_information import missing
 from irl.estimation.mixture import ROUNDS, Mixture
 from irl.estimation.parameters import Parameters, reward_parameters
-from irl.estimation.spanned import FEW, spanned
+from irl.estimation.spanned import evaluation_rows
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
-from irl.transitions import DRAWS, Transitions, Unchanged, drawn, free_states, kernel_rows, ridge_of
+from irl.transitions import Transitions, Unchanged, kernel_rows, ridge_of
 
 PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
@@ -117,12 +117,7 @@ def fit_refit(
     started = time.perf_counter()
     assert model.refit is not None, "the model has no room for a refit"
     refit = model.refit
-    programme, seed = Unchanged(panel.schema), processes.own_seed(bench.seed)
-    states = free_states(panel, options.rows, seed=bench.seed)
-    every = spanned(model.dynamics, programme, panel, few=options.rows // FEW, seed=bench.seed)
-    many = processes.anywhere(every is None)
-    starts, draws = (states, DRAWS) if many or every is None else (every, FEW * DRAWS)
-    rows = drawn(model.dynamics, programme, starts, seed=seed, draws=draws)
+    states, rows = evaluation_rows(model.dynamics, panel, most=options.rows, seed=bench.seed)
 
     def chosen(rows: Tensor) -> Choices:
         if mixture is not None:

@@ -45,8 +45,9 @@ from irl.estimation.inference import Cells, counted
 from irl.estimation.logit import HESSIAN_ROWS, Choices, Logit
 from irl.estimation.parameters import reward_parameters
 from irl.estimation.refit import feature_sums, logit_of
+from irl.estimation.spanned import evaluation_rows
 from irl.fitted import FittedModel
-from irl.transitions import CHUNK, RIDGE_ROWS, Transitions, Unchanged, drawn, free_states, kernel_rows, observed
+from irl.transitions import CHUNK, Transitions, Unchanged, kernel_rows, observed, ridge_of
 
 ROUNDS = 25
 """Alternations of the two sets of equations, at most."""
@@ -114,14 +115,13 @@ def equations_of(model: FittedModel, panel: Panel, precisions: list[float]) -> E
     """What the equations need of the fit; ``precisions`` are the prior's, by group of weights, as the refit reports."""
     assert model.refit is not None
     options, seed = model.config.estimation.refit, model.config.seed
-    states = free_states(panel, options.rows, seed=seed)
+    states, rows = evaluation_rows(model.dynamics, panel, most=options.rows, seed=seed)
     own = reward_parameters(model, states)
     precision = torch.tensor(precisions, dtype=torch.float64, device=panel.state.device)
     if len(precision) != int(own.groups.max()) + 1:
         raise InputError("the run's precisions do not fit its data: train the study again")
-    rows = drawn(model.dynamics, Unchanged(panel.schema), states, seed=seed)
     sums = feature_sums(model, rows, own, refitted=True)
-    ridge = RIDGE_ROWS / sums.rows
+    ridge = ridge_of(rows, sums)
     size = len(sums.matrix)
     identity = torch.eye(size, dtype=torch.float64, device=panel.state.device)
     inverse = evaluation.solve(replace(sums, rhs=identity), ridge=ridge).weights.reshape(size, size)
@@ -247,7 +247,7 @@ class Equations:
             factor = (counts[:, self.panel.cluster[reached[i]]] - 1) * part.weight.double() * delta
             _add_by_action(total, factor, part.action, phi)
         sums = evaluation.accumulate(kernel_rows(model, moves, log_policy), actions=len(self.value))
-        worth = evaluation.solve(replace(sums, rhs=total.flatten(1).T), ridge=RIDGE_ROWS / sums.rows).weights
+        worth = evaluation.solve(replace(sums, rhs=total.flatten(1).T), ridge=ridge_of(moves, sums)).weights
         return worth.flatten(0, 1).T.contiguous()
 
     def followed(self, change: Tensor, ratios: list[Ratio]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The states that a refit evaluates its features in, where they are few: all of them.
+"""The rows on which a refit evaluates what follows: from all states where these are few, else from a sample.
 
 A sample of a panel's rows may lack the rare states on which the value of patient members depends (a bus of high mileage
 at a discount of .9999), and its draws are few. Where the states are few, each is taken once, with as many more draws,
@@ -11,14 +11,25 @@ from dataclasses import replace
 
 import torch
 
+from irl import processes
 from irl.data.panel import Panel
 from irl.dynamics import TransitionModel
 from irl.estimation.rowwise import parts_of
-from irl.transitions import Programme, States, drawn
+from irl.transitions import DRAWS, Programme, States, Transitions, Unchanged, drawn, free_states
 
 FEW = 10
 """Where states are fewer than this part of the rows that may be drawn from, each is taken once, with as many times the
 draws."""
+
+
+def evaluation_rows(dynamics: TransitionModel, panel: Panel, *, most: int, seed: int) -> tuple[States, Transitions]:
+    """A sample of the panel's states with a choice (at most so many), and the transitions on which what follows is
+    evaluated: the same for the refit and for all that takes its equations up again."""
+    programme, states = Unchanged(panel.schema), free_states(panel, most, seed=seed)
+    every = spanned(dynamics, programme, panel, few=most // FEW, seed=seed)
+    many = processes.anywhere(every is None)
+    starts, draws = (states, DRAWS) if many or every is None else (every, FEW * DRAWS)
+    return states, drawn(dynamics, programme, starts, seed=processes.own_seed(seed), draws=draws)
 
 
 def spanned(dynamics: TransitionModel, programme: Programme, panel: Panel, *, few: int, seed: int) -> States | None:
