@@ -156,7 +156,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Equations:
-    """The equations of a fit, M = A D, P weights theta in standardised features.
+    """The equations of a fit, M = A D, P parameters theta (:mod:`irl.estimation.parameters`).
 
     Attributes
     ----------
