@@ -87,9 +87,9 @@ class Choices:
 class Logit:
     """The conditional logit in theta[P]: logits = phi(s).(map theta + offset)_a + g(s) 1{a = anchor}.
 
-    map[A, D, P], offset[A, D]; P as in :class:`irl.estimation.parameters.Parameters`. Without an anchor action g is shared by all and left out. What
-    all actions share decides nothing, but grows as 1/(1 - gamma) and would drown their differences in float32: it is
-    taken off before the features enter.
+    map[A, D, P], offset[A, D]; P as in :class:`irl.estimation.parameters.Parameters`. Without an anchor action g is
+    shared by all and left out. What all actions share decides nothing, but grows as 1/(1 - gamma) and would drown
+    their differences in float32: it is taken off before the features enter.
     """
 
     map: Tensor
