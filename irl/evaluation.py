@@ -194,10 +194,10 @@ def solve(sums: Sums, *, ridge: float = 0.0) -> Solution:
     """
     actions, d, _ = sums.gram.shape
     matrix, standard = _standardised(sums, ridge)
-    rhs = standard @ sums.rhs
+    rhs = standard.of(sums.rhs)
     x, condition = _solved(matrix, rhs)
     residual = float(((matrix @ x - rhs).norm(dim=0) / rhs.norm(dim=0).clamp_min(1e-300)).max())
-    weights = (standard.T @ x).view(actions, d, -1)
+    weights = standard.back(x).view(actions, d, -1)
     return Solution(weights, residual, condition, residual < 1e-6 and condition < 1e12)
 
 
@@ -275,11 +275,37 @@ def adjoint(sums: Sums, left: Tensor, *, ridge: float = 0.0) -> Tensor:
     left^T times the solution of (A + ridge) y = B equals x^T B.
     """
     matrix, standard = _standardised(sums, ridge)
-    return standard.T @ _solved(matrix.T, standard @ left)[0]
+    return standard.back(_solved(matrix.T, standard.of(left))[0])
 
 
-def _standardised(sums: Sums, ridge: float) -> tuple[Tensor, Tensor]:
-    """The ridged matrix [m, m] in standardised features, those that vary only, and the map [m, M] to them."""
+@dataclass(frozen=True)
+class _Standard:
+    """Features in which the system is solved: of mean 0 and sd 1, the intercept as it is; those that vary only.
+
+    mean, scale : [D], of the intercept 0 and 1; keep : [A D], the features of the blocks that are solved for.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    keep: Tensor
+
+    def of(self, sums: Tensor) -> Tensor:
+        """[A D, K], sums of features, as those of the standardised ones [m, K]."""
+        blocks = sums.view(-1, len(self.mean), sums.shape[1])
+        found = (blocks - self.mean.unsqueeze(1) * blocks[:, :1]) / self.scale.unsqueeze(1)
+        return found.flatten(0, 1)[self.keep]
+
+    def back(self, weights: Tensor) -> Tensor:
+        """weights[m, K] of the standardised features as those of the features, [A D, K]."""
+        blocks = weights.new_zeros(len(self.keep), weights.shape[1])
+        blocks[self.keep] = weights
+        blocks = blocks.view(-1, len(self.mean), weights.shape[1]) / self.scale.unsqueeze(1)
+        blocks[:, 0] -= (self.mean.unsqueeze(1) * blocks).sum(1)
+        return blocks.flatten(0, 1)
+
+
+def _standardised(sums: Sums, ridge: float) -> tuple[Tensor, _Standard]:
+    """The ridged matrix [m, m] in standardised features, and these."""
     actions, d, _ = sums.gram.shape
     mass = sums.gram[:, 0, 0].sum()
     mean, square = sums.gram[:, 0].sum(0) / mass, sums.gram.sum(0).diagonal() / mass
@@ -288,14 +314,13 @@ def _standardised(sums: Sums, ridge: float) -> tuple[Tensor, Tensor]:
     variance = square - mean.square()
     sure = variance > 100 * sums.rounding * square  # else it may be rounding: large for its spread
     scale = torch.where(varies, torch.where(sure, variance.clamp_min(0).sqrt(), span / 2), torch.ones_like(span))
-    transform = torch.diag(1 / scale)  # standardised phi = transform @ phi
-    transform[1:, 0] = -(mean / scale)[1:]
+    mean[0], scale[0] = 0, 1
     seen = sums.gram[:, 0, 0] > 0
     keep = torch.cat([torch.cat([seen[a : a + 1], varies[1:] & seen[a]]) for a in range(actions)])
-    standard = torch.block_diag(*[transform] * actions)[keep]
-    penalty = torch.ones(actions, d, dtype=standard.dtype, device=standard.device)
+    standard = _Standard(mean, scale, keep)
+    penalty = torch.ones(actions, d, dtype=mean.dtype, device=mean.device)
     penalty[:, 0] = 0
-    matrix = standard @ sums.matrix @ standard.T
+    matrix = standard.of(standard.of(sums.matrix).T).T
     return matrix + torch.diag(ridge * mass * penalty.flatten()[keep]), standard
 
 

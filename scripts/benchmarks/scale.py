@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from irl import evaluation, membership, runs
+from irl import command, evaluation, membership, runs
 from irl.config import Config, load_config
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import used_columns
@@ -282,4 +282,5 @@ STAGES: dict[str, Callable[[Config, int, Path, str], Took]] = {
 
 
 if __name__ == "__main__":
-    main()
+    with command.user_errors():
+        main()
