@@ -44,9 +44,10 @@ from irl.counterfactual.solve import solve
 from irl.counterfactual.visits import Groups, visits
 from irl.data.disclosure import ALL, withheld_of
 from irl.data.panel import Panel, expanded, typed
+from irl.draws import drawn
 from irl.fitted import FittedModel, Z
 from irl.refitted import Refitted
-from irl.transitions import States, Transitions, Unchanged, drawn
+from irl.transitions import States, Transitions, Unchanged
 
 RESULT = "attribution.json"
 ROWS = 8_000

@@ -25,10 +25,11 @@ from irl.counterfactual import conditions
 from irl.counterfactual.counts import Counts
 from irl.counterfactual.identification import lasting
 from irl.counterfactual.intervention import Intervention
+from irl.draws import Flow, drawn
 from irl.dynamics import TransitionModel
 from irl.fitted import FittedModel
 from irl.scenario import RewardChange
-from irl.transitions import Flow, States, Transitions, drawn
+from irl.transitions import States, Transitions
 
 
 @dataclass(frozen=True)

@@ -235,8 +235,8 @@ class Equations:
         model, total = self.model, self.theta.new_zeros(len(counts), *self.value.shape)
         moves, reached = observed(self.panel), (self.panel.free & (self.panel.next_choice >= 0)).nonzero().squeeze(1)
 
-        def log_policy(state: Tensor) -> Tensor:
-            return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]))
+        def log_policy(state: Tensor, phi: Tensor) -> Tensor:
+            return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]), phi)
 
         assert model.refit is not None
         for i in torch.arange(len(reached), device=counts.device).split(CHUNK):
@@ -268,17 +268,18 @@ class Equations:
         """gamma^k V(s') [n, S, R] with Q changed by phi.change [R, M], and that of the fit [n, S, 1]."""
         schema, refit, alpha = self.model.schema, self.model.refit, self.model.config.temperature
         assert refit is not None
-        following = part.next_state.flatten(0, 1)
+        reached = part.reached.alone()
+        following = reached.state
         menu = Unchanged(schema).menu(following, following[:, 0])
         phi = self.model.basis(following).double()
         q = self.model.reward_of(following) + refit.continuation(phi)
         menu = menu.unsqueeze(1)
-        discount = (self.model.config.discount**part.steps * ~part.ends).double().unsqueeze(2)
-        old = bellman.soft_value(q.unsqueeze(1), menu, alpha).view(*part.steps.shape, 1) * discount
+        discount = part.discount(self.model.config.discount).unsqueeze(2)
+        old = bellman.soft_value(q.unsqueeze(1), menu, alpha)[reached.place] * discount
         if change is None:
             return old, old
         moved = (phi @ change.view(-1, phi.shape[1]).T).view(len(phi), len(change), -1)
-        new = bellman.soft_value(q.unsqueeze(1) + moved, menu, alpha).view(*part.steps.shape, -1) * discount
+        new = bellman.soft_value(q.unsqueeze(1) + moved, menu, alpha)[reached.place] * discount
         return new, old
 
     def _shares(self, part: Transitions, ratios: list[Ratio], replicas: int) -> Tensor | None:

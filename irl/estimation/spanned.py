@@ -13,9 +13,10 @@ import torch
 
 from irl import processes
 from irl.data.panel import Panel
+from irl.draws import drawn
 from irl.dynamics import TransitionModel
 from irl.estimation.rowwise import parts_of
-from irl.transitions import DRAWS, Programme, States, Transitions, Unchanged, drawn, free_states
+from irl.transitions import DRAWS, Programme, States, Transitions, Unchanged, free_states
 
 FEW = 10
 """Where states are fewer than this part of the rows that may be drawn from, each is taken once, with as many times the
@@ -50,9 +51,10 @@ def spanned(dynamics: TransitionModel, programme: Programme, panel: Panel, *, fe
     while len(found.state) <= few:
         following = drawn(dynamics, programme, found, seed=seed)
         goes_on = ~following.ends.flatten()
-        reached = following.next_state.flatten(0, 1)[goes_on]
-        segment = following.segment.repeat_interleave(following.steps.shape[1])[goes_on]
-        joined = found.beside(States(reached, segment, found.weight.new_zeros(len(reached)))).distinct()
+        states = following.reached
+        used = states.place.flatten()[goes_on].unique()
+        nobody = found.weight.new_zeros(len(used))
+        joined = found.beside(States(states.state[used], states.segment[used], nobody)).distinct()
         closed = len(joined.state) == len(found.state)
         found = replace(joined, weight=torch.where(joined.weight > 0, joined.weight, 1.0))
         if closed:

@@ -32,7 +32,7 @@ from irl.config import load_config
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import used_columns
 from irl.counterfactual.rollout import Starts, batches, rollout
-from irl.counterfactual.solve import ScenarioPolicy
+from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.data import panel_from_frame, read_table
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.pipeline import held_out_rows

@@ -36,7 +36,7 @@ from irl.config import Config, load_config
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import used_columns
 from irl.counterfactual.rollout import Starts, rollout
-from irl.counterfactual.solve import ScenarioPolicy
+from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.data import read_panel
 from irl.data.panel import Panel, first_rows
 from irl.data.prepare import prepare

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from irl.config import InputError
+from irl.draws import drawn, stratified
 from irl.estimation.spanned import spanned
-from irl.transitions import States, Unchanged, drawn, stratified
+from irl.transitions import States, Unchanged
 
 ALL_FREE = slice(0, 6)  # out, in, deep at both tiers
 
