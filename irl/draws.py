@@ -20,8 +20,8 @@ adds to them is, too: a :class:`Flow` says what it is in a period, and the rows 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ from irl.fitted import free_rows
 from irl.transitions import CHUNK, DRAWS, Programme, Reached, States, Transitions, by_course
 
 GOLDEN = (5**0.5 - 1) / 2
+FEW = 10
+"""Where states are fewer than this part of the rows that may be drawn from, each is taken once, with as many times the
+draws."""
 LONGEST_CONTRACT = 600
 """Periods after which a drawn path without a free choice is given up as endless."""
 
@@ -153,6 +156,47 @@ def _drawn_chunk(
     mean = torch.zeros(0) if sums is None else sums.view(*shape, sums.shape[1]).mean(1)
     found = (own.state, course, now.view(*shape, now.shape[1]), steps.view(shape), ends.view(shape))
     return (*found, own.segment, own.weight, mean)
+
+
+def representative(
+    dynamics: TransitionModel, programmes: Sequence[Programme], rows: States, *, most: int, seed: int
+) -> tuple[States, int]:
+    """States from which to draw what follows, and how many draws: at most so many of ``rows``, at random; or all that
+    :func:`spanned` finds, if these are less than one in ``FEW`` of that."""
+    parts = zip(*(part.split(most) for part in (rows.state, rows.segment, rows.weight)), strict=True)
+    every = spanned(dynamics, programmes, itertools.starmap(States, parts), few=most // FEW, seed=seed)
+    return (rows.at_most(most, seed=seed), DRAWS) if every is None else (every, FEW * DRAWS)
+
+
+def spanned(
+    dynamics: TransitionModel, programmes: Sequence[Programme], parts: Iterable[States], *, few: int, seed: int
+) -> States | None:
+    """All states of the parts, each once, and what is reached from them under any of the programmes; None if they are
+    more than ``few``.
+
+    A sample may lack the rare states on which the value of patient members depends (a bus of high mileage at a discount
+    of .9999), and its draws are few. Here nothing is left out, and the value of a rare state rests on no luck. States
+    that no row is in have the weight of one.
+    """
+    found: States | None = None
+    for part in parts:
+        found = (part if found is None else found.beside(part)).distinct()
+        if len(found.state) > few:
+            return None
+    if found is None:
+        return None
+    while len(found.state) <= few:
+        joined = found
+        for programme in programmes:
+            following = drawn(dynamics, programme, found, seed=seed)
+            used = following.reached.place[~following.ends].unique()
+            state, segment = following.reached.state[used], following.reached.segment[used]
+            joined = joined.beside(States(state, segment, found.weight.new_zeros(len(used)))).distinct()
+        closed = len(joined.state) == len(found.state)
+        found = replace(joined, weight=torch.where(joined.weight > 0, joined.weight, 1.0))
+        if closed:
+            return found
+    return None
 
 
 def stratified(within: Tensor, draws: int, generator: torch.Generator) -> Tensor:

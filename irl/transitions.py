@@ -136,6 +136,13 @@ class Transitions:
             part = replace(part, reached=part.reached.alone())
             yield rows, part, part.reached.made(made)
 
+    def ridge(self, worth: float | None = None, of: int | None = None) -> float:
+        """Ridge of the kernel on these rows, per unit of weight: ``worth`` so many rows (``RIDGE_ROWS``) out of so many
+        (these); next to nothing where there are more than ``DRAWS`` draws: then all states are there."""
+        if self.steps.shape[1] > DRAWS:
+            return RIDGE_SPANNED
+        return (RIDGE_ROWS if worth is None else worth) / (len(self.state) if of is None else of)
+
     def with_flow(self, target: Tensor, first: int = 0) -> Tensor:
         """target[N, K], what follows is worth, with what is added to the periods without a choice before it: the
         columns of ``flow`` from ``first`` on."""
@@ -254,11 +261,6 @@ class Following(NamedTuple):
     phi: Tensor
     policy: Tensor
     target: Tensor
-
-
-def ridge_of(rows: Transitions, sums: evaluation.Sums) -> float:
-    """Ridge of the kernel on ``rows``, whose sums (of all processes) are ``sums``, per unit of weight."""
-    return RIDGE_SPANNED if rows.steps.shape[1] > DRAWS else RIDGE_ROWS / sums.rows
 
 
 @torch.no_grad()

@@ -125,7 +125,7 @@ def equivalents(
 ) -> list[Equivalent]:
     """The models of the anchor's rewards g + errors[K, N], given at the states of ``rows``, which are transitions under
     the programme as it is."""
-    ridge, level = ridge_rows / len(rows.state), levels_of(model, rows, errors, ridge_rows=ridge_rows)
+    ridge, level = rows.ridge(ridge_rows), levels_of(model, rows, errors, ridge_rows=ridge_rows)
     actions = len(model.schema.actions)
     ahead = evaluation.solve(evaluation.accumulate(_ahead_chunks(model, rows, level), actions=actions), ridge=ridge)
     own = {f.name: getattr(model, f.name) for f in fields(FittedModel)}
@@ -137,7 +137,7 @@ def equivalents(
 def levels_of(model: FittedModel, rows: Transitions, errors: Tensor, *, ridge_rows: float = RIDGE_ROWS) -> Tensor:
     """c of each error, as weights [D, K] of the basis. Arguments as of :func:`equivalents`."""
     sums = evaluation.accumulate(_anchor_chunks(model, rows, errors))
-    return evaluation.solve(sums, ridge=ridge_rows / len(rows.state)).weights[0]
+    return evaluation.solve(sums, ridge=rows.ridge(ridge_rows)).weights[0]
 
 
 def anchor_errors(model: FittedModel, state: Tensor, *, seed: int) -> Tensor:

@@ -32,7 +32,7 @@ from irl.counterfactual.type_draws import parameter_draws
 from irl.data.disclosure import ALL
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
-from irl.draws import drawn
+from irl.draws import drawn, representative
 from irl.dynamics import TransitionModel
 from irl.fitted import FittedModel
 from irl.transitions import States, Unchanged
@@ -158,8 +158,9 @@ def policy_for(model: FittedModel, panel: Panel, observed: Observed, *, seed: in
     assigned = [f for f, c in enumerate(schema.columns) if c.assigned == "randomised"]
     if assigned:
         states = _beside_new(states, observed, assigned, torch.Generator().manual_seed(seed))
-    rows = states.at_most(MOST_DRAWN, seed=seed)
-    transitions = drawn(model.dynamics, Unchanged(schema), rows, seed=seed)
+    programme = Unchanged(schema)
+    rows, often = representative(model.dynamics, [programme], states, most=MOST_DRAWN, seed=seed)
+    transitions = drawn(model.dynamics, programme, rows, seed=seed, draws=often)
     parameters = None
     if model.has_standard_errors:
         parameters = parameter_draws(model, draws, seed=seed)[0]

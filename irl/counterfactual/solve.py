@@ -146,7 +146,7 @@ def _iterated(
     courses = max(intervention.courses) + 1
     weights: Tensor | None = None
     rounds, change = 0, math.inf
-    chunks, ridge = _remembered(model, intervention, rows), ridge_rows / len(rows.state)
+    chunks, ridge = _remembered(model, intervention, rows), rows.ridge(ridge_rows)
     sample = rows.reached.place[:: max(len(rows.state) // PROBED, 1), 0]
     probe = _faced(model, intervention, rows.reached.state[sample], rows.reached.segment[sample])
     before = _log_policy(model, intervention, probe, None).exp()

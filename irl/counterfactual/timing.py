@@ -156,7 +156,7 @@ class _Regression:
                 mine = part.action == course
                 own += phi[mine].double().T @ target[mine]
         fitted = [
-            evaluation.solve(replace(sums, rhs=own), ridge=ridge_rows / sums.rows)
+            evaluation.solve(replace(sums, rhs=own), ridge=self.rows.ridge(ridge_rows, sums.rows))
             for sums, own in zip(self.sums, rhs, strict=True)
         ]
         return torch.stack([solution.weights[0] for solution in fitted])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from irl import bellman, evaluation
 from irl.fitted import FittedModel
-from irl.transitions import CHUNK, RIDGE_ROWS, ROWS, Transitions, kernel_rows
+from irl.transitions import CHUNK, ROWS, Transitions, kernel_rows
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Visits:
     def behind(self, left: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(state [n, F], D [n, K]) in chunks: all that follows, of ``left`` [A, D, K], the functionals of the
         continuation's weights whose visits are wanted (:meth:`loading` makes those of groups)."""
-        dual = evaluation.adjoint(self.sums, left.flatten(0, 1), ridge=RIDGE_ROWS / len(self.rows.state))
+        dual = evaluation.adjoint(self.sums, left.flatten(0, 1), ridge=self.rows.ridge())
         dual = dual.view_as(left)
         reached = self.rows.reached
         total = left.new_zeros(len(reached.state), left.shape[2])
@@ -106,5 +106,5 @@ def visits(
 
     chunks = kernel_rows(model, rows, lambda state, phi: log_policy(state), target)
     sums = evaluation.accumulate(chunks, actions=len(model.schema.actions))
-    solution = evaluation.solve(sums, ridge=RIDGE_ROWS / len(rows.state))
+    solution = evaluation.solve(sums, ridge=rows.ridge())
     return Visits(model, rows, log_policy, sums, solution.weights, solution.condition, solution.converged)

@@ -47,7 +47,7 @@ from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.estimation.missing_information import Missing
 from irl.estimation.rowwise import parts_of
 from irl.fitted import FittedModel
-from irl.transitions import Transitions, Unchanged, kernel_rows, observed, ridge_of
+from irl.transitions import Transitions, Unchanged, kernel_rows, observed
 
 CELL_ROWS = 16_384
 """Drawn rows (at random) on which the influence of the cells is averaged."""
@@ -127,7 +127,7 @@ def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor
         return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]), phi)
 
     sums = evaluation.accumulate(kernel_rows(model, rows, log_policy), actions=len(model.schema.actions), dealt=True)
-    return evaluation.adjoint(sums, curvature, ridge=ridge_of(rows, sums))
+    return evaluation.adjoint(sums, curvature, ridge=rows.ridge(of=sums.rows))
 
 
 @torch.no_grad()

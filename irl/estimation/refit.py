@@ -25,7 +25,7 @@ held-out likelihood, a prior mean of 0 instead of the R step's reward, and draws
 logged transitions. Measured on the simulated market (4,000 x 36): with one ridge toward the R step the annual plan's
 reward kept an RMSE of .26-.33 and an R2 within cells of .69-.81; with the evidence .12 and .96.
 
-What follows is drawn from the fitted dynamics: from every state where these are few (:mod:`irl.estimation.spanned`),
+What follows is drawn from the fitted dynamics: from every state where these are few (:func:`irl.draws.spanned`),
 so that discounts next to 1 leave no more than rounding behind (Rust's buses at .9999: within .02 of exact maximum
 likelihood's replacement cost of 10.27), else from a sample of the panel's.
 
@@ -47,16 +47,16 @@ from irl import bellman, evaluation, processes
 from irl.config import Refit
 from irl.data.panel import Panel
 from irl.estimation import attention
+from irl.estimation.evaluation_rows import evaluation_rows
 from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
 from irl.estimation.missing_information import missing
 from irl.estimation.mixture import ROUNDS, Mixture
 from irl.estimation.parameters import Parameters, reward_parameters
-from irl.estimation.spanned import evaluation_rows
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
-from irl.transitions import Transitions, Unchanged, kernel_rows, ridge_of
+from irl.transitions import Transitions, Unchanged, kernel_rows
 
 PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
@@ -147,7 +147,7 @@ def fit_refit(
     for r in range(rounds):
         bench.tick("refit", r, rounds, float("nan"))
         sums = feature_sums(model, rows, own, refitted=refitted)
-        solution = evaluation.solve(sums, ridge=ridge_of(rows, sums))
+        solution = evaluation.solve(sums, ridge=rows.ridge(of=sums.rows))
         weights = processes.agreed(solution.weights)
         logit = logit_of(model, weights, own, told=panel.tells_active)
         if shrinks:

@@ -41,13 +41,13 @@ from torch import Tensor
 from irl import bellman, evaluation
 from irl.config import InputError
 from irl.data.panel import Panel
+from irl.estimation.evaluation_rows import evaluation_rows
 from irl.estimation.inference import Cells, counted
 from irl.estimation.logit import HESSIAN_ROWS, Choices, Logit
 from irl.estimation.parameters import reward_parameters
 from irl.estimation.refit import feature_sums, logit_of
-from irl.estimation.spanned import evaluation_rows
 from irl.fitted import FittedModel
-from irl.transitions import CHUNK, Transitions, Unchanged, kernel_rows, observed, ridge_of
+from irl.transitions import CHUNK, Transitions, Unchanged, kernel_rows, observed
 
 ROUNDS = 25
 """Alternations of the two sets of equations, at most."""
@@ -121,7 +121,7 @@ def equations_of(model: FittedModel, panel: Panel, precisions: list[float]) -> E
     if len(precision) != int(own.groups.max()) + 1:
         raise InputError("the run's precisions do not fit its data: train the study again")
     sums = feature_sums(model, rows, own, refitted=True)
-    ridge = ridge_of(rows, sums)
+    ridge = rows.ridge(of=sums.rows)
     size = len(sums.matrix)
     identity = torch.eye(size, dtype=torch.float64, device=panel.state.device)
     inverse = evaluation.solve(replace(sums, rhs=identity), ridge=ridge).weights.reshape(size, size)
@@ -247,7 +247,7 @@ class Equations:
             factor = (counts[:, self.panel.cluster[reached[i]]] - 1) * part.weight.double() * delta
             _add_by_action(total, factor, part.action, phi)
         sums = evaluation.accumulate(kernel_rows(model, moves, log_policy), actions=len(self.value))
-        worth = evaluation.solve(replace(sums, rhs=total.flatten(1).T), ridge=ridge_of(moves, sums)).weights
+        worth = evaluation.solve(replace(sums, rhs=total.flatten(1).T), ridge=moves.ridge(of=sums.rows)).weights
         return worth.flatten(0, 1).T.contiguous()
 
     def followed(self, change: Tensor, ratios: list[Ratio]) -> Tensor:
