@@ -45,11 +45,12 @@ def validated(section: type[SectionT], content: Mapping[str, Any], source: str) 
             else:
                 what = problem["msg"].removeprefix("Value error, ")
                 plain = not isinstance(problem["input"], (dict, Section))
-                given = f" (given {problem['input']!r})" if plain else ""
+                given = f" (given {problem['input']!r}{_quoted(problem)})" if plain else ""
             found.setdefault(".".join(map(str, place)), {})[what] = given
         lines = [
-            f"{place or 'top level'}: {_alternatives(list(whats))}{next(iter(whats.values()))}"
+            f"{f'{place}: ' if place else ''}{line}"
             for place, whats in found.items()
+            for line in f"{_alternatives(list(whats))}{next(iter(whats.values()))}".splitlines()
             # a problem inside says more than that no branch of the union around it fits
             if not any(other.startswith(f"{place}.") for other in found)
         ]
@@ -68,6 +69,15 @@ def _place(loc: tuple[int | str, ...], content: Any, *, missing: bool) -> list[i
         elif missing and i == len(loc) - 1:
             place.append(part)
     return place
+
+
+def _quoted(problem: Mapping[str, Any]) -> str:
+    """What to do about a number or a truth value where a name is wanted: YAML reads ``0`` and ``no`` as such."""
+    given = problem["input"]
+    if problem["type"] != "string_type" or not isinstance(given, (bool, int, float)):
+        return ""
+    read = "YAML reads no, off, yes and on as truth values" if isinstance(given, bool) else "YAML reads it as a number"
+    return f": {read}; write a name in quotes"
 
 
 def _alternatives(whats: list[str]) -> str:

@@ -188,7 +188,8 @@ def test_all_problems_come_in_one_message(study):
         ("data", [], "data: "),
         ("data.actions", ["none"], "data.actions: "),
         ("data.actions", "none", "data.actions: "),
-        ("data.actions", ["none", False], "data.actions.1: Input should be a valid string (given False)"),
+        ("data.actions", ["none", False], "data.actions.1: Input should be a valid string (given False: YAML reads no"),
+        ("data.actions", [0, "one"], "(given 0: YAML reads it as a number; write a name in quotes)"),
         ("data.actions", ["none", "monthly", "annual", "none"], "data: `actions` lists an action twice"),
         ("data.state", {}, "data.state: "),
         ("data.member", 3, "data.member: Input should be a valid string"),
@@ -242,7 +243,10 @@ def test_several_cross_checks_at_once(study):
     put(study, "data.available.anual", {"statu": "in"})
     put(study, "data.terminal", {"lef": 0})
     message = refusal(study)
-    assert all(name in message for name in ("'anual'", "'statu'", "'lef'"))
+    assert [next(name for name in ("'anual'", "'statu'", "'lef'") if name in line) for line in message.splitlines()[1:]]
+    assert all(line.startswith("  data: ") for line in message.splitlines()[1:])
+    study = copy.deepcopy(STUDY) | {"anchor": {"action": "non"}}
+    assert refusal(study) == "study.yaml:\n  anchor.action: unknown action 'non'; did you mean 'none'?"
 
 
 def test_a_segment_is_one_column_or_several(study):
