@@ -58,7 +58,7 @@ def headlines(scenario: ScenarioRecord) -> list[str]:
         depends = at(scenario.metrics, "solved", case, "identification", "behaviour") is False
         band = f" {anchored(scenario, case)[0]} See how far under this scenario." if depends else ""
         found.append(
-            f"{named}: {what} at period {int(rows['period'].max())} {said}{where}.{_in_money(scenario, case)}{band}"
+            f"{named}: {what} {said} in period {int(rows['period'].max())}{where}.{_in_money(scenario, case)}{band}"
         )
     return found
 
@@ -221,9 +221,12 @@ def cautions(record: Record) -> list[str]:
             found.append(f"The {label} step's equations are nearly singular (condition number {condition:.0e}).")
         left = at(metrics, "unexplained")
         if left is not None and left > UNEXPLAINED:
+            shown = "those shown are the refit's, which values choices anew"
+            if not record.config.estimation.refit.rounds:
+                shown = "give the panel more members, or the study a refit (`estimation.refit.rounds`)"
             found.append(
-                f"The {label} step left {percent(left)} of a constant value's residual unexplained (held-out members): "
-                "its values rest on little; look at the refit's."
+                f"The {label} step, by which rewards are found first, left {percent(left)} of a constant value's "
+                f"residual unexplained (held-out members), so that these first rewards rest on little: {shown}."
             )
         losses = [x for x in at(trained(metrics), "history", default=[]) if isinstance(x, (int, float))]
         if any(not math.isfinite(x) for x in losses):

@@ -123,7 +123,7 @@ def test_the_headline_names_the_segment_that_moves_most(run, scenario, add_scena
     table.loc[here, ["scenario", "change"]] = [0.6, -0.2]
     add_scenario(run, scenario, table, solved={"low": {}, "high": {}})
     low, high = headlines(load_record(run).scenarios[0])
-    assert low.startswith("Dearer annual plan, low: members at period 1 80.0 % → 75.0 % (−5.0 points)")
+    assert low.startswith("Dearer annual plan, low: members 80.0 % → 75.0 % (−5.0 points) in period 1")
     assert high.endswith("most in south (−20.0 points).")
 
 
@@ -174,7 +174,7 @@ def test_without_members_the_headline_names_the_share_that_moves_most(run, scena
     table.loc[here, ["baseline", "scenario", "change"]] = [0.2, 0.9, 0.7]
     add_scenario(run, scenario, table)
     (said,) = headlines(load_record(run).scenarios[0])
-    assert said.startswith("Dearer annual plan: “monthly” at period 1 20.0 % → 90.0 % (+70.0 points)")
+    assert said.startswith("Dearer annual plan: “monthly” 20.0 % → 90.0 % (+70.0 points) in period 1")
 
 
 def test_scenarios_without_intervals_say_so(run, scenario, add_scenario, make_outcomes):
