@@ -101,7 +101,7 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
 def _rich(table: Table) -> RichTable:
     shown = RichTable(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for i, heading in enumerate(table.header):
-        shown.add_column(Text(heading), justify="left" if i < table.labels else "right", overflow="fold")
+        shown.add_column(Text(heading), justify="right" if table.numeric(i) else "left", overflow="fold")
     for i, row in enumerate(table.rows):
         shown.add_row(*(Text(cell) for cell in row), style="red" if i in table.flagged else None)
     return shown

@@ -35,6 +35,18 @@ def estimated(record: Record) -> str:
     return f"What {paid} {verb} worth, relative to {mean}{record.anchor}, was recovered{counted}."
 
 
+def adds_most(record: Record) -> list[str]:
+    """One sentence: the benefit that adds most to the reward of each paid action, on average over all choices."""
+    found, said = at(record.metrics, "contributions", default={}), []
+    for action in record.paid:
+        means = {name: at(cell, "mean") for name, cell in at(found, action, ALL, default={}).items()}
+        known = {name: mean for name, mean in means.items() if mean is not None}
+        most = max(known, key=lambda name: known[name]) if known else ""
+        if most and known[most] > 0:
+            said.append(f"“{most}” to “{action}” ({signed(known[most])})")
+    return [f"Of the benefits, what adds most, in reward units on average: {', '.join(said)}."] if said else []
+
+
 def headlines(scenario: ScenarioRecord) -> list[str]:
     """One sentence per case: what happens to membership (else to the share that moves most), and where most."""
     found = [f"{scenario.name}: {scenario.problem}"] if scenario.problem else []
@@ -259,7 +271,8 @@ def scenario_cautions(scenario: ScenarioRecord) -> list[str]:
             )
         found += [str(text) for text in at(how, "warnings", default=[])]
     found += [str(text) for text in at(scenario.metrics, "money", "notes", default=[])]
-    return list(dict.fromkeys(found))
+    own = (text.removeprefix(f"{scenario.name}: ") for text in found)  # a single case is called as the scenario is
+    return list(dict.fromkeys(text if text.endswith(".") else f"{text}." for text in own))
 
 
 def anchored(scenario: ScenarioRecord, case: str | None = None) -> list[str]:

@@ -9,7 +9,17 @@ import pytest
 from irl.report.estimates import anchor_table
 from irl.report.html import page
 from irl.report.record import ScenarioRecord, load_record
-from irl.report.words import cautions, changes_in_words, estimated, facts, headlines, identification, limits
+from irl.report.words import (
+    adds_most,
+    cautions,
+    changes_in_words,
+    estimated,
+    facts,
+    headlines,
+    identification,
+    limits,
+    scenario_cautions,
+)
 from irl.scenario import scenario_from
 
 
@@ -202,3 +212,20 @@ def test_how_members_were_sampled(make_run, config, metrics):
     assert told["rows that the weights are worth"] == "20,000" and told["how members entered, as declared"] == "stock"
     assert not any("begin in a state" in name or "declared exits" in name for name in told)
     assert "Something is off." in cautions(record)
+
+
+def test_the_benefit_that_adds_most_is_named_for_each_plan(make_run, config, metrics):
+    metrics["contributions"] = {
+        "monthly": {"all": {"video": {"mean": 0.1}, "music": {"mean": 0.25}}},
+        "annual": {"all": {"video": {"mean": -0.3}}, "south": {"video": {"mean": 0.4}}},
+    }
+    (said,) = adds_most(load_record(make_run(config, metrics)))
+    assert said.endswith("“music” to “monthly” (+0.25).") and "annual" not in said
+
+
+def test_warnings_do_not_say_the_name_of_their_only_case(run, scenario, add_scenario, make_outcomes):
+    own, other = "Dearer annual plan: it is far from the data", "baseline: so is this"
+    solved = {"Dearer annual plan": {"converged": True, "warnings": [own, other]}}
+    add_scenario(run, scenario, make_outcomes(("Dearer annual plan",)), solved=solved)
+    found = scenario_cautions(load_record(run).scenarios[0])
+    assert found == ["it is far from the data.", "baseline: so is this."]
