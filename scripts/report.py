@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from irl.command import user_errors
 from irl.report import against_truth, load_record, print_report, write_card, write_latex, write_report
-from irl.runs import user_errors
 
 
 def main() -> None:

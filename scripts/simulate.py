@@ -15,9 +15,10 @@ from rich.progress import track
 from rich.table import Table
 
 from irl import membership
+from irl.command import user_errors
 from irl.config import InputError, load_config
 from irl.membership import types
-from irl.runs import atomic_write, user_errors
+from irl.runs import atomic_write
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import torch
 
 from irl import tabular
 from irl.counterfactual.rollout import Starts, rollout
-from irl.counterfactual.solve import ScenarioPolicy, solve
+from irl.counterfactual.scenario_policy import ScenarioPolicy
+from irl.counterfactual.solve import solve
 from irl.counterfactual.timing import PolicyPath, remembered, solve_path
 from irl.scenario import Timing
 

@@ -14,11 +14,11 @@ from irl import bellman, runs, tabular
 from irl.bellman import Nests
 from irl.config import Config, InputError
 from irl.data.panel import panel_from_frame
+from irl.draws import FEW
 from irl.estimation import alternatives as module
 from irl.estimation.falsification import RESULT, battery, falsify, residuals
 from irl.estimation.pipeline import estimate, train
 from irl.estimation.resampling import equations_of
-from irl.estimation.spanned import FEW
 from irl.estimation.training import Workbench
 from irl.report.record import load_record
 from irl.transitions import DRAWS
