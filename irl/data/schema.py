@@ -161,6 +161,11 @@ class StateSchema:
             raise InputError(unknown(name, self.names, "state", "column")[0])
         return self.names.index(name)
 
+    def lowest(self, state: Tensor, name: str) -> Tensor:
+        """state[N, F] with a column at its lowest level or value (a copy)."""
+        f = self.index(name)
+        return state.index_fill(1, torch.tensor([f], device=state.device), self.columns[f].minimum)
+
     def encode(self, frame: pd.DataFrame) -> Tensor:
         """``frame`` as float32 state[N, F], rows in the frame's order; other columns are ignored.
 
