@@ -64,7 +64,9 @@ def headlines(scenario: ScenarioRecord) -> list[str]:
         parts = last.drop(index=ALL, errors="ignore")
         most = str(parts["change"].abs().idxmax()) if len(parts) else ALL
         whole: Any = last.loc[ALL if ALL in last.index else most]
-        said = f"{percent(whole.baseline)} → {percent(whole.scenario)} ({signed(100 * whole.change, 1)} points)"
+        within = f" [{signed(100 * whole.low, 1)}, {signed(100 * whole.high, 1)}]" if not math.isnan(whole.low) else ""
+        change = f"{signed(100 * whole.change, 1)} points{within}"
+        said = f"{percent(whole.baseline)} → {percent(whole.scenario)} ({change})"
         where = f", most in {most} ({signed(100 * parts['change'][most], 1)} points)" if len(parts) > 1 else ""
         named = scenario.name if case == scenario.name else f"{scenario.name}, {case}"
         depends = at(scenario.metrics, "solved", case, "identification", "behaviour") is False
@@ -215,11 +217,25 @@ def limits(record: Record) -> list[str]:
 
 
 def cautions(record: Record) -> list[str]:
-    """Everything that went wrong or rests on little, one sentence each; empty if nothing did."""
+    """Everything that went wrong or rests on little, one sentence each, what is about the fits last; empty if nothing
+    did."""
     found = [f"Segment {s.segment}: {s.thin}." for s in anchor_shares(record) if s.thin]
     found += [
         f"{text[0].upper()}{text[1:]}." for text in at(record.metrics, "panel", "sampling", "warnings", default=[])
     ]
+    found += withheld(record)
+    found += type_cautions(record)
+    found += sensitivity_cautions(record)
+    found += falsification_cautions(record)
+    found += attention_cautions(record)
+    for scenario in record.scenarios:
+        found += [f"Scenario “{scenario.name}”: {text}" for text in scenario_cautions(scenario)]
+    return found + _step_cautions(record)
+
+
+def _step_cautions(record: Record) -> list[str]:
+    """What went wrong in the estimation's steps."""
+    found = []
     for step, label in STEPS.items():
         metrics = at(record.metrics, step, default={})
         if at(metrics, "fell_back"):
@@ -243,13 +259,6 @@ def cautions(record: Record) -> list[str]:
         losses = [x for x in at(trained(metrics), "history", default=[]) if isinstance(x, (int, float))]
         if any(not math.isfinite(x) for x in losses):
             found.append(f"The {label} step's held-out loss was not finite in some epoch.")
-    found += withheld(record)
-    found += type_cautions(record)
-    found += sensitivity_cautions(record)
-    found += falsification_cautions(record)
-    found += attention_cautions(record)
-    for scenario in record.scenarios:
-        found += [f"Scenario “{scenario.name}”: {text}" for text in scenario_cautions(scenario)]
     return found
 
 

@@ -192,7 +192,10 @@ def test_scenarios_without_intervals_say_so(run, scenario, add_scenario, make_ou
     add_scenario(run, scenario, table)
     assert any("carry no intervals" in text for text in limits(load_record(run)))
     add_scenario(run, scenario, table.assign(low=-0.1, high=0.1), name="bounded")
-    assert not any("carry no intervals" in text for text in limits(load_record(run)))
+    record = load_record(run)
+    assert not any("carry no intervals" in text for text in limits(record))
+    bounded = next(s for s in record.scenarios if s.folder == "bounded")
+    assert "points [−10.0, +10.0])" in headlines(bounded)[0]
 
 
 def test_how_members_were_sampled(make_run, config, metrics):
