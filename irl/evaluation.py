@@ -186,7 +186,7 @@ def mean_over_draws(values: Tensor, place: Tensor, weight: Tensor) -> Tensor:
         return nn.functional.embedding_bag(place[i], values, mode="sum", per_sample_weights=weight[i])
 
     every = torch.arange(n * blocks, device=place.device).split(BAGS if values.device.type == "cpu" else n * blocks)
-    return torch.cat(list(processes.side_by_side(part, every, values.device))).view(n, blocks, -1)
+    return torch.cat(list(processes.side_by_side(part, every, values.device))).view(n, blocks, values.shape[1])
 
 
 def _ahead(rows: Rows) -> Callable[[Tensor | slice], Tensor]:

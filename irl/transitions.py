@@ -168,10 +168,8 @@ class Reached:
     @staticmethod
     def by(following: Tensor, segment: Tensor) -> Reached:
         """Of following[N, S, F], draws from rows of segment[N]."""
-        states = following.flatten(0, 1)
-        key = torch.cat([states, segment.repeat_interleave(following.shape[1]).unsqueeze(1).to(states.dtype)], 1)
-        found, place = key.unique(dim=0, return_inverse=True)
-        return Reached(found[:, :-1].contiguous(), found[:, -1].to(segment.dtype), place.view(following.shape[:2]))
+        state, own, place = _distinct(following.flatten(0, 1), segment.repeat_interleave(following.shape[1]))
+        return Reached(state, own, place.view(following.shape[:2]))
 
     def alone(self) -> Reached:
         """Without the states that none of the draws leads to."""
@@ -216,10 +214,14 @@ class States:
 
     def distinct(self) -> States:
         """Each state (of each segment) once, with the weight of all its rows."""
-        key = torch.cat([self.state, self.segment.unsqueeze(1).to(self.state.dtype)], 1)
-        found, place = key.unique(dim=0, return_inverse=True)
-        weight = self.weight.new_zeros(len(found)).index_add_(0, place, self.weight)
-        return States(found[:, :-1], found[:, -1].to(self.segment.dtype), weight)
+        state, segment, place = _distinct(self.state, self.segment)
+        return States(state, segment, self.weight.new_zeros(len(state)).index_add_(0, place, self.weight))
+
+
+def _distinct(state: Tensor, segment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct pairs of state [U, F] and segment [U], and which of them each of state[N, F], segment[N] is, [N]."""
+    found, place = torch.cat([state, segment.unsqueeze(1).to(state.dtype)], 1).unique(dim=0, return_inverse=True)
+    return found[:, :-1].contiguous(), found[:, -1].to(segment.dtype), place
 
 
 def free_states(panel: Panel, most: int, *, seed: int) -> States:

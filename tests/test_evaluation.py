@@ -86,21 +86,35 @@ def test_tabular_features_give_the_exact_values_of_several_targets(discount: flo
     assert 1 <= solution.condition < 1e6 / (1 - discount)
 
 
-def test_several_draws_of_what_follows_count_as_their_mean():
+def two_draws() -> Rows:
+    """Rows with two draws each, the second discounted twice."""
     rows = all_rows(0.9, noise(STATES, ACTIONS, 2, seed=3))
     here = torch.arange(len(rows.phi))
     other = torch.randperm(len(here), generator=torch.Generator().manual_seed(0))
-    second = replace(
-        rows, phi_next=rows.phi_next[other], next_policy=rows.next_policy[other], discount=0.5 * rows.discount[other]
-    )
-    both = replace(rows, place=torch.stack([here, other], 1), discount=torch.stack([rows.discount, second.discount], 1))
-    single = [evaluation.add_rows(r, actions=ACTIONS) for r in (rows, second)]
-    found = evaluation.add_rows(both, actions=ACTIONS)
+    discount = torch.stack([rows.discount, 0.5 * rows.discount[other]], 1)
+    return replace(rows, place=torch.stack([here, other], 1), discount=discount)
+
+
+DRAWN = two_draws()
+
+
+def test_several_draws_of_what_follows_count_as_their_mean():
+    parts = [
+        replace(
+            DRAWN, phi_next=DRAWN.phi_next[place], next_policy=DRAWN.next_policy[place], discount=discount, place=None
+        )
+        for place, discount in zip(DRAWN.place.T, DRAWN.discount.T, strict=True)
+    ]
+    single = [evaluation.add_rows(part, actions=ACTIONS) for part in parts]
+    found = evaluation.add_rows(DRAWN, actions=ACTIONS)
     torch.testing.assert_close(found.matrix, (single[0].matrix + single[1].matrix) / 2, rtol=0, atol=1e-14)
     assert torch.equal(found.gram, single[0].gram) and torch.equal(found.rhs, single[0].rhs)
-    state_only = [replace(r, action=None, next_policy=None) for r in (rows, second, both)]
-    one, two, mean = (evaluation.add_rows(r).matrix for r in state_only)
+    state_only = [replace(rows, action=None, next_policy=None) for rows in (*parts, DRAWN)]
+    one, two, mean = (evaluation.add_rows(rows).matrix for rows in state_only)
     torch.testing.assert_close(mean, (one + two) / 2, rtol=0, atol=1e-14)
+    weights = noise(ACTIONS, found.gram.shape[1], 3, seed=4)
+    one, two, mean = (evaluation._residuals(rows, weights) for rows in (*parts, DRAWN))
+    torch.testing.assert_close(mean, (one + two) / 2, rtol=0, atol=1e-13)
 
 
 def test_what_rows_earn_at_the_next_choice_is_in_their_sums():
@@ -266,6 +280,15 @@ def test_float32_features_are_summed_in_float64():
     gained = (heavy + light).gram[:, 0, 0].sum() - heavy.gram[:, 0, 0].sum()
     assert gained.item() == pytest.approx(1, abs=1e-5)  # in float32, 2^24 + 1 is 2^24
     assert evaluation.solve(sums).weights.dtype == torch.float64
+
+
+def test_a_chunk_of_no_rows_adds_nothing():
+    """As a process has whose share of few states is empty."""
+    rows = replace(
+        DRAWN, **{n: getattr(DRAWN, n)[:0] for n in ("phi", "discount", "target", "weight", "action", "place")}
+    )
+    nothing = evaluation.add_rows(rows, actions=ACTIONS)
+    same(evaluation.add_rows(DRAWN, actions=ACTIONS) + nothing, evaluation.add_rows(DRAWN, actions=ACTIONS))
 
 
 def test_no_rows_are_refused():
