@@ -7,6 +7,7 @@ misspelt name, the nearest one.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -43,7 +44,7 @@ def validated(section: type[SectionT], content: Mapping[str, Any], source: str) 
             elif problem["type"] == "missing":
                 what, given = "required, but missing", ""
             else:
-                what = problem["msg"].removeprefix("Value error, ")
+                what = _plainly(problem["msg"].removeprefix("Value error, "))
                 plain = not isinstance(problem["input"], (dict, Section))
                 given = f" (given {problem['input']!r}{_quoted(problem)})" if plain else ""
             found.setdefault(".".join(map(str, place)), {})[what] = given
@@ -69,6 +70,12 @@ def _place(loc: tuple[int | str, ...], content: Any, *, missing: bool) -> list[i
         elif missing and i == len(loc) - 1:
             place.append(part)
     return place
+
+
+def _plainly(what: str) -> str:
+    """pydantic's words for what YAML has."""
+    what = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping (key: value)", what)
+    return what.replace("a valid tuple", "a list (a dash before each item)")
 
 
 def _quoted(problem: Mapping[str, Any]) -> str:
