@@ -24,7 +24,8 @@ class ScenarioPolicy:
     groups, the worst. ``draws`` [B, A, Dx] are draws of the reward's parameters less their estimate, and
     ``weight_draws`` [S, B, C, D] what they do to the weights, to first order (None without standard errors): at the
     optimum a change of the reward changes values by its discounted sum under the policy as it is (the envelope
-    theorem), one more pass of the kernel.
+    theorem), one more pass of the kernel. ``groups``: for every segment, the first with the same weights, by default as
+    the intervention treats them.
     """
 
     model: FittedModel
@@ -37,6 +38,7 @@ class ScenarioPolicy:
     draws: Tensor | None = None
     weight_draws: Tensor | None = None
     compile: Compile | None = None
+    groups: tuple[int, ...] | None = None
 
     @property
     def news(self) -> int:
@@ -115,7 +117,7 @@ class ScenarioPolicy:
     @cached_property
     def _group(self) -> Tensor:
         """[S], the place in ``_solved`` of each segment's group; on the device, so that nothing is copied later."""
-        return torch.tensor([self._solved.index(g) for g in self.intervention.groups], device=self.weights.device)
+        return torch.tensor([self._solved.index(g) for g in self._groups], device=self.weights.device)
 
     @cached_property
     def _course(self) -> Tensor | None:
@@ -125,10 +127,14 @@ class ScenarioPolicy:
             return None
         return torch.tensor(courses, device=self.weights.device)
 
+    @property
+    def _groups(self) -> tuple[int, ...]:
+        return self.intervention.groups if self.groups is None else self.groups
+
     @cached_property
     def _solved(self) -> list[int]:
         """A segment of each group that was solved by itself."""
-        return list(dict.fromkeys(self.intervention.groups))
+        return list(dict.fromkeys(self._groups))
 
     @cached_property
     def forward(self) -> Forward:

@@ -28,7 +28,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from irl import bellman, evaluation
 from irl.config import InputError
@@ -57,8 +57,12 @@ def solve(
     max_rounds: int = 30,
     draws: Tensor | None = None,
     compile: Compile | None = None,
+    baseline: ScenarioPolicy | None = None,
 ) -> ScenarioPolicy:
     """The policy that is soft-optimal under ``intervention``, starting from the estimated one.
+
+    Segments that no change reaches keep the policy of ``baseline``, if it is given: solved beside others, theirs would
+    move with them a little, as values are projected on a basis that all share.
 
     Parameters
     ----------
@@ -75,6 +79,9 @@ def solve(
     """
     ends = {}
     for group in dict.fromkeys(intervention.groups):
+        if baseline is not None and not intervention.reached[group]:
+            ends[group] = _End(*kept(baseline, intervention, group))
+            continue
         ends[group] = _iterated(model, intervention, rows(group), ridge_rows, tolerance, max_rounds, draws)
     weights, shifts = (
         [getattr(ends[group], name) for group in intervention.groups] for name in ("weights", "weight_draws")
@@ -93,15 +100,24 @@ def solve(
     )
 
 
+def kept(baseline: ScenarioPolicy, intervention: Intervention, segment: int) -> tuple[Tensor, Tensor | None]:
+    """The baseline's weights[C, D], and what draws add to them [B, C, D]; nothing for courses of added actions, which
+    are on no menu of the segment."""
+    missing = max(intervention.courses) + 1 - baseline.weights.shape[1]
+    weights, shifts = baseline.weights[segment], baseline.weight_draws
+    pad = (0, 0, 0, missing)
+    return nn.functional.pad(weights, pad), None if shifts is None else nn.functional.pad(shifts[segment], pad)
+
+
 @dataclass(frozen=True)
 class _End:
     """Where one group's iteration ended; weights[C, D], weight_draws[B, C, D]."""
 
     weights: Tensor
-    rounds: int
-    change: float
-    condition: float
     weight_draws: Tensor | None
+    rounds: int = 0
+    change: float = 0.0
+    condition: float = 1.0
 
 
 class _Faced(NamedTuple):
@@ -168,7 +184,7 @@ def _iterated(
                 mine = chunk.rows.action == course
                 rhs[course] += (chunk.phi[mine].double() * chunk.weight[mine].unsqueeze(1)).T @ target[mine]
         shifts = evaluation.solve(replace(sums, rhs=rhs.flatten(0, 1)), ridge=ridge).weights.permute(2, 0, 1)
-    return _End(weights, rounds, change, solution.condition, shifts)
+    return _End(weights, shifts, rounds, change, solution.condition)
 
 
 def _remembered(model: FittedModel, intervention: Intervention, rows: Transitions) -> Callable[[], Iterable[_Chunk]]:

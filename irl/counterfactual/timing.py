@@ -23,7 +23,7 @@ from torch import Tensor
 from irl import evaluation
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.scenario_policy import ScenarioPolicy
-from irl.counterfactual.solve import TOLERANCE, solve
+from irl.counterfactual.solve import TOLERANCE, kept, solve
 from irl.fitted import FittedModel
 from irl.scenario import Timing
 from irl.transitions import RIDGE_ROWS, ROWS, Transitions, by_course
@@ -103,24 +103,38 @@ def solve_path(
             tolerance=tolerance,
             draws=draws,
             compile=baseline.compile,
+            baseline=baseline,
         )
     news = 0 if timing.announced else timing.start
     first = [baseline] * news
-    fits: dict[bool, list[_Regression]] = {}
+    fits: dict[bool, dict[int, _Regression]] = {}
     later: list[ScenarioPolicy] = []
     for t in reversed(range(news, ends)):
         holds = t >= timing.start
         now = intervention if holds else baseline.intervention
         if holds not in fits:
-            fits[holds] = [_Regression(model, now, rows(now)(group)) for group in dict.fromkeys(now.groups)]
+            concerned = [group for group, reached in zip(now.groups, intervention.reached, strict=True) if reached]
+            fits[holds] = {group: _Regression(model, now, rows(now)(group)) for group in dict.fromkeys(concerned)}
         path = PolicyPath(intervention, tuple(later), last, 0)
-        solved = dict(
-            zip(dict.fromkeys(now.groups), (fit.continuation(path, ridge_rows) for fit in fits[holds]), strict=True)
+        solved = {group: fit.continuation(path, ridge_rows) for group, fit in fits[holds].items()}  # [C, D, 1 + B]
+        weights, shifts = [], []
+        for segment, reached in enumerate(intervention.reached):
+            own, moved = kept(baseline, now, segment)
+            if reached:
+                own, moved = solved[now.groups[segment]].tensor_split([1], 2)
+                own, moved = own.squeeze(2), moved.permute(2, 0, 1)
+            weights.append(own)
+            shifts.append(moved)
+        later.insert(
+            0,
+            replace(
+                last,
+                intervention=now,
+                weights=torch.stack(weights),
+                weight_draws=None if draws is None else torch.stack([shift for shift in shifts if shift is not None]),
+                groups=intervention.groups,
+            ),
         )
-        weights = torch.stack([solved[group] for group in now.groups])  # [S, C, D, 1 + B]
-        shifts = None if draws is None else weights[..., 1:].permute(0, 3, 1, 2)
-        kept = replace(last, intervention=now, weights=weights[..., 0], weight_draws=shifts)
-        later.insert(0, kept)
         tick(ends - t, ends - news)
     if not news and not later:
         return last
