@@ -256,7 +256,7 @@ class FittedModel:
 
     @torch.no_grad()
     def log_policy_of(self, state: Tensor, menu: Tensor, phi: Tensor | None = None) -> Tensor:
-        """log pi[N, A] of who decides, over menu[N, A]: the refit's (``phi``: the basis, if at hand), else the P step's."""
+        """log pi[N, A] of who decides, of menu[N, A]: the refit's (``phi``: the basis, if at hand) or the P step's."""
         if self.refit is None:
             log_pi: Tensor = self.policy_network(state, menu)
             return log_pi
