@@ -127,7 +127,7 @@ class Config(Section):
         elif self.data.active is not None:
             problems.append("data.active: say by `attention.default` what happens where no decision is made")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 

@@ -163,7 +163,7 @@ class Data(Section):
                 if parent in self.state and self.state[parent].kind in ("count", "numeric"):
                     problems.append(f"state.{name}.parents: {parent!r} is not a category or ordinal")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -256,7 +256,7 @@ class Reward(Section):
                 p for name in self.benefits for p in unknown(name, self.columns, "benefits", "one of `columns`:")
             ]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     @property
