@@ -3,7 +3,7 @@
     bus       Rust's engines, group 4: `linear` beside exact maximum likelihood (our oracle, econirl's NFXP)
     econirl   econirl's own BenchmarkDGP (20 states, 200 x 100): error of the reward over all states and actions
     market    a small membership market with a known reward: the same peers, the reward and a counterfactual
-    cdnow     repeat purchases of the second 39 weeks beside BG/NBD of `Lifetimes` (the 1/10 sample)
+    cdnow     repeat purchases of the second 39 weeks beside BG/NBD of `Lifetimes` (the 1/10 sample; everybody)
     randhie   RAND health insurance: the arm at 25 % coinsurance left out and forecast, beside a logit
     wagepan   union membership: what last year's membership does, with one type of men and with two
 
