@@ -118,7 +118,7 @@ class Transitions:
 
     state [N, F]; action (by course: of the study's actions, the action), segment [N]; next_state [N, S, F]; steps, ends
     [N, S]; weight [N]; flow [N, K], what is added in the periods without a choice that follow, discounted, the mean
-    over the draws (None: nothing).
+    over the draws (None: nothing); likelier [N, S], by what each draw counts more than as one of S (None: 1).
     """
 
     state: Tensor
@@ -129,6 +129,7 @@ class Transitions:
     segment: Tensor
     weight: Tensor
     flow: Tensor | None = None
+    likelier: Tensor | None = None
 
     def only(self, rows: Tensor | slice) -> Transitions:
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -233,8 +234,15 @@ def kernel_rows(
         part = rows.only(i)
         n, draws = part.steps.shape
         following = part.next_state.flatten(0, 1)
-        phi, log_pi = model.basis(following), log_policy(following).double()
+        if draws > DRAWS:  # states are few, and each is reached by many draws
+            first, at = _repeated(following)
+            phi, log_pi = (of(following[first])[at] for of in (model.basis, log_policy))
+            log_pi = log_pi.double()
+        else:
+            phi, log_pi = model.basis(following), log_policy(following).double()
         discount = (model.config.discount**part.steps * ~part.ends).double()
+        if part.likelier is not None:
+            discount = discount * part.likelier
         mean = discount.new_zeros(n, 0)
         if target is not None:
             mean = target(following, phi, log_pi, discount.flatten()).view(n, draws, -1).mean(1)
@@ -247,6 +255,17 @@ def kernel_rows(
             action=part.action,
             next_policy=bellman.seen_policy(log_pi, model.inertia_of(following)).exp().view(n, draws, -1),
         )
+
+
+def _repeated(state: Tensor) -> tuple[Tensor, Tensor]:
+    """Of state[N, F]: one row of every distinct state [U], and which state each row is [N]. Column by column: a sort of
+    whole rows takes longer than their features."""
+    at = torch.zeros(len(state), dtype=torch.long, device=state.device)
+    for column in state.T:
+        _, own = column.unique(return_inverse=True)
+        _, at = (at * (own.max() + 1) + own).unique(return_inverse=True)
+    first = torch.zeros(int(at.max()) + 1, dtype=torch.long, device=at.device)
+    return first.scatter_(0, at, torch.arange(len(at), device=at.device)), at
 
 
 @torch.no_grad()
@@ -290,7 +309,7 @@ def drawn(
         return _drawn_chunk(dynamics, programme, own, uniform, draws, flow)
 
     parts = [part(first) for first in range(0, len(rows.state), chunk)]
-    names = [name for name in Transitions.__dataclass_fields__ if name != "flow" or flow is not None]
+    names = [name for name in Transitions.__dataclass_fields__ if getattr(parts[0], name) is not None]
     joined = Transitions(*(torch.cat([getattr(p, name) for p in parts]) for name in names))
     if not len(joined.state):
         raise InputError("nobody has anything to choose from: are all rows in contracts or terminal states?")

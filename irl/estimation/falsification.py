@@ -37,8 +37,9 @@ from irl.data.panel import Panel
 from irl.estimation.alternatives import Alternative, Residuals, alternatives, products_variance
 from irl.estimation.inference import choice_scores, kernel_scores
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
-from irl.estimation.parameters import reward_parameters
+from irl.estimation.parameters import Parameters, reward_parameters
 from irl.estimation.refit import feature_sums, logit_of
+from irl.estimation.second_order import Replica, replicas
 from irl.estimation.spanned import evaluation_rows
 from irl.evaluation import solve
 from irl.fitted import FittedModel
@@ -89,7 +90,8 @@ def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> li
     done = [a for a in asked if isinstance(a.z, Tensor)]
     assert model.refit is not None
     theta = own.of(model.refit.theta[model.refit.paid])
-    tested = dict(zip((a.name for a in done), _tests(found, rows, logit, theta, penalty, done), strict=True))
+    checks = _tests(found, rows, logit, own, theta, penalty, done)
+    tested = dict(zip((a.name for a in done), checks, strict=True))
     return [tested.get(a.name) or _check(a, why=str(a.z)) for a in asked]
 
 
@@ -149,7 +151,13 @@ def residuals(model: FittedModel, panel: Panel) -> Residuals:
 
 
 def _tests(
-    found: Residuals, rows: Transitions, logit: Logit, theta: Tensor, penalty: Tensor, asked: Sequence[Alternative]
+    found: Residuals,
+    rows: Transitions,
+    logit: Logit,
+    parameters: Parameters,
+    theta: Tensor,
+    penalty: Tensor,
+    asked: Sequence[Alternative],
 ) -> list[Check]:
     """The tests that can be done; ``rows`` are the drawn transitions on which what follows was evaluated."""
     if not asked:
@@ -173,6 +181,8 @@ def _tests(
     by_cluster = _direction_scores(found, z, twice)
     refitted = scores - errors[:, :own]
     total = by_cluster.sum(0) - (scores.sum(0) - penalty * theta) @ slope
+    for replica in replicas(model, panel, rows, parameters, theta, penalty, bread):
+        total = total - replica.factor * _total(replica, panel, penalty, slope, twice)
     each = by_cluster - errors[:, own:] - refitted @ slope
     clusters = len(panel.cluster.unique())
     each = each - each.sum(0) / clusters
@@ -189,6 +199,15 @@ def _tests(
         at, first = at[left[at]], first + direction.shape[2]
         checks.append(_tested(alternative, total[at], variance[at][:, at], clusters))
     return checks
+
+
+def _total(replica: Replica, panel: Panel, penalty: Tensor, slope: Tensor, twice: Tensor) -> Tensor:
+    """S - B'(U - L theta) [K] of a replica, B as it was."""
+    found = residuals(replica.model, panel)
+    z = torch.cat([a.z for a in alternatives(found) if isinstance(a.z, Tensor)], 2)
+    choices = Choices(replica.model, panel, found.rows, {})
+    slack = replica.logit.gradient(replica.theta, choices) - penalty * replica.theta
+    return _direction_scores(found, z, twice).sum(0) - slack @ slope
 
 
 def _tested(alternative: Alternative, score: Tensor, variance: Tensor, clusters: int) -> Check:

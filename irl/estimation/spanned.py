@@ -1,8 +1,8 @@
 """The rows on which a refit evaluates what follows: from all states where these are few, else from a sample.
 
 A sample of a panel's rows may lack the rare states on which the value of patient members depends (a bus of high mileage
-at a discount of .9999), and its draws are few. Where the states are few, each is taken once, with as many more draws,
-and what is reached from them is added until nothing new is reached.
+at a discount of .9999), and its draws are few. Where the states are few, each is taken once, with as many more draws as
+there are fewer states, and what is reached from them is added until nothing new is reached.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from irl.dynamics import TransitionModel
 from irl.estimation.rowwise import parts_of
 from irl.transitions import DRAWS, Programme, States, Transitions, Unchanged, drawn, free_states
 
-FEW = 10
-"""Where states are fewer than this part of the rows that may be drawn from, each is taken once, with as many times the
-draws."""
+FEW = 2
+"""Where states are fewer than this part of the rows that may be drawn from, each is taken once."""
+MORE = 10
+"""There are then as many draws in all as of a sample, but no more than so many times as many from each state."""
 
 
 def evaluation_rows(dynamics: TransitionModel, panel: Panel, *, most: int, seed: int) -> tuple[States, Transitions]:
@@ -28,7 +29,9 @@ def evaluation_rows(dynamics: TransitionModel, panel: Panel, *, most: int, seed:
     programme, states = Unchanged(panel.schema), free_states(panel, most, seed=seed)
     every = spanned(dynamics, programme, panel, few=most // FEW, seed=seed)
     many = processes.anywhere(every is None)
-    starts, draws = (states, DRAWS) if many or every is None else (every, FEW * DRAWS)
+    starts, draws = states, DRAWS
+    if every is not None and not many:
+        starts, draws = every, DRAWS * min(MORE, most // len(every.state))
     return states, drawn(dynamics, programme, starts, seed=processes.own_seed(seed), draws=draws)
 
 
