@@ -8,7 +8,8 @@ whether its coefficient is 0, without estimating it (Rao 1948; Neyman 1959):
     V = sum_i s_i s_i' + B' L B ,     s_i = member's share of S, less B' u_i ,   T = S' V^-1 S ~ chi2(rank of V)
 
 with u_i the member's score of :mod:`irl.estimation.inference`: S and U are both moved by errors of what follows, and by
-kernel_scores of both s_i allows for them. Clustered by member, or as declared. Shrinkage is allowed for on average over
+kernel_scores of both s_i allows for them; what these errors leave in the mean of S, since they move z as well, is taken
+off (:mod:`irl.estimation.second_order`). Clustered by member, or as declared. Shrinkage is allowed for on average over
 the prior (as in standard errors). A direction that the reward's features span has nothing left and is dropped.
 Products of residuals have the variance that the model gives them (``products_variance``). T is scaled to the mean that
 chi2 has, since V is estimated from the clusters (Hotelling 1931): 23 degrees of freedom of 500 members were rejected in
@@ -182,7 +183,7 @@ def _tests(
     refitted = scores - errors[:, :own]
     total = by_cluster.sum(0) - (scores.sum(0) - penalty * theta) @ slope
     for replica in replicas(model, panel, rows, parameters, theta, penalty, bread):
-        total = total - replica.factor * _total(replica, panel, penalty, slope, twice)
+        total = total - replica.factor * _total(replica, panel, slope, twice)
     each = by_cluster - errors[:, own:] - refitted @ slope
     clusters = len(panel.cluster.unique())
     each = each - each.sum(0) / clusters
@@ -201,13 +202,11 @@ def _tests(
     return checks
 
 
-def _total(replica: Replica, panel: Panel, penalty: Tensor, slope: Tensor, twice: Tensor) -> Tensor:
+def _total(replica: Replica, panel: Panel, slope: Tensor, twice: Tensor) -> Tensor:
     """S - B'(U - L theta) [K] of a replica, B as it was."""
     found = residuals(replica.model, panel)
     z = torch.cat([a.z for a in alternatives(found) if isinstance(a.z, Tensor)], 2)
-    choices = Choices(replica.model, panel, found.rows, {})
-    slack = replica.logit.gradient(replica.theta, choices) - penalty * replica.theta
-    return _direction_scores(found, z, twice).sum(0) - slack @ slope
+    return _direction_scores(found, z, twice).sum(0) - replica.slack @ slope
 
 
 def _tested(alternative: Alternative, score: Tensor, variance: Tensor, clusters: int) -> Check:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from irl.data.panel import Panel
 from irl.estimation.inference import CELL_ROWS, counted
-from irl.estimation.logit import Choices, Logit
+from irl.estimation.logit import Choices
 from irl.estimation.parameters import Parameters
 from irl.estimation.refit import feature_sums, logit_of, store
 from irl.estimation.resampling import ratios_of, shares
@@ -41,11 +41,12 @@ PAIRS = 2
 
 @dataclass(frozen=True)
 class Replica:
-    """The refit under other dynamics: the model that holds it, its logit, theta[P], and how much it counts."""
+    """The refit under other dynamics: the model that holds it, theta[P] and what its scores are off zero [P], and how
+    much it counts."""
 
     model: FittedModel
-    logit: Logit
     theta: Tensor
+    slack: Tensor
     factor: float
 
 
@@ -61,7 +62,8 @@ def replicas(
     theta, penalty : [P], where the refit ended, and the prior's precisions.
     bread : [P, P], the inverse of the logit's information with the prior.
     """
-    if not counted(model, rows, len(theta)):
+    drawn = any(c.dynamics in ("table", "learned") for c in model.schema.columns)
+    if not drawn or not counted(model, rows, len(theta)):
         return
     generator = torch.Generator().manual_seed(model.config.seed)
     if len(rows.state) > CELL_ROWS:
@@ -69,25 +71,24 @@ def replicas(
         rows = rows.only(some.to(rows.state.device))
     choices = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
     for factor, likelier in _tosses(model, panel, rows, generator):
-        changed = replace(rows, likelier=likelier)
-        sums = feature_sums(model, changed, own, refitted=True)
+        sums = feature_sums(model, replace(rows, likelier=likelier), own, refitted=True)
         weights = solve(sums, ridge=ridge_of(rows, sums)).weights
         logit = logit_of(model, weights, own)
         moved = theta + bread @ (logit.gradient(theta, choices) - penalty * theta)
         other = replace(model, refit=copy.deepcopy(model.refit))
         store(other, moved, weights, own)
-        yield Replica(other, logit, moved, factor)
+        yield Replica(other, moved, logit.gradient(moved, choices) - penalty * moved, factor)
 
 
 def _tosses(
     model: FittedModel, panel: Panel, rows: Transitions, generator: torch.Generator
 ) -> Iterator[tuple[float, Tensor | None]]:
-    """(factor, by what each draw [N, S] counts more); the first: as fitted."""
+    """(factor, by what each draw [N, S] counts more): as fitted, then ``PAIRS`` tosses, then their opposites."""
     yield -1.0, None
     clusters = int(panel.cluster.max()) + 1
     coin = torch.randint(2, (PAIRS, clusters), generator=generator).double().to(panel.state.device) * 2 - 1
     counts = torch.cat([1 + coin, 1 - coin])
     share = shares(rows, ratios_of(model, panel, counts), len(counts))
-    assert share is not None, "no column is drawn"
+    assert share is not None, "a column is drawn"
     for each in share.unbind(2):
         yield 1 / len(counts), each * each.shape[1]
