@@ -15,7 +15,8 @@ The ridge is per unit of row weight, on features standardised over all rows, nev
 must be the constant 1. Sums are kept in float64; products run in the dtype of the features, and the rounding of float32
 features is amplified by 1/(1 - gamma): give float64 where that matters.
 
-Expectations over s' may be sampled: the more draws a row holds, the less noise is taken for value.
+Expectations over s' may be sampled: the more draws a row holds, the less noise is taken for value. Draws name the state
+that they reach among the distinct ones, whose features are made once.
 
 Source: Bradtke & Barto (1996), Lagoudakis & Parr (2003); the anchor's use of it in the Q step of Deep PQR is ours.
 Limits: where A is near singular (features collinear, or an action's rows few) the solution rests on the ridge;
@@ -30,12 +31,15 @@ from dataclasses import dataclass
 from functools import reduce
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from irl import processes
 
 BLOCK = 2048
 """Rows of one action multiplied at once on a CPU: what is made of them for the products should stay in its cache."""
+
+BAGS = 512
+"""Means over draws that a thread makes at once."""
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, *(10 ** (-k / 2) for k in range(5, -1, -1)))
 """The ridges that are tried, per unit of row weight."""
@@ -50,13 +54,14 @@ class Rows:
     Attributes
     ----------
     phi : [N, D]; first column 1.
-    phi_next : [N, D]; features of s' (any finite values where ``discount`` is 0). With S draws of s' for every row,
-        [N, S, D]: the row then holds the mean over them, at the cost of one.
-    discount : [N] or [N, S]; gamma^k, 0 where nothing follows.
+    phi_next : [U, D]; features of the states s' that follow (any finite values where ``discount`` is 0).
+    discount : [N]; gamma^k, 0 where nothing follows. With S draws of s' for every row, [N, S]: the row then holds the
+        mean over them, at the cost of one.
     target : [N, K]; right-hand sides, in reward units.
     weight : [N].
     action : int64 [N], the block of each row; None if the basis depends on the state alone (one block).
-    next_policy : [N, A] or [N, S, A]; nu(a'|s'); None with one block.
+    next_policy : [U, A]; nu(a'|s'); None with one block.
+    place : int64 [N, S], which of the U states each draw is; None: the i-th follows row i.
     """
 
     phi: Tensor
@@ -66,10 +71,12 @@ class Rows:
     weight: Tensor
     action: Tensor | None = None
     next_policy: Tensor | None = None
+    place: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, d = self.phi.shape
-        assert self.phi_next.shape == (*self.discount.shape, d) and len(self.phi_next) == n, "phi_next [N, (S,) D]"
+        assert self.phi_next.shape[1] == d and (self.place is not None or len(self.phi_next) == n), "phi_next [U, D]"
+        assert self.discount.shape == ((n,) if self.place is None else self.place.shape), "discount [N] or [N, S]"
         assert self.target.ndim == 2, "target [N, K]"
         assert bool((self.phi[:, 0] == 1).all()), "the first feature must be the constant 1"
         assert (self.action is None) == (self.next_policy is None), "action and next_policy go together"
@@ -91,6 +98,13 @@ class Sums:
     highest: Tensor
     rows: int
     rounding: float
+
+    @property
+    def ahead(self) -> Tensor:
+        """[M, M]: sum w psi(s,a) times the features of the next choice, as expected and discounted: the right-hand
+        sides of rows that earn a feature at the next choice."""
+        present: Tensor = torch.block_diag(*self.gram)
+        return present - self.matrix
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(
@@ -137,33 +151,54 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
     seen = rows.phi if bool(counted.all()) else rows.phi[counted]
     nothing = rows.phi.new_full((d,), torch.inf)
     lowest, highest = (_f64(end) for end in (seen.aminmax(dim=0) if len(seen) else (nothing, -nothing)))
-    if rows.action is None or rows.next_policy is None:
+    ahead = _ahead(rows)
+    if rows.action is None:
         assert actions == 1, "several action blocks need `action` and `next_policy`"
         left = (rows.phi * rows.weight.unsqueeze(-1)).T
         gram = _f64(left @ rows.phi)
-        matrix = gram - _f64(left @ _mean_over_draws(rows.discount.unsqueeze(-1) * rows.phi_next))
+        matrix = gram - _f64(left @ ahead(slice(None)))
         return Sums(matrix, _f64(left @ rows.target), gram.unsqueeze(0), lowest, highest, len(rows.phi), rounding)
     matrix = rows.phi.new_zeros(actions, d, actions, d, dtype=torch.float64)
     rhs = rows.phi.new_zeros(actions, d, k, dtype=torch.float64)
     gram = rows.phi.new_zeros(actions, d, d, dtype=torch.float64)
     order = rows.action.argsort()
     ends = torch.bincount(rows.action, minlength=actions).cumsum(0).tolist()
-    nu = rows.next_policy * rows.discount.unsqueeze(-1)
     block = BLOCK if rows.phi.device.type == "cpu" else max(len(order), 1)
     for a in range(actions):
         for mine in order[ends[a - 1] if a else 0 : ends[a]].split(block):
-            phi, following = rows.phi[mine], rows.phi_next[mine]
+            phi = rows.phi[mine]
             left = (phi * rows.weight[mine].unsqueeze(-1)).T
-            if nu.ndim == 2:
-                following = (nu[mine].unsqueeze(-1) * following.unsqueeze(1)).flatten(1)  # [n, A D]
-            else:
-                following = (nu[mine].mT @ following).flatten(1) / nu.shape[1]
             gram[a] += left @ phi
             rhs[a] += left @ rows.target[mine]
-            matrix[a] -= (left @ following).view(d, actions, d)
+            matrix[a] -= (left @ ahead(mine)).view(d, actions, d)
         matrix[a, :, a] += gram[a]
     shape = (actions * d, actions * d)
     return Sums(matrix.view(shape), rhs.view(actions * d, k), gram, lowest, highest, len(rows.phi), rounding)
+
+
+def mean_over_draws(values: Tensor, place: Tensor, weight: Tensor) -> Tensor:
+    """1/S sum_s weight[N, S, B] values[place[N, S]], [N, B, D], of values[U, D] at the states that are drawn."""
+    n, draws, blocks = weight.shape
+    place = place.unsqueeze(1).expand(n, blocks, draws).reshape(n * blocks, draws)
+    weight = (weight / draws).mT.reshape(n * blocks, draws)
+
+    def part(i: Tensor) -> Tensor:
+        return nn.functional.embedding_bag(place[i], values, mode="sum", per_sample_weights=weight[i])
+
+    every = torch.arange(n * blocks, device=place.device).split(BAGS if values.device.type == "cpu" else n * blocks)
+    return torch.cat(list(processes.side_by_side(part, every, values.device))).view(n, blocks, values.shape[1])
+
+
+def _ahead(rows: Rows) -> Callable[[Tensor | slice], Tensor]:
+    """Of some rows [n], discount sum_a nu(a|s') psi(s', a), the mean over their draws, [n, A D]; [n, D] of one
+    block."""
+    discount, policy = rows.discount.unsqueeze(-1), rows.next_policy
+    if rows.place is not None:
+        factor = discount if policy is None else discount * policy[rows.place]
+        every = mean_over_draws(rows.phi_next, rows.place, factor).flatten(1)
+        return lambda mine: every[mine]
+    factor = discount if policy is None else discount * policy
+    return lambda mine: (factor[mine].unsqueeze(-1) * rows.phi_next[mine].unsqueeze(1)).flatten(1)
 
 
 def accumulate(chunks: Iterable[Rows], *, actions: int = 1, dealt: bool = False) -> Sums:
@@ -194,10 +229,10 @@ def solve(sums: Sums, *, ridge: float = 0.0) -> Solution:
     """
     actions, d, _ = sums.gram.shape
     matrix, standard = _standardised(sums, ridge)
-    rhs = standard @ sums.rhs
+    rhs = standard.of(sums.rhs)
     x, condition = _solved(matrix, rhs)
     residual = float(((matrix @ x - rhs).norm(dim=0) / rhs.norm(dim=0).clamp_min(1e-300)).max())
-    weights = (standard.T @ x).view(actions, d, -1)
+    weights = standard.back(x).view(actions, d, -1)
     return Solution(weights, residual, condition, residual < 1e-6 and condition < 1e12)
 
 
@@ -258,15 +293,19 @@ def chosen(
 
 def _residuals(rows: Rows, weights: Tensor) -> Tensor:
     """delta[N, R] of the rows by their last target, under weights[A, D, R]."""
-    following = torch.einsum("n...d,adr->n...ar", rows.phi_next.double(), weights)
+    following = torch.einsum("ud,adr->uar", rows.phi_next.double(), weights)
     if rows.action is None or rows.next_policy is None:
-        now, following = rows.phi.double() @ weights[0], following.squeeze(-2)
+        now, following = rows.phi.double() @ weights[0], following.squeeze(1)
     else:
         now = torch.einsum("nd,adr->nar", rows.phi.double(), weights)
         now = now[torch.arange(len(now), device=now.device), rows.action]
-        following = (rows.next_policy.double().unsqueeze(-1) * following).sum(-2)
-    following = rows.discount.double().unsqueeze(-1) * following
-    return rows.target[:, -1:].double() + (following if following.ndim == 2 else following.mean(1)) - now
+        following = (rows.next_policy.double().unsqueeze(-1) * following).sum(1)
+    discount = rows.discount.double().unsqueeze(-1)
+    if rows.place is None:
+        following = discount * following
+    else:
+        following = mean_over_draws(following, rows.place, discount).squeeze(1)
+    return rows.target[:, -1:].double() + following - now
 
 
 def adjoint(sums: Sums, left: Tensor, *, ridge: float = 0.0) -> Tensor:
@@ -275,11 +314,37 @@ def adjoint(sums: Sums, left: Tensor, *, ridge: float = 0.0) -> Tensor:
     left^T times the solution of (A + ridge) y = B equals x^T B.
     """
     matrix, standard = _standardised(sums, ridge)
-    return standard.T @ _solved(matrix.T, standard @ left)[0]
+    return standard.back(_solved(matrix.T, standard.of(left))[0])
 
 
-def _standardised(sums: Sums, ridge: float) -> tuple[Tensor, Tensor]:
-    """The ridged matrix [m, m] in standardised features, those that vary only, and the map [m, M] to them."""
+@dataclass(frozen=True)
+class _Standard:
+    """Features in which the system is solved: of mean 0 and sd 1, the intercept as it is; those that vary only.
+
+    mean, scale : [D], of the intercept 0 and 1; keep : [A D], the features of the blocks that are solved for.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    keep: Tensor
+
+    def of(self, sums: Tensor) -> Tensor:
+        """[A D, K], sums of features, as those of the standardised ones [m, K]."""
+        blocks = sums.view(-1, len(self.mean), sums.shape[1])
+        found = (blocks - self.mean.unsqueeze(1) * blocks[:, :1]) / self.scale.unsqueeze(1)
+        return found.flatten(0, 1)[self.keep]
+
+    def back(self, weights: Tensor) -> Tensor:
+        """weights[m, K] of the standardised features as those of the features, [A D, K]."""
+        blocks = weights.new_zeros(len(self.keep), weights.shape[1])
+        blocks[self.keep] = weights
+        blocks = blocks.view(-1, len(self.mean), weights.shape[1]) / self.scale.unsqueeze(1)
+        blocks[:, 0] -= (self.mean.unsqueeze(1) * blocks).sum(1)
+        return blocks.flatten(0, 1)
+
+
+def _standardised(sums: Sums, ridge: float) -> tuple[Tensor, _Standard]:
+    """The ridged matrix [m, m] in standardised features, and these."""
     actions, d, _ = sums.gram.shape
     mass = sums.gram[:, 0, 0].sum()
     mean, square = sums.gram[:, 0].sum(0) / mass, sums.gram.sum(0).diagonal() / mass
@@ -288,14 +353,13 @@ def _standardised(sums: Sums, ridge: float) -> tuple[Tensor, Tensor]:
     variance = square - mean.square()
     sure = variance > 100 * sums.rounding * square  # else it may be rounding: large for its spread
     scale = torch.where(varies, torch.where(sure, variance.clamp_min(0).sqrt(), span / 2), torch.ones_like(span))
-    transform = torch.diag(1 / scale)  # standardised phi = transform @ phi
-    transform[1:, 0] = -(mean / scale)[1:]
+    mean[0], scale[0] = 0, 1
     seen = sums.gram[:, 0, 0] > 0
     keep = torch.cat([torch.cat([seen[a : a + 1], varies[1:] & seen[a]]) for a in range(actions)])
-    standard = torch.block_diag(*[transform] * actions)[keep]
-    penalty = torch.ones(actions, d, dtype=standard.dtype, device=standard.device)
+    standard = _Standard(mean, scale, keep)
+    penalty = torch.ones(actions, d, dtype=mean.dtype, device=mean.device)
     penalty[:, 0] = 0
-    matrix = standard @ sums.matrix @ standard.T
+    matrix = standard.of(standard.of(sums.matrix).T).T
     return matrix + torch.diag(ridge * mass * penalty.flatten()[keep]), standard
 
 
@@ -307,11 +371,6 @@ def _solved(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, float]:
         return torch.linalg.pinv(matrix, rtol=1e-12) @ rhs, float("inf") if int(info) else condition
     x = inverse @ rhs
     return x + inverse @ (rhs - matrix @ x), condition
-
-
-def _mean_over_draws(values: Tensor) -> Tensor:
-    """values[N, (S,) D] -> [N, D]."""
-    return values if values.ndim == 2 else values.mean(1)
 
 
 def _f64(tensor: Tensor) -> Tensor:

@@ -257,12 +257,15 @@ class FittedModel:
         return self.refit.reward_of_utility(parts, self.schema.known_reward(state), self.schema.reference(state))
 
     @torch.no_grad()
-    def log_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
-        """log pi[N, A] of members who decide, over menu[N, A]: the refit's if there is one, else the P step's."""
+    def log_policy_of(self, state: Tensor, menu: Tensor, phi: Tensor | None = None) -> Tensor:
+        """log pi[N, A] of members who decide, over menu[N, A]: the refit's if there is one, else the P step's; ``phi``:
+        the basis there, if it is at hand."""
         if self.refit is None:
             log_pi: Tensor = self.policy_network(state, menu)
             return log_pi
-        q = self.reward_of(state) + self.refit.continuation(self.basis(state))
+        phi = self.basis(state) if phi is None else phi
+        known, reference = self.schema.known_reward(state), self.schema.reference(state, self.schema.menu(state))
+        q = self.refit.reward(phi[:, : self.terms.width], known, reference) + self.refit.continuation(phi)
         return bellman.log_policy(q, menu, self.config.temperature)
 
     @torch.no_grad()

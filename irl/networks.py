@@ -189,7 +189,7 @@ class LinearTerms(nn.Module):
             else:
                 features.append((f, c.name, [*_label_values(c.labels), 0.0] if c.discrete else []))
         longest = max((len(w) for _, _, w in features), default=0)
-        padded = [w + [math.nan] * (longest - len(w)) for _, _, w in features]
+        padded = [w + [0.0] * (longest - len(w)) for _, _, w in features]  # never looked up; stored, so finite
         own = list(dict.fromkeys(f for f, _, _ in features))
         self.names = ("1", *(name for _, name, _ in features))
         self.columns_of: tuple[frozenset[int], ...] = (frozenset(), *(frozenset([f]) for f, _, _ in features))

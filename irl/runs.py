@@ -9,7 +9,6 @@ Limits: POSIX only (``flock``, renaming over an existing name); on network file 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import glob
 import hashlib
@@ -20,7 +19,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -40,16 +38,6 @@ SOFTWARE = "anchor-irl"
 PROVENANCE = "provenance.json"
 LAST = "metrics.json"
 LOCK = ".lock"
-FAILING = {
-    errno.ENOSPC: "make room there",
-    errno.EDQUOT: "make room there or have the quota raised",
-    errno.EFBIG: "choose another file system",
-    errno.EROFS: "choose another place, or have it made writable",
-    errno.EACCES: "choose another place, or have it made writable",
-    errno.EPERM: "choose another place, or have it made writable",
-    errno.EIO: "see to the disk",
-}
-"""Errors of disks, not of this software, and what helps."""
 
 
 @dataclass(frozen=True)
@@ -63,44 +51,6 @@ class Provenance:
     device: str
     git_commit: str | None  # of the package's own checkout; ends in "+changes" if files differ from it
     time: str
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Around a script's work: a user's error, a divergence, a full or failing disk end it with a message and code 2,
-    Ctrl-C with 130; no traceback."""
-    try:
-        yield
-    except InputError as error:
-        said = str(error)
-    except FloatingPointError as error:
-        said = f"the training diverged: {error}. The steps before are kept; with other options, give --overwrite"
-    except OSError as error:
-        if error.errno not in FAILING:
-            raise
-        place = error.filename2 or error.filename or "the disk"
-        said = (
-            f"{place}: {error.strerror}; {FAILING[error.errno]}, and run it again (--resume, where there is, goes on)"
-        )
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    else:
-        return
-    print(f"error: {said}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def usable_device(name: str) -> torch.device:
-    """The device of this name, or with "auto" a GPU if there is one; InputError if it cannot be used here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.ones(1, device=name).sum().item()
-        return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--device {name}: not usable here ({why}); try auto or cpu") from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
-from irl import runs
+from irl import command, runs
 from irl.config import InputError
 from irl.counterfactual.relaxed import RESULT, relax, variant
 from irl.data import read_fitted
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     arguments = parser.parse_args()
 
-    device = runs.usable_device(arguments.device)
+    device = command.usable_device(arguments.device)
     model, record = irl.load(arguments.run, device=device), load_record(arguments.run)
     folders = sorted((arguments.run / "variants").glob("*/"))
     variants = [variant(model, folder.name, load_model(folder, device=device)) for folder in folders]
@@ -66,5 +66,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

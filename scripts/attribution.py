@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
-from irl import runs
+from irl import command, runs
 from irl.config import InputError
 from irl.counterfactual.attribution import RESULT, attribute, check
 from irl.data import read_panel
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     arguments = parser.parse_args()
 
-    model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
+    model = irl.load(arguments.run, device=command.usable_device(arguments.device))
     check(model)
     path = arguments.run / RESULT
     if path.exists() and not arguments.overwrite:
@@ -67,5 +67,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
-from irl import runs
+from irl import command, runs
 from irl.config import InputError, load_config
 from irl.counterfactual.backtest import RESULT, backtest, check, experiment
 from irl.data import read_panel, read_table
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options to change, with --config")
     arguments = parser.parse_intermixed_args()
 
-    device, console = runs.usable_device(arguments.device), Console(stderr=True)
+    device, console = command.usable_device(arguments.device), Console(stderr=True)
     overrides = [*arguments.overrides, *([f"data.until={arguments.until}"] if arguments.until else [])]
     if arguments.config:
         config = load_config(arguments.config, overrides)
@@ -74,5 +74,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

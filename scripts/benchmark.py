@@ -10,7 +10,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from irl.runs import user_errors
+from irl.command import user_errors
 
 FOLDER = Path(__file__).resolve().parent / "benchmarks"
 

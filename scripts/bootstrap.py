@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import irl
-from irl import runs
+from irl import command
 from irl.data import read_panel
 from irl.estimation.bootstrap import RESULT, bootstrap
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     arguments = parser.parse_args()
 
-    model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
+    model = irl.load(arguments.run, device=command.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status(f"reading {model.config.data.path}"):
         panel = read_panel(model.config, schema=model.schema).to(model.device)
@@ -53,5 +53,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
-from irl import runs
+from irl import command, runs
 from irl.counterfactual import ask
 from irl.counterfactual.answer_files import asked, write_answer
 from irl.data import read_members, read_table
@@ -38,7 +38,7 @@ def main(process: int) -> None:
     arguments = parser.parse_args()
 
     scenario = load_scenario(arguments.scenario)
-    model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
+    model = irl.load(arguments.run, device=command.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status("reading the members"):
         config, note = (model.config, None) if arguments.data else with_sample(model.config, arguments.run)
@@ -74,5 +74,5 @@ def main(process: int) -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors(), joined() as process:
+    with command.user_errors(), joined() as process:
         main(process)

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 import irl
-from irl import runs
+from irl import command, runs
 from irl.export import FORMATS, check_exportable, export
 
 
@@ -39,5 +39,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

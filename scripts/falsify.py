@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 import irl
-from irl import runs
+from irl import command, runs
 from irl.config import InputError
 from irl.data import read_panel
 from irl.estimation.falsification import RESULT, falsify
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     arguments = parser.parse_args()
 
-    model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
+    model = irl.load(arguments.run, device=command.usable_device(arguments.device))
     path = arguments.run / RESULT
     if path.exists() and not arguments.overwrite:
         raise InputError(f"{path}: already there; give --overwrite to replace it")
@@ -53,5 +53,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

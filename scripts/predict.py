@@ -18,7 +18,7 @@ import pandas as pd
 from rich.console import Console
 
 import irl
-from irl import runs
+from irl import command, runs
 from irl.config import InputError
 from irl.data import read_table
 
@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     check_out(arguments.out, Path(arguments.data), overwrite=arguments.overwrite)
-    model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
+    model = irl.load(arguments.run, device=command.usable_device(arguments.device))
     console = Console(stderr=True)
     with console.status(f"reading {arguments.data}"):
         frame = read_table(arguments.data)
@@ -76,5 +76,5 @@ def unseen(model: irl.fitted.FittedModel, frame: pd.DataFrame) -> dict[str, int]
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

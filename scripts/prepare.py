@@ -10,9 +10,9 @@ import argparse
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from irl.command import user_errors
 from irl.config import load_config
 from irl.data.prepare import prepare
-from irl.runs import user_errors
 
 
 def main() -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from irl.command import user_errors
 from irl.config import InputError
 from irl.data.cdnow import cdnow, transactions
 from irl.data.health_insurance import health_insurance
 from irl.data.rust_bus import rust_bus
 from irl.data.union import union_membership
-from irl.runs import atomic_write, user_errors
+from irl.runs import atomic_write
 
 PANELS: dict[str, tuple[str, Callable[[], pd.DataFrame]]] = {
     "union_membership": ("men", union_membership),

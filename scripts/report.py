@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from irl.command import user_errors
 from irl.report import against_truth, load_record, print_report, write_card, write_latex, write_report
-from irl.runs import user_errors
 
 WIDTH = 140
 """Columns when the output is not a terminal."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
-from irl import runs
+from irl import command, runs
 from irl.data import read_panel, read_periods_per_year
 from irl.estimation.sensitivity import DISCOUNTS, SHIFTS, ask
 from irl.report import load_record
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     arguments = parser.parse_args()
 
-    model = irl.load(arguments.run, device=runs.usable_device(arguments.device))
+    model = irl.load(arguments.run, device=command.usable_device(arguments.device))
     data = model.config.data.model_copy(update={"path": arguments.data or model.config.data.path})
     config = model.config.model_copy(update={"data": data})
     console = Console(stderr=True)
@@ -59,5 +59,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from irl import runs
+from irl import command, runs
 from irl.scenario import load_scenario
 from irl.shipping import ship
 
@@ -42,5 +42,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

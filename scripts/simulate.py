@@ -15,8 +15,9 @@ from rich.progress import track
 from rich.table import Table
 
 from irl import membership, membership_types
+from irl.command import user_errors
 from irl.config import InputError, load_config
-from irl.runs import atomic_write, user_errors
+from irl.runs import atomic_write
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from irl import runs
+from irl import command
 from irl.config import InputError, load_config
 from irl.data import read_panel
 from irl.data.describe import summary
@@ -37,7 +37,7 @@ def main(process: int) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options to change")
     arguments = parser.parse_intermixed_args()
 
-    config, device = load_config(arguments.config, arguments.overrides), runs.usable_device(arguments.device)
+    config, device = load_config(arguments.config, arguments.overrides), command.usable_device(arguments.device)
     if not arguments.run and not arguments.dry_run:
         raise InputError("--run is missing: name the folder that the run should go to (or give --dry-run)")
     console = Console(stderr=True, quiet=process > 0)
@@ -73,5 +73,5 @@ def main(process: int) -> None:
 
 
 if __name__ == "__main__":
-    with runs.user_errors(), joined() as process:
+    with command.user_errors(), joined() as process:
         main(process)

@@ -23,6 +23,10 @@ def chances(*shape: int, seed: int) -> Tensor:
     return weight / weight.sum(-1, keepdim=True)
 
 
+GIVEN = [f for f in fields(Rows) if f.name != "place"]
+"""What rows that are each followed by one state are made of."""
+
+
 def noise(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -57,7 +61,7 @@ def exact_q(discount: Tensor | float, target: Tensor) -> Tensor:
 
 
 def split(rows: Rows, size: int) -> list[Rows]:
-    parts = zip(*(getattr(rows, f.name).split(size) for f in fields(Rows)), strict=True)
+    parts = zip(*(getattr(rows, f.name).split(size) for f in GIVEN), strict=True)
     return [Rows(*part) for part in parts]
 
 
@@ -82,21 +86,44 @@ def test_tabular_features_give_the_exact_values_of_several_targets(discount: flo
     assert 1 <= solution.condition < 1e6 / (1 - discount)
 
 
-def test_several_draws_of_what_follows_count_as_their_mean():
+def two_draws() -> Rows:
+    """Rows with two draws each, the second discounted twice."""
     rows = all_rows(0.9, noise(STATES, ACTIONS, 2, seed=3))
-    other = torch.randperm(len(rows.phi), generator=torch.Generator().manual_seed(0))
-    second = replace(
-        rows, phi_next=rows.phi_next[other], next_policy=rows.next_policy[other], discount=0.5 * rows.discount[other]
-    )
-    names = ("phi_next", "next_policy", "discount")
-    both = replace(rows, **{n: torch.stack([getattr(rows, n), getattr(second, n)], 1) for n in names})
-    single = [evaluation.add_rows(r, actions=ACTIONS) for r in (rows, second)]
-    found = evaluation.add_rows(both, actions=ACTIONS)
+    here = torch.arange(len(rows.phi))
+    other = torch.randperm(len(here), generator=torch.Generator().manual_seed(0))
+    discount = torch.stack([rows.discount, 0.5 * rows.discount[other]], 1)
+    return replace(rows, place=torch.stack([here, other], 1), discount=discount)
+
+
+DRAWN = two_draws()
+
+
+def test_several_draws_of_what_follows_count_as_their_mean():
+    parts = [
+        replace(
+            DRAWN, phi_next=DRAWN.phi_next[place], next_policy=DRAWN.next_policy[place], discount=discount, place=None
+        )
+        for place, discount in zip(DRAWN.place.T, DRAWN.discount.T, strict=True)
+    ]
+    single = [evaluation.add_rows(part, actions=ACTIONS) for part in parts]
+    found = evaluation.add_rows(DRAWN, actions=ACTIONS)
     torch.testing.assert_close(found.matrix, (single[0].matrix + single[1].matrix) / 2, rtol=0, atol=1e-14)
     assert torch.equal(found.gram, single[0].gram) and torch.equal(found.rhs, single[0].rhs)
-    state_only = [replace(r, action=None, next_policy=None) for r in (rows, second, both)]
-    one, two, mean = (evaluation.add_rows(r).matrix for r in state_only)
+    state_only = [replace(rows, action=None, next_policy=None) for rows in (*parts, DRAWN)]
+    one, two, mean = (evaluation.add_rows(rows).matrix for rows in state_only)
     torch.testing.assert_close(mean, (one + two) / 2, rtol=0, atol=1e-14)
+    weights = noise(ACTIONS, found.gram.shape[1], 3, seed=4)
+    one, two, mean = (evaluation._residuals(rows, weights) for rows in (*parts, DRAWN))
+    torch.testing.assert_close(mean, (one + two) / 2, rtol=0, atol=1e-13)
+
+
+def test_what_rows_earn_at_the_next_choice_is_in_their_sums():
+    """The features of the next choice as targets, one by one, are what ``ahead`` says of all."""
+    rows = all_rows(0.9, noise(STATES, ACTIONS, 1, seed=3))
+    following = rows.next_policy.unsqueeze(2) * rows.phi_next.unsqueeze(1)
+    earning = replace(rows, target=(rows.discount.view(-1, 1, 1) * following).flatten(1))
+    found = evaluation.add_rows(earning, actions=ACTIONS)
+    torch.testing.assert_close(found.ahead, found.rhs, rtol=0, atol=1e-14)
 
 
 def test_durations_and_ends():
@@ -150,14 +177,14 @@ def test_chunks_add_up_to_the_same_sums(size: int):
 
 def test_a_weight_of_two_is_the_row_twice_and_of_zero_is_no_row():
     rows = replace(all_rows(0.9, noise(STATES, ACTIONS, 1, seed=10)), weight=torch.ones(75).double())
-    first = Rows(*(getattr(rows, f.name)[:20] for f in fields(Rows)))
+    first = Rows(*(getattr(rows, f.name)[:20] for f in GIVEN))
     weight = torch.ones(75, dtype=torch.float64)
     weight[:20] = 2
     doubled = evaluation.add_rows(replace(rows, weight=weight), actions=ACTIONS)
     twice = evaluation.accumulate([rows, first], actions=ACTIONS)
     same(replace(doubled, rows=95), twice, rtol=1e-13, atol=1e-13)
     weight[:20] = 0
-    rest = Rows(*(getattr(rows, f.name)[20:] for f in fields(Rows)))
+    rest = Rows(*(getattr(rows, f.name)[20:] for f in GIVEN))
     none = evaluation.add_rows(replace(rows, weight=weight), actions=ACTIONS)
     same(replace(none, rows=55), evaluation.add_rows(rest, actions=ACTIONS), rtol=1e-13, atol=1e-13)
 
@@ -214,7 +241,7 @@ def test_an_action_without_rows_is_worth_nothing():
     target = noise(STATES, ACTIONS, 1, seed=13)
     rows = all_rows(0.9, target)
     chosen = rows.action < 2
-    kept = Rows(*(getattr(rows, f.name)[chosen] for f in fields(Rows)))
+    kept = Rows(*(getattr(rows, f.name)[chosen] for f in GIVEN))
     solution = evaluation.solve(evaluation.accumulate([kept], actions=ACTIONS))
     assert (solution.weights[2] == 0).all() and solution.converged
     moves = 0.9 * torch.einsum("sat,tb->satb", TRANSITION[:, :2], POLICY[:, :2]).reshape(10, 10)
@@ -244,7 +271,7 @@ def test_a_system_without_a_solution_is_reported():
 
 def test_float32_features_are_summed_in_float64():
     rows = all_rows(0.9, noise(STATES, ACTIONS, 1, seed=16))
-    single = Rows(*(v.float() if (v := getattr(rows, f.name)).is_floating_point() else v for f in fields(Rows)))
+    single = Rows(*(v.float() if (v := getattr(rows, f.name)).is_floating_point() else v for f in GIVEN))
     sums = evaluation.add_rows(single, actions=ACTIONS)
     assert all(t.dtype == torch.float64 for t in (sums.matrix, sums.rhs, sums.gram))
     same(sums, evaluation.add_rows(rows, actions=ACTIONS), rtol=1e-5, atol=1e-6)
@@ -253,6 +280,15 @@ def test_float32_features_are_summed_in_float64():
     gained = (heavy + light).gram[:, 0, 0].sum() - heavy.gram[:, 0, 0].sum()
     assert gained.item() == pytest.approx(1, abs=1e-5)  # in float32, 2^24 + 1 is 2^24
     assert evaluation.solve(sums).weights.dtype == torch.float64
+
+
+def test_a_chunk_of_no_rows_adds_nothing():
+    """As a process has whose share of few states is empty."""
+    rows = replace(
+        DRAWN, **{n: getattr(DRAWN, n)[:0] for n in ("phi", "discount", "target", "weight", "action", "place")}
+    )
+    nothing = evaluation.add_rows(rows, actions=ACTIONS)
+    same(evaluation.add_rows(DRAWN, actions=ACTIONS) + nothing, evaluation.add_rows(DRAWN, actions=ACTIONS))
 
 
 def test_no_rows_are_refused():

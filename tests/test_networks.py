@@ -286,6 +286,7 @@ def test_linear_terms_are_in_declared_units():
     }  # fmt: skip
     assert terms.groups.tolist() == [0, 1, 2, 3, 3, 4, 5]
     assert described(terms, torch.tensor([[2.0, 0.0, 3.0, 1.0, 1.0]]))["job=c"] == 0.0  # never seen: like the first
+    assert terms.worth.isfinite().all()  # also where a column has fewer levels: steps with a NaN are refused
     numbers = LinearTerms(SCHEMA, tuple(c.name for c in SCHEMA.columns if not c.discrete))
     state = torch.arange(len(SCHEMA.columns)).float().unsqueeze(0)
     assert numbers(state)[0, 1:].tolist() == [

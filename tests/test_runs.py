@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from irl import runs
+from irl import command, runs
 from irl.config import InputError
 
 
@@ -338,11 +338,11 @@ def test_provenance_names_versions_and_machine():
     ],
 )
 def test_users_errors_end_a_script_without_a_traceback(error, code, message):
-    script = f"from irl.runs import user_errors\nwith user_errors():\n    raise {error}"
+    script = f"from irl.command import user_errors\nwith user_errors():\n    raise {error}"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (result.returncode, result.stderr.strip(), result.stdout) == (code, message, "")
 
 
 def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), runs.user_errors():
+    with pytest.raises(ZeroDivisionError), command.user_errors():
         _ = 1 / 0

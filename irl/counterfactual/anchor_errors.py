@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from irl import evaluation
 from irl.counterfactual.counts import Counts
 from irl.counterfactual.identification import Identification, classify
 from irl.counterfactual.rollout import Starts, rollout
-from irl.counterfactual.solve import CHUNK, ScenarioPolicy
+from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.counterfactual.timing import Policy
 from irl.fitted import FittedModel, free_rows
 from irl.scenario import Timing
@@ -70,8 +70,8 @@ class Equivalent(FittedModel):
         own = parts.shape[1] - len(self.ahead)
         return self.original.reward_from(parts[:, :own], state) + parts[:, own:]
 
-    def log_policy_of(self, state: Tensor, menu: Tensor) -> Tensor:
-        return self.original.log_policy_of(state, menu)
+    def log_policy_of(self, state: Tensor, menu: Tensor, phi: Tensor | None = None) -> Tensor:
+        return self.original.log_policy_of(state, menu, phi)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def equivalents(
 ) -> list[Equivalent]:
     """The models of the anchor's rewards g + errors[K, N], given at the states of ``rows``, which are transitions under
     the programme as it is."""
-    ridge, level = ridge_rows / len(rows.state), levels_of(model, rows, errors, ridge_rows=ridge_rows)
+    ridge, level = rows.ridge(ridge_rows), levels_of(model, rows, errors, ridge_rows=ridge_rows)
     actions = len(model.schema.actions)
     ahead = evaluation.solve(evaluation.accumulate(_ahead_chunks(model, rows, level), actions=actions), ridge=ridge)
     own = {f.name: getattr(model, f.name) for f in fields(FittedModel)}
@@ -137,7 +137,7 @@ def equivalents(
 def levels_of(model: FittedModel, rows: Transitions, errors: Tensor, *, ridge_rows: float = RIDGE_ROWS) -> Tensor:
     """c of each error, as weights [D, K] of the basis. Arguments as of :func:`equivalents`."""
     sums = evaluation.accumulate(_anchor_chunks(model, rows, errors))
-    return evaluation.solve(sums, ridge=ridge_rows / len(rows.state)).weights[0]
+    return evaluation.solve(sums, ridge=rows.ridge(ridge_rows)).weights[0]
 
 
 def anchor_errors(model: FittedModel, state: Tensor, *, seed: int) -> Tensor:
@@ -293,28 +293,38 @@ def _some(starts: Starts, seed: int) -> Starts:
     return Starts(starts.state[chosen], starts.segment[chosen])
 
 
+class _Following(NamedTuple):
+    """Of the states that follow: phi[U, D], and values [U, K] linear in it."""
+
+    phi: Tensor
+    value: Tensor
+
+
 def _anchor_chunks(model: FittedModel, rows: Transitions, errors: Tensor) -> Iterator[evaluation.Rows]:
     """Rows whose solution is c, linear in the basis: every action counts by its weight in the reference policy."""
-    for i, part, phi, phi_next, discount in _parts(model, rows):
+    for i, part, phi, following, discount in _parts(model, rows, None):
         reference = model.schema.reference(part.state, model.schema.menu(part.state))
         weight = reference.gather(1, part.action.unsqueeze(1)).squeeze(1) * part.weight
-        yield evaluation.Rows(phi, phi_next, discount, errors[:, i].T, weight.double())
+        target, place = errors[:, i].T, part.reached.place
+        yield evaluation.Rows(phi, following.phi, discount, target, weight.double(), place=place)
 
 
 def _ahead_chunks(model: FittedModel, rows: Transitions, level: Tensor) -> Iterator[evaluation.Rows]:
     """Rows whose solution is gamma^k E[c(s')|s,a] by action: a regression, nothing follows."""
-    for _, part, phi, phi_next, discount in _parts(model, rows):
-        target = (discount.unsqueeze(2) * (phi_next @ level)).mean(1)
+    for _, part, phi, following, discount in _parts(model, rows, level):
+        target = evaluation.mean_over_draws(following.value, part.reached.place, discount.unsqueeze(2)).squeeze(1)
         nothing, nobody = torch.zeros_like(discount[:, 0]), phi.new_zeros(len(phi), len(model.schema.actions))
         yield evaluation.Rows(phi, phi, nothing, target, part.weight.double(), part.action, nobody)
 
 
-def _parts(model: FittedModel, rows: Transitions) -> Iterator[tuple[slice, Transitions, Tensor, Tensor, Tensor]]:
-    """Chunks: where, the rows, phi[n, D], phi of what follows [n, S, D], and gamma^k, 0 at an end [n, S]."""
-    size = max(1, CHUNK // rows.steps.shape[1])
-    for first in range(0, len(rows.state), size):
-        i = slice(first, first + size)
-        part = rows.only(i)
-        following = model.basis(part.next_state.flatten(0, 1)).double().view(*part.steps.shape, -1)
-        discount = (model.config.discount**part.steps * ~part.ends).double()
-        yield i, part, model.basis(part.state).double(), following, discount
+def _parts(
+    model: FittedModel, rows: Transitions, level: Tensor | None
+) -> Iterator[tuple[Tensor, Transitions, Tensor, _Following, Tensor]]:
+    """Chunks: which, the rows, phi[n, D], what follows (with the values of ``level`` [D, K]), and gamma^k [n, S]."""
+
+    def made(state: Tensor, segment: Tensor) -> _Following:
+        phi = model.basis(state).double()
+        return _Following(phi, phi[:, :0] if level is None else phi @ level)
+
+    for i, part, following in rows.in_chunks(made, model.basis(rows.state[:1]).shape[1]):
+        yield i, part, model.basis(part.state).double(), following, part.discount(model.config.discount)

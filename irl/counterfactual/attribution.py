@@ -44,9 +44,10 @@ from irl.counterfactual.solve import solve
 from irl.counterfactual.visits import Groups, visits
 from irl.data.disclosure import ALL, withheld_of
 from irl.data.panel import Panel, expanded, typed
+from irl.draws import drawn, representative
 from irl.fitted import FittedModel, Z
 from irl.refitted import Refitted
-from irl.transitions import States, Transitions, Unchanged, drawn
+from irl.transitions import States, Transitions, Unchanged
 
 RESULT = "attribution.json"
 ROWS = 8_000
@@ -123,8 +124,9 @@ def attribute(
         coded = typed(panel, model.schema, torch.zeros_like(panel.member))
         panel = expanded(panel, model.schema, model.posterior(coded))
     cells, groups = _cells(panel, copies)
-    states = States(panel.state, panel.segment, panel.weight).at_most(rows, seed=seed)
-    transitions = drawn(model.dynamics, Unchanged(model.schema), states, seed=seed)
+    programme, every = Unchanged(model.schema), States(panel.state, panel.segment, panel.weight)
+    states, draws = representative(model.dynamics, [programme], every, most=rows, seed=seed)
+    transitions = drawn(model.dynamics, programme, states, seed=seed, draws=draws)
     method = _contributions if (adds := additive(model)) else _removals
     mean, gradient, how = method(model, transitions, groups, tick)
     how["condition"] = how["condition"] if math.isfinite(how["condition"]) else None

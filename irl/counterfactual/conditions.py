@@ -34,6 +34,19 @@ def segments_where(schema: StateSchema, condition: Condition) -> Tensor:
     return torch.tensor([all(part[n] in allowed for n, allowed in of_segments.items()) for part in parts])
 
 
+def segments_reached(schema: StateSchema, condition: Condition) -> Tensor:
+    """bool[S]: the segments in which a condition may hold, by what it says of columns that members keep."""
+    fixed = {
+        name: {label(v) for v in values}
+        for name, values in condition.items()
+        if name in schema.segment_columns
+        and not isinstance(values, Between)
+        and (name not in schema.names or schema.columns[schema.index(name)].dynamics == "static")
+    }
+    parts = _segment_parts(schema)
+    return torch.tensor([all(part.get(n, None) in {None, *allowed} for n, allowed in fixed.items()) for part in parts])
+
+
 def problems_of(condition: Condition, schema: StateSchema, place: str) -> list[str]:
     """What is wrong with a condition that stands at ``place``, one sentence each."""
     problems = schema.problems_of({n: v for n, v in condition.items() if n in schema.names}, place)

@@ -25,10 +25,11 @@ from irl.counterfactual import conditions
 from irl.counterfactual.counts import Counts
 from irl.counterfactual.identification import lasting
 from irl.counterfactual.intervention import Intervention
+from irl.draws import Flow, drawn
 from irl.dynamics import TransitionModel
 from irl.fitted import FittedModel
 from irl.scenario import RewardChange
-from irl.transitions import Flow, States, Transitions, drawn
+from irl.transitions import DRAWS, States, Transitions
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,23 @@ class _AsItWas:
 
 @torch.no_grad()
 def followed(
-    model: FittedModel, intervention: Intervention, rows: States, *, seed: int, parameters: Tensor | None = None
+    model: FittedModel,
+    intervention: Intervention,
+    rows: States,
+    *,
+    seed: int,
+    draws: int = DRAWS,
+    parameters: Tensor | None = None,
 ) -> Transitions:
     """What follows the rows under an intervention, and what that adds to contracts.
 
-    ``parameters``: draws [B, A, Dx] of the reward's parameters whose effect on the flows is wanted too.
+    ``draws`` of every row; ``parameters``: draws [B, A, Dx] of the reward's parameters whose effect on the flows is
+    wanted too.
     """
     declared = bool(model.config.reward.same_flow_as)
     rewarded = any(change.reward is not None for change in intervention.changes)
     if not rewarded and not (declared and intervention.changes_dynamics):
-        return drawn(model.dynamics, intervention, rows, seed=seed)
+        return drawn(model.dynamics, intervention, rows, seed=seed, draws=draws)
 
     discount = model.config.discount
 
@@ -77,12 +85,12 @@ def followed(
         flow[:, :1] += add
         return flow
 
-    found = drawn(model.dynamics, intervention, rows, seed=seed, flow=Flow(changed, discount))
+    found = drawn(model.dynamics, intervention, rows, seed=seed, draws=draws, flow=Flow(changed, discount))
     if not declared:
         return found
     start = replace(rows, state=intervention.state(rows.state, rows.segment))
     plain = Flow(as_it_was, discount, spread=rows.state)
-    before = drawn(model.dynamics, _AsItWas(intervention), start, seed=seed, flow=plain)
+    before = drawn(model.dynamics, _AsItWas(intervention), start, seed=seed, draws=draws, flow=plain)
     assert found.flow is not None and before.flow is not None, "asked for"
     first = found.action.new_tensor([intervention.courses.index(c) for c in range(max(intervention.courses) + 1)])
     scale, _ = _moved(intervention, before.state, first[found.action], found.segment)

@@ -25,15 +25,17 @@ from torch import Tensor
 from irl.counterfactual import spells
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import MOST_DRAWN
-from irl.counterfactual.solve import ScenarioPolicy, solve
+from irl.counterfactual.scenario_policy import ScenarioPolicy
+from irl.counterfactual.solve import solve
 from irl.counterfactual.spells import Bools, Counts, Floats, Ints, Rates
 from irl.counterfactual.type_draws import parameter_draws
 from irl.data.disclosure import ALL
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
+from irl.draws import drawn, representative
 from irl.dynamics import TransitionModel
 from irl.fitted import FittedModel
-from irl.transitions import States, Unchanged, drawn
+from irl.transitions import States, Unchanged
 
 DRAWS = 199
 """Paths behind an interval: of so many, the 5th from either end bounds exactly 95 %."""
@@ -156,8 +158,9 @@ def policy_for(model: FittedModel, panel: Panel, observed: Observed, *, seed: in
     assigned = [f for f, c in enumerate(schema.columns) if c.assigned == "randomised"]
     if assigned:
         states = _beside_new(states, observed, assigned, torch.Generator().manual_seed(seed))
-    rows = states.at_most(MOST_DRAWN, seed=seed)
-    transitions = drawn(model.dynamics, Unchanged(schema), rows, seed=seed)
+    programme = Unchanged(schema)
+    rows, often = representative(model.dynamics, [programme], states, most=MOST_DRAWN, seed=seed)
+    transitions = drawn(model.dynamics, programme, rows, seed=seed, draws=often)
     parameters = None
     if model.has_standard_errors:
         parameters = parameter_draws(model, draws, seed=seed)[0]

@@ -174,10 +174,20 @@ class Intervention:
 
     @cached_property
     def groups(self) -> tuple[int, ...]:
-        """For every segment, the first segment whose members are treated alike (as far as the state does not say)."""
+        """For every segment, the first segment whose members are treated alike (as far as the state does not say), and
+        reached by some change, or by none, alike."""
         wheres = [change.part.where for change in self.changes]
-        treated = list(zip(*(conditions.segments_where(self.schema, w).tolist() for w in wheres), strict=True))
-        return tuple(treated.index(each) for each in treated) if treated else (0,) * len(self.schema.segments)
+        parts = [conditions.segments_where(self.schema, where).tolist() for where in wheres]
+        treated = list(zip(self.reached, *parts, strict=True))
+        return tuple(treated.index(each) for each in treated)
+
+    @cached_property
+    def reached(self) -> tuple[bool, ...]:
+        """For every segment, whether any change may concern its members; the others go on as in the baseline."""
+        if any(self.schema.columns[f].name in self.schema.segment_columns for f, _ in self._features):
+            return (True,) * len(self.schema.segments)
+        parts = [conditions.segments_reached(self.schema, change.part.where).tolist() for change in self.changes]
+        return tuple(any(each) for each in zip(*parts, strict=True)) if parts else (False,) * len(self.schema.segments)
 
     @cached_property
     def _features(self) -> list[tuple[int, FeatureChange]]:

@@ -41,7 +41,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,10 @@ from irl.counterfactual.type_draws import parameter_draws, start_scores
 from irl.data.disclosure import ALL, Withheld, withheld
 from irl.data.panel import Panel, panel_from_frame
 from irl.declared import Money
+from irl.draws import representative
 from irl.fitted import FittedModel, Z
 from irl.scenario import BASELINE, Scenario, cases, scenario_from
-from irl.transitions import States, Transitions
+from irl.transitions import DRAWS, States, Transitions
 
 COLUMNS = ["case", "segment", "period", "outcome", "baseline", "scenario", "change", "low", "high"]
 PARAMETER_DRAWS = 16
@@ -221,10 +222,17 @@ class Question:
     ) -> Callable[[int], Transitions]:
         """What follows (so many of) the rows under an intervention, as a function of the segment they are taken to be
         of, with what draws of the parameters make of contracts."""
-        most = MOST_DRAWN if most is None else min(most, MOST_DRAWN)
-        seed, rows = self.scenario.seed, self.rows.at_most(most, seed=self.scenario.seed)
-        of = partial(contracts.followed, self.model, intervention, seed=seed, parameters=parameters)
+        (rows, draws), seed = self._drawn_from, self.scenario.seed
+        if most is not None and draws == DRAWS:
+            rows = self.rows.at_most(most, seed=seed)
+        of = partial(contracts.followed, self.model, intervention, seed=seed, draws=draws, parameters=parameters)
         return lambda segment: of(rows.of_segment(segment))
+
+    @cached_property
+    def _drawn_from(self) -> tuple[States, int]:
+        """The states whose transitions are drawn, and how often, the same for baseline and cases."""
+        programmes = list(self.interventions.values())
+        return representative(self.model.dynamics, programmes, self.rows, most=MOST_DRAWN, seed=self.scenario.seed)
 
 
 def simulate(

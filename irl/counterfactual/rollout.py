@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from irl.counterfactual.counts import GROUPS, Counts, Kept, add_counts, by_segment, no_counts, set_counts
-from irl.counterfactual.solve import ScenarioPolicy
+from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.counterfactual.streams import Streams
 from irl.counterfactual.timing import Policy
 from irl.data.column import measure

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from irl import evaluation
 from irl.counterfactual.intervention import Intervention
-from irl.counterfactual.solve import CHUNK, TOLERANCE, ScenarioPolicy, solve
+from irl.counterfactual.scenario_policy import ScenarioPolicy
+from irl.counterfactual.solve import TOLERANCE, kept, solve
 from irl.fitted import FittedModel
 from irl.scenario import Timing
-from irl.transitions import RIDGE_ROWS, Transitions, by_course
+from irl.transitions import RIDGE_ROWS, ROWS, Transitions, by_course
 
 RowsOf = Callable[[Intervention], Callable[[int], Transitions]]
 """The transitions under an intervention, by the segment that they are taken to be of."""
@@ -102,24 +103,38 @@ def solve_path(
             tolerance=tolerance,
             draws=draws,
             compile=baseline.compile,
+            baseline=baseline,
         )
     news = 0 if timing.announced else timing.start
     first = [baseline] * news
-    fits: dict[bool, list[_Regression]] = {}
+    fits: dict[bool, dict[int, _Regression]] = {}
     later: list[ScenarioPolicy] = []
     for t in reversed(range(news, ends)):
         holds = t >= timing.start
         now = intervention if holds else baseline.intervention
         if holds not in fits:
-            fits[holds] = [_Regression(model, now, rows(now)(group)) for group in dict.fromkeys(now.groups)]
+            concerned = [group for group, reached in zip(now.groups, intervention.reached, strict=True) if reached]
+            fits[holds] = {group: _Regression(model, now, rows(now)(group)) for group in dict.fromkeys(concerned)}
         path = PolicyPath(intervention, tuple(later), last, 0)
-        solved = dict(
-            zip(dict.fromkeys(now.groups), (fit.continuation(path, ridge_rows) for fit in fits[holds]), strict=True)
+        solved = {group: fit.continuation(path, ridge_rows) for group, fit in fits[holds].items()}  # [C, D, 1 + B]
+        weights, shifts = [], []
+        for segment, reached in enumerate(intervention.reached):
+            own, moved = kept(baseline, now, segment)
+            if reached:
+                own, moved = solved[now.groups[segment]].tensor_split([1], 2)
+                own, moved = own.squeeze(2), moved.permute(2, 0, 1)
+            weights.append(own)
+            shifts.append(moved)
+        later.insert(
+            0,
+            replace(
+                last,
+                intervention=now,
+                weights=torch.stack(weights),
+                weight_draws=None if draws is None else torch.stack([shift for shift in shifts if shift is not None]),
+                groups=intervention.groups,
+            ),
         )
-        weights = torch.stack([solved[group] for group in now.groups])  # [S, C, D, 1 + B]
-        shifts = None if draws is None else weights[..., 1:].permute(0, 3, 1, 2)
-        kept = replace(last, intervention=now, weights=weights[..., 0], weight_draws=shifts)
-        later.insert(0, kept)
         tick(ends - t, ends - news)
     if not news and not later:
         return last
@@ -143,25 +158,27 @@ class _Regression:
             sums.rhs.new_zeros(sums.rhs.shape[0], 1 + (0 if following.draws is None else len(following.draws)))
             for sums in self.sums
         ]
+        steps = self.rows.steps.unique()
+        value, states = self._value(following, steps), len(self.rows.reached.state)
         for i, phi, weight in self._chunks():
             part = self.rows.only(i)
-            target = weight.unsqueeze(1) * self._value(part, following)
+            place = part.reached.place + states * torch.searchsorted(steps, part.steps.contiguous())
+            discount = part.discount(self.model.config.discount).unsqueeze(2)
+            mean = evaluation.mean_over_draws(value, place, discount).squeeze(1)
+            target = weight.unsqueeze(1) * part.with_flow(mean)
             for course, own in enumerate(rhs):
                 mine = part.action == course
                 own += phi[mine].double().T @ target[mine]
         fitted = [
-            evaluation.solve(replace(sums, rhs=own), ridge=ridge_rows / sums.rows)
+            evaluation.solve(replace(sums, rhs=own), ridge=self.rows.ridge(ridge_rows, sums.rows))
             for sums, own in zip(self.sums, rhs, strict=True)
         ]
         return torch.stack([solution.weights[0] for solution in fitted])
 
-    def _value(self, part: Transitions, following: PolicyPath) -> Tensor:
-        """gamma^k V(s') [n, 1 + B], the mean over the draws of each row."""
-        n, draws = part.steps.shape
-        segment, steps = part.segment.repeat_interleave(draws), part.steps.flatten()
-        state, gamma = part.next_state.flatten(0, 1), self.model.config.discount
-        value: Tensor | None = None
-        for k in steps.unique().tolist():
+    def _value(self, following: PolicyPath, steps: Tensor) -> Tensor:
+        """V(s') [T U, 1 + B] at the U states reached, after each of so many steps [T]."""
+        state, segment, values = self.rows.reached.state, self.rows.reached.segment, []
+        for k in steps.tolist():
             policy = following.at(int(k) - 1)
             faced = policy.intervention.state(state, segment)
             menu = policy.menu(faced, segment)
@@ -169,16 +186,13 @@ class _Regression:
             if policy.draws is not None:
                 pi = policy.log_policy(faced, menu, segment).double().exp()
                 own = torch.cat([own, torch.einsum("na,nab->nb", pi, policy.q_draws(faced, segment))], 1)
-            value = own if value is None else torch.where((steps == k).unsqueeze(1), own, value)
-        assert value is not None, "at least one draw"
-        discount = (gamma**part.steps * ~part.ends).double().unsqueeze(2)
-        return part.with_flow((discount * value.view(n, draws, -1)).mean(1))
+            values.append(own)
+        return torch.cat(values)
 
     def _chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(rows, their features [n, D], their weights [n], 0 for what is on no menu)."""
-        size = max(1, CHUNK // self.rows.steps.shape[1])
-        for first in range(0, len(self.rows.state), size):
-            i = slice(first, first + size)
+        for first in range(0, len(self.rows.state), ROWS):
+            i = slice(first, first + ROWS)
             part = self.rows.only(i)
             faced = self.intervention.state(part.state, part.segment)
             menu = by_course(self.intervention.courses, self.intervention.menu(faced, part.segment))

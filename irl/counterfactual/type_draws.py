@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from irl.counterfactual.rollout import Starts
-from irl.counterfactual.solve import CHUNK, ScenarioPolicy
+from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.data.panel import Panel, first_rows, of_type
 from irl.fitted import FittedModel
 from irl.refitted import normal_draws
+from irl.transitions import CHUNK
 
 
 def parameter_draws(model: FittedModel, number: int, *, seed: int) -> tuple[Tensor, Tensor | None]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from irl import bellman, evaluation
 from irl.fitted import FittedModel
-from irl.transitions import CHUNK, RIDGE_ROWS, Transitions, kernel_rows
+from irl.transitions import CHUNK, ROWS, Transitions, kernel_rows
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,22 @@ class Visits:
     def behind(self, left: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(state [n, F], D [n, K]) in chunks: all that follows, of ``left`` [A, D, K], the functionals of the
         continuation's weights whose visits are wanted (:meth:`loading` makes those of groups)."""
-        dual = evaluation.adjoint(self.sums, left.flatten(0, 1), ridge=RIDGE_ROWS / len(self.rows.state))
+        dual = evaluation.adjoint(self.sums, left.flatten(0, 1), ridge=self.rows.ridge())
         dual = dual.view_as(left)
-        for i in torch.arange(len(self.rows.state), device=left.device).split(
-            max(1, CHUNK // self.rows.steps.shape[1])
-        ):
+        reached = self.rows.reached
+        total = left.new_zeros(len(reached.state), left.shape[2])
+        for i in torch.arange(len(self.rows.state), device=left.device).split(ROWS):
             part = self.rows.only(i)
             phi = self.model.basis(part.state).double()
             amount = phi.new_zeros(len(phi), left.shape[2])
             for a in range(len(left)):
                 mine = part.action == a
                 amount[mine] = phi[mine] @ dual[a]
-            discount = (self.model.config.discount**part.steps * ~part.ends).double()
-            share = (part.weight.double().unsqueeze(1) * discount / discount.shape[1]).flatten()
-            yield part.next_state.flatten(0, 1), share.unsqueeze(1) * amount.repeat_interleave(discount.shape[1], 0)
+            discount = part.discount(self.model.config.discount)
+            share = part.weight.double().unsqueeze(1) * discount / discount.shape[1]
+            for draw, place in enumerate(part.reached.place.T):
+                total.index_add_(0, place, share[:, draw].unsqueeze(1) * amount)
+        yield from zip(reached.state.split(CHUNK), total.split(CHUNK), strict=True)
 
     @torch.no_grad()
     def loading(self, groups: Groups) -> Tensor:
@@ -98,10 +100,11 @@ def visits(
     of_next : state [N, F] -> h [N, A, K], whose continuation is wanted too; 0 where not available.
     """
 
-    def target(following: Tensor, phi: Tensor, log_pi: Tensor, discount: Tensor) -> Tensor:
+    def target(following: Tensor, phi: Tensor, log_pi: Tensor) -> Tensor:
         pi = bellman.seen_policy(log_pi, model.inertia_of(following)).exp()
-        return discount.unsqueeze(1) * torch.einsum("na,nak->nk", pi, of_next(following))
+        return torch.einsum("na,nak->nk", pi, of_next(following))
 
-    sums = evaluation.accumulate(kernel_rows(model, rows, log_policy, target), actions=len(model.schema.actions))
-    solution = evaluation.solve(sums, ridge=RIDGE_ROWS / len(rows.state))
+    chunks = kernel_rows(model, rows, lambda state, phi: log_policy(state), target)
+    sums = evaluation.accumulate(chunks, actions=len(model.schema.actions))
+    solution = evaluation.solve(sums, ridge=rows.ridge())
     return Visits(model, rows, log_policy, sums, solution.weights, solution.condition, solution.converged)

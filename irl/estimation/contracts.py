@@ -16,9 +16,10 @@ from torch import Tensor
 from irl import processes
 from irl.contracts import alike, declared_flow, forced_action
 from irl.data.panel import Panel
+from irl.draws import Flow, drawn
 from irl.estimation.logit import CHUNK
 from irl.fitted import FittedModel, Z
-from irl.transitions import Flow, Transitions, Unchanged, drawn, free_states
+from irl.transitions import Transitions, Unchanged, free_states
 
 STATES, DRAWS = 2_000, 8
 """States in which contracts can be signed that are looked at, at most, and draws of what follows each."""

@@ -36,15 +36,15 @@ from irl import runs
 from irl.config import InputError
 from irl.data.panel import Panel
 from irl.estimation.alternatives import Alternative, Residuals, alternatives, products_variance
+from irl.estimation.evaluation_rows import evaluation_rows
 from irl.estimation.inference import choice_scores, kernel_scores
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.estimation.parameters import Parameters, reward_parameters
 from irl.estimation.refit import feature_sums, logit_of
 from irl.estimation.second_order import Replica, replicas
-from irl.estimation.spanned import evaluation_rows
 from irl.evaluation import solve
 from irl.fitted import FittedModel
-from irl.transitions import Transitions, ridge_of
+from irl.transitions import Transitions
 
 RESULT = "falsification.json"
 LEFT = 1e-6
@@ -87,7 +87,7 @@ def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> li
         raise InputError("the refit's precisions are of another reward: train the study again")
     penalty = torch.tensor(precisions, dtype=torch.float64, device=model.device)[own.groups]
     sums = feature_sums(model, rows, own, refitted=True)
-    logit = logit_of(model, solve(sums, ridge=ridge_of(rows, sums)).weights, own)
+    logit = logit_of(model, solve(sums, ridge=rows.ridge(of=sums.rows)).weights, own)
     done = [a for a in asked if isinstance(a.z, Tensor)]
     assert model.refit is not None
     theta = own.of(model.refit.theta[model.refit.paid])

@@ -47,7 +47,7 @@ from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
 from irl.estimation.missing_information import Missing
 from irl.estimation.rowwise import parts_of
 from irl.fitted import FittedModel
-from irl.transitions import Transitions, Unchanged, kernel_rows, observed, ridge_of
+from irl.transitions import Transitions, Unchanged, kernel_rows, observed
 
 CELL_ROWS = 16_384
 """Drawn rows (at random) on which the influence of the cells is averaged."""
@@ -123,11 +123,11 @@ def kernel_scores(model: FittedModel, panel: Panel, rows: Transitions, moved: Te
 def _through(model: FittedModel, rows: Transitions, curvature: Tensor) -> Tensor:
     """A^-T J^T [A D, P]: how much an error of what follows, times psi, moves the scores."""
 
-    def log_policy(state: Tensor) -> Tensor:
-        return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]))
+    def log_policy(state: Tensor, phi: Tensor) -> Tensor:
+        return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]), phi)
 
     sums = evaluation.accumulate(kernel_rows(model, rows, log_policy), actions=len(model.schema.actions), dealt=True)
-    return evaluation.adjoint(sums, curvature, ridge=ridge_of(rows, sums))
+    return evaluation.adjoint(sums, curvature, ridge=rows.ridge(of=sums.rows))
 
 
 @torch.no_grad()
@@ -137,7 +137,8 @@ def choice_scores(model: FittedModel, panel: Panel, own: Tensor) -> Tensor:
     scores = panel.room(int(panel.cluster.max()) + 1, own.shape[1], dtype=own.dtype)
     at = torch.arange(len(panel.schema.actions), device=own.device)
     for i in parts_of(panel.free, CHUNK // 2):
-        phi, log_pi = model.basis(panel.state[i]).double(), model.log_policy_of(panel.state[i], panel.menu[i]).double()
+        phi = model.basis(panel.state[i]).double()
+        log_pi = model.log_policy_of(panel.state[i], panel.menu[i], phi).double()
         error = (panel.action[i].unsqueeze(1) == at).double() - log_pi.exp()
         if model.attention is not None:
             decided, surprise = surprises(model.attention, panel, i, log_pi)
@@ -258,9 +259,9 @@ class Cells:
 
 def _next_values(model: FittedModel, rows: Transitions) -> Tensor:
     """gamma^k V(s') [N, S] of the drawn transitions."""
-    following = rows.next_state.flatten(0, 1)
-    value = _value(model, following, Unchanged(model.schema).menu(following, following[:, 0]))
-    return (model.config.discount**rows.steps * ~rows.ends).double() * value.view_as(rows.steps)
+    reached = rows.reached.alone()
+    value = _value(model, reached.state, Unchanged(model.schema).menu(reached.state, reached.state[:, 0]))
+    return rows.discount(model.config.discount) * value[reached.place]
 
 
 def _value(model: FittedModel, state: Tensor, menu: Tensor) -> Tensor:

@@ -136,19 +136,31 @@ class Logit:
         return self.flat.T @ (self.curvature(theta, choices) @ self.flat)
 
     def curvature(self, theta: Tensor, choices: Choices) -> Tensor:
-        """[A D, A D]: the same in the features of every action: sum w cov_pi(e_a (x) phi) / alpha^2."""
+        """[A D, A D]: the same in the features of every action: sum w cov_pi(e_a (x) phi) / alpha^2. The blocks of an
+        action add up to 0, so those of one that is chosen often follow from the others'."""
         actions, d = self.offset.shape
         total = self.offset.new_zeros(actions, d, actions, d)
+        base: int | None = None
         for phi, known, menu, _, weight in choices.chunks():
             pi = self.log_policy(theta, phi, known, menu).exp()
-            for a in range(actions):
-                for b in range(a, actions):
-                    w = weight * pi[:, a] * (float(a == b) - pi[:, b])
-                    block = ((phi * w.unsqueeze(1)).T @ phi).double()
-                    total[a, :, b] += block
-                    if a != b:
-                        total[b, :, a] += block.T
+            base = int(pi.sum(0).argmax()) if base is None else base
+            others = [a for a in range(actions) if a != base]
+            for i, a in enumerate(others):
+                for b in others[i:]:
+                    block = _weighted_gram(phi, weight * pi[:, a] * (float(a == b) - pi[:, b])).double()
+                    for c, e in {(a, b), (b, a)}:
+                        total[c, :, e] += block
+                        total[base, :, e] -= block
+                        total[c, :, base] -= block
+                        total[base, :, base] += block
         return processes.summed(total).view(actions * d, actions * d) / self.temperature**2
+
+
+def _weighted_gram(phi: Tensor, weight: Tensor) -> Tensor:
+    """sum weight[n] phi phi^T [D, D] of phi[n, D]; what lies below the diagonal is mostly copied."""
+    half, left = phi.shape[1] // 2, (phi * weight.unsqueeze(1)).T
+    upper, lower = left[:half] @ phi, left[half:] @ phi[:, half:]
+    return torch.cat([upper, torch.cat([upper[:, half:].T, lower], 1)])
 
 
 def evidence(

@@ -25,7 +25,7 @@ held-out likelihood, a prior mean of 0 instead of the R step's reward, and draws
 logged transitions. Measured on the simulated market (4,000 x 36): with one ridge toward the R step the annual plan's
 reward kept an RMSE of .26-.33 and an R2 within cells of .69-.81; with the evidence .12 and .96.
 
-What follows is drawn from the fitted dynamics: from every state where these are few (:mod:`irl.estimation.spanned`),
+What follows is drawn from the fitted dynamics: from every state where these are few (:func:`irl.draws.spanned`),
 so that discounts next to 1 leave no more than rounding behind (Rust's buses at .9999: within .02 of exact maximum
 likelihood's replacement cost of 10.27), else from a sample of the panel's.
 
@@ -37,7 +37,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -47,16 +47,16 @@ from irl import bellman, evaluation, processes
 from irl.config import Refit
 from irl.data.panel import Panel
 from irl.estimation import attention
+from irl.estimation.evaluation_rows import evaluation_rows
 from irl.estimation.inference import covariance
 from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
 from irl.estimation.missing_information import missing
 from irl.estimation.mixture import ROUNDS, Mixture
 from irl.estimation.parameters import Parameters, reward_parameters
-from irl.estimation.spanned import evaluation_rows
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.refitted import Refitted
-from irl.transitions import Transitions, Unchanged, kernel_rows, ridge_of
+from irl.transitions import Transitions, Unchanged, kernel_rows
 
 PRIOR_ROWS = 500
 """The first guess of every group's precision: one part in so many of the choices."""
@@ -147,7 +147,7 @@ def fit_refit(
     for r in range(rounds):
         bench.tick("refit", r, rounds, float("nan"))
         sums = feature_sums(model, rows, own, refitted=refitted)
-        solution = evaluation.solve(sums, ridge=ridge_of(rows, sums))
+        solution = evaluation.solve(sums, ridge=rows.ridge(of=sums.rows))
         weights = processes.agreed(solution.weights)
         logit = logit_of(model, weights, own, told=panel.tells_active)
         if shrinks:
@@ -212,26 +212,34 @@ def feature_sums(model: FittedModel, rows: Transitions, own: Parameters, *, refi
     schema, alpha, width, used = model.schema, model.config.temperature, model.terms.width, own.used
     paid = [a for a in range(len(schema.actions)) if a != schema.base]
 
-    def target(following: Tensor, phi: Tensor, log_pi: Tensor, discount: Tensor) -> Tensor:
+    def target(following: Tensor, phi: Tensor, log_pi: Tensor) -> Tensor:
         inertia = model.inertia_of(following)
         pi = bellman.seen_policy(log_pi, inertia).exp()
-        x = phi[:, :width].double().unsqueeze(1)
-        beyond = (pi - schema.reference(following, log_pi > -torch.inf).double())[:, paid]
-        worth = ((beyond * discount.unsqueeze(1)).unsqueeze(2) * x).flatten(1).index_select(1, used)
         known = schema.known_reward(following).double() * (1 if schema.anchor is None else pi[:, schema.anchor])
-        rest = discount * (known + alpha * bellman.received_entropy(log_pi, inertia=inertia))
-        moved = [] if inertia is None else [discount.unsqueeze(1) * attention.slope(model, following, log_pi)]
-        return torch.cat([worth, *moved, rest.unsqueeze(1)], 1)
+        rest = (known + alpha * bellman.received_entropy(log_pi, inertia=inertia)).unsqueeze(1)
+        moved = [] if inertia is None else [attention.slope(model, following, log_pi)]
+        if schema.anchor is not None:
+            return torch.cat([*moved, rest], 1)
+        reference = schema.reference(following, log_pi > -torch.inf).double()[:, paid]
+        known_mix = (reference.unsqueeze(2) * phi[:, :width].unsqueeze(1)).flatten(1).index_select(1, used)
+        return torch.cat([*moved, rest, known_mix], 1)
 
-    chunks = kernel_rows(model, rows, lambda state: _log_policy(model, state, refitted=refitted), target)
-    return evaluation.accumulate(chunks, actions=len(schema.actions), dealt=True)
+    chunks = kernel_rows(model, rows, partial(_log_policy, model, refitted=refitted), target)
+    sums = evaluation.accumulate(chunks, actions=len(schema.actions), dealt=True)
+    # what the features of the reward earn at the next choice is in the kernel's matrix: they are among the value's
+    ahead = sums.ahead.unflatten(1, (len(schema.actions), -1))[:, paid, :width].flatten(1).index_select(1, used)
+    rest = sums.rhs
+    if schema.anchor is None:
+        rest, known_mix = rest.split([rest.shape[1] - len(used), len(used)], 1)
+        ahead = ahead - known_mix
+    return replace(sums, rhs=torch.cat([ahead, rest], 1))
 
 
-def _log_policy(model: FittedModel, state: Tensor, *, refitted: bool) -> Tensor:
-    """log pi[N, A], float64; terminal states have an empty menu."""
+def _log_policy(model: FittedModel, state: Tensor, phi: Tensor | None = None, *, refitted: bool) -> Tensor:
+    """log pi[N, A], float64; terminal states have an empty menu. ``phi``: the basis, if it is at hand."""
     menu = Unchanged(model.schema).menu(state, state[:, 0])
     if refitted:
-        return model.log_policy_of(state, menu).double()
+        return model.log_policy_of(state, menu, phi).double()
     with torch.no_grad():
         log_pi: Tensor = model.policy_network(state, menu)
     return log_pi.double()

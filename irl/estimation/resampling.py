@@ -41,13 +41,13 @@ from torch import Tensor
 from irl import bellman, evaluation
 from irl.config import InputError
 from irl.data.panel import Panel
+from irl.estimation.evaluation_rows import evaluation_rows
 from irl.estimation.inference import Cells, counted
 from irl.estimation.logit import HESSIAN_ROWS, Choices, Logit
 from irl.estimation.parameters import reward_parameters
 from irl.estimation.refit import feature_sums, logit_of
-from irl.estimation.spanned import evaluation_rows
 from irl.fitted import FittedModel
-from irl.transitions import CHUNK, Transitions, Unchanged, kernel_rows, observed, ridge_of
+from irl.transitions import CHUNK, Transitions, Unchanged, kernel_rows, observed
 
 ROUNDS = 25
 """Alternations of the two sets of equations, at most."""
@@ -121,7 +121,7 @@ def equations_of(model: FittedModel, panel: Panel, precisions: list[float]) -> E
     if len(precision) != int(own.groups.max()) + 1:
         raise InputError("the run's precisions do not fit its data: train the study again")
     sums = feature_sums(model, rows, own, refitted=True)
-    ridge = ridge_of(rows, sums)
+    ridge = rows.ridge(of=sums.rows)
     size = len(sums.matrix)
     identity = torch.eye(size, dtype=torch.float64, device=panel.state.device)
     inverse = evaluation.solve(replace(sums, rhs=identity), ridge=ridge).weights.reshape(size, size)
@@ -255,8 +255,8 @@ class Equations:
         model, total = self.model, self.theta.new_zeros(len(counts), *self.value.shape)
         moves, reached = observed(self.panel), (self.panel.free & (self.panel.next_choice >= 0)).nonzero().squeeze(1)
 
-        def log_policy(state: Tensor) -> Tensor:
-            return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]))
+        def log_policy(state: Tensor, phi: Tensor) -> Tensor:
+            return model.log_policy_of(state, Unchanged(model.schema).menu(state, state[:, 0]), phi)
 
         assert model.refit is not None
         for i in torch.arange(len(reached), device=counts.device).split(CHUNK):
@@ -267,7 +267,7 @@ class Equations:
             factor = (counts[:, self.panel.cluster[reached[i]]] - 1) * part.weight.double() * delta
             _add_by_action(total, factor, part.action, phi)
         sums = evaluation.accumulate(kernel_rows(model, moves, log_policy), actions=len(self.value))
-        worth = evaluation.solve(replace(sums, rhs=total.flatten(1).T), ridge=ridge_of(moves, sums)).weights
+        worth = evaluation.solve(replace(sums, rhs=total.flatten(1).T), ridge=moves.ridge(of=sums.rows)).weights
         return worth.flatten(0, 1).T.contiguous()
 
     def followed(self, change: Tensor, ratios: list[Ratio]) -> Tensor:
@@ -288,17 +288,18 @@ class Equations:
         """gamma^k V(s') [n, S, R] with Q changed by phi.change [R, M], and that of the fit [n, S, 1]."""
         schema, refit, alpha = self.model.schema, self.model.refit, self.model.config.temperature
         assert refit is not None
-        following = part.next_state.flatten(0, 1)
+        reached = part.reached.alone()
+        following = reached.state
         menu = Unchanged(schema).menu(following, following[:, 0])
         phi = self.model.basis(following).double()
         q = self.model.reward_of(following) + refit.continuation(phi)
         menu = menu.unsqueeze(1)
-        discount = (self.model.config.discount**part.steps * ~part.ends).double().unsqueeze(2)
-        old = bellman.soft_value(q.unsqueeze(1), menu, alpha).view(*part.steps.shape, 1) * discount
+        discount = part.discount(self.model.config.discount).unsqueeze(2)
+        old = bellman.soft_value(q.unsqueeze(1), menu, alpha)[reached.place] * discount
         if change is None:
             return old, old
         moved = (phi @ change.view(-1, phi.shape[1]).T).view(len(phi), len(change), -1)
-        new = bellman.soft_value(q.unsqueeze(1) + moved, menu, alpha).view(*part.steps.shape, -1) * discount
+        new = bellman.soft_value(q.unsqueeze(1) + moved, menu, alpha)[reached.place] * discount
         return new, old
 
     def score(self, change: Tensor, weight: Tensor | None) -> tuple[Tensor, list[Tensor]]:

@@ -33,7 +33,7 @@ from irl.estimation.refit import feature_sums, logit_of, store
 from irl.estimation.resampling import ratios_of, shares
 from irl.evaluation import solve
 from irl.fitted import FittedModel
-from irl.transitions import Transitions, ridge_of
+from irl.transitions import Transitions
 
 PAIRS = 2
 """Tosses, each with its opposite. Many cells have a part in the bias, so that few tosses find it."""
@@ -72,7 +72,7 @@ def replicas(
     choices = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
     for factor, likelier in _tosses(model, panel, rows, generator):
         sums = feature_sums(model, replace(rows, likelier=likelier), own, refitted=True)
-        weights = solve(sums, ridge=ridge_of(rows, sums)).weights
+        weights = solve(sums, ridge=rows.ridge(of=sums.rows)).weights
         logit = logit_of(model, weights, own)
         moved = theta + bread @ (logit.gradient(theta, choices) - penalty * theta)
         other = replace(model, refit=copy.deepcopy(model.refit))

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from irl import membership, runs
+from irl import command, membership, runs
 from irl.config import Config, load_config
 from irl.counterfactual.backtest import backtest, experiment
 from irl.data import panel_from_frame
@@ -52,7 +52,7 @@ def main() -> None:
     with said.status("simulating"):
         frame, truth, options = (repriced if arguments.part == "backtest" else with_arm)(arguments)
     config = load_config(CONFIG, [f"seed={arguments.seed}", *options])
-    device = runs.usable_device(arguments.device)
+    device = command.usable_device(arguments.device)
     with said.status("estimating"):
         bench = Workbench(device=device, seed=arguments.seed)
         model, _ = estimate(config, panel_from_frame(frame, config), bench=bench)
@@ -112,5 +112,5 @@ def print_exact(answer: dict[str, Any], truth: pd.DataFrame, config: Config, con
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

@@ -317,7 +317,7 @@ def print_scenarios(console: Console, found: pd.DataFrame, factor: float | None)
     for _, row in found[found["outcome"] == "surplus"].iterrows():
         exact, error = row["exact_after"], row["found_after"] - row["exact_after"]
         met = abs(error) <= (factor or 1) * max(RELATIVE * abs(exact), ABSOLUTE)
-        share = f"{100 * error / exact:+.1f}" if exact else ""
+        share = f"{100 * error / exact:+.1f}" if abs(exact) > 1e-6 else ""
         numbers = (
             f"{exact:.3f}",
             f"{row['found_after']:.3f}",

@@ -192,7 +192,7 @@ def study(case: str, seed: int) -> Config:
         "seed": seed,
         "estimation": {
             "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
-            "refit": {"rows": 700, "rounds": 2, "standard_errors": False},
+            "refit": {"rows": 2000, "rounds": 2, "standard_errors": False},
         },
     }  # fmt: skip
     return validated(Config, about, "the benchmark")

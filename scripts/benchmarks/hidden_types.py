@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 import irl
-from irl import membership_types, runs
+from irl import command, membership_types, runs
 from irl.config import Config, load_config
 from irl.counterfactual import ask
 from irl.counterfactual.attribution import attribute
@@ -287,5 +287,5 @@ def _said(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

@@ -32,7 +32,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from irl import runs
+from irl import command, runs
 from irl.config import InputError
 
 PREPARE = "prepare"
@@ -126,5 +126,5 @@ def table_of(part: str, module: Any, found: pd.DataFrame) -> Table:
 
 
 if __name__ == "__main__":
-    with runs.user_errors():
+    with command.user_errors():
         main()

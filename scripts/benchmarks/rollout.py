@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 import irl
-from irl import membership, runs
+from irl import command, membership
 from irl.config import load_config
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import used_columns
 from irl.counterfactual.rollout import Starts, batches, rollout
-from irl.counterfactual.solve import ScenarioPolicy
+from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.data import panel_from_frame, read_table
 from irl.estimation.dynamics import fit_dynamics
 from irl.estimation.pipeline import held_out_rows
@@ -59,7 +59,7 @@ def main() -> None:
     console = Console(width=None if Console().is_terminal else 130)
     with console.status("the model"):
         model, frame = of_run(arguments.run) if arguments.run else of_market()
-        model.to(runs.usable_device(arguments.device))
+        model.to(command.usable_device(arguments.device))
     policy = estimated(model)
     measured(model, policy, starts_of(model, frame, 10_000), 2)  # the first calls are slower
     held = peak()

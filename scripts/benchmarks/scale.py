@@ -31,12 +31,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from irl import evaluation, membership, runs
+from irl import command, evaluation, membership, runs
 from irl.config import Config, load_config
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import used_columns
 from irl.counterfactual.rollout import Starts, rollout
-from irl.counterfactual.solve import ScenarioPolicy
+from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.data import read_panel
 from irl.data.panel import Panel, first_rows
 from irl.data.prepare import prepare
@@ -282,4 +282,5 @@ STAGES: dict[str, Callable[[Config, int, Path, str], Took]] = {
 
 
 if __name__ == "__main__":
-    main()
+    with command.user_errors():
+        main()

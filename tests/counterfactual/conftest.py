@@ -22,7 +22,7 @@ from irl.data.panel import panel_from_frame
 from irl.data.schema import Column, StateSchema
 from irl.fitted import FittedModel, new_networks
 from irl.scenario import scenario_from
-from irl.transitions import States, Transitions
+from irl.transitions import Reached, States, Transitions
 
 PLACES = ("out", "in", "deep", "locked", "gone")
 OUT, IN, DEEP, LOCKED, GONE = range(5)
@@ -88,13 +88,14 @@ class World:
                             rows.append((place, tier, action, following, steps, float(mass[following])))
                         mass, steps = mass[LOCKED] * self.transition[LOCKED, tier, 1], steps + 1
         place_, tier_, action_, following_, steps_, weight_ = torch.tensor([r for r in rows if r[-1] > 0]).T
+        nowhere = torch.zeros(len(place_), dtype=torch.long)
         return Transitions(
             state=torch.stack([place_, tier_], 1),
             action=action_.long(),
-            next_state=torch.stack([following_, tier_], 1).unsqueeze(1),
+            reached=Reached.by(torch.stack([following_, tier_], 1).unsqueeze(1), nowhere),
             steps=steps_.unsqueeze(1),
             ends=(following_ == GONE).unsqueeze(1),
-            segment=torch.zeros(len(place_), dtype=torch.long),
+            segment=nowhere,
             weight=weight_ / weight_.mean(),
         )
 

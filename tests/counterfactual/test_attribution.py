@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from irl import tabular
+from irl import tabular, transitions
 from irl.config import InputError
-from irl.counterfactual import attribution, visits
+from irl.counterfactual import attribution
 from irl.counterfactual.attribution import Without, additive, attribute
 from irl.counterfactual.solve import solve
 from irl.declared import Reward
@@ -23,7 +23,7 @@ BENEFITS = ("place", "tier")
 def exactly(world, monkeypatch):
     """What follows is the world's own transitions, with their exact weights."""
     monkeypatch.setattr(attribution, "drawn", lambda *_, **__: world.transitions())
-    monkeypatch.setattr(visits, "RIDGE_ROWS", 1e-6)
+    monkeypatch.setattr(transitions, "RIDGE_ROWS", 1e-6)
     real = attribution.solve
     monkeypatch.setattr(attribution, "solve", lambda *args: real(*args, ridge_rows=1e-6))
 

@@ -13,9 +13,9 @@ from irl.counterfactual import contracts
 from irl.counterfactual.solve import solve
 from irl.counterfactual.timing import solve_path
 from irl.declared import Reward
+from irl.draws import drawn
 from irl.estimation.contracts import contracts as found_of
 from irl.scenario import Timing
-from irl.transitions import drawn
 
 FREE = slice(0, 6)  # out, in, deep at both tiers
 IN, LOCKED = 1, 3

@@ -11,7 +11,8 @@ from irl import tabular
 from irl.counterfactual import rollout as module
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.rollout import Starts, rollout
-from irl.counterfactual.solve import ScenarioPolicy, solve
+from irl.counterfactual.scenario_policy import ScenarioPolicy
+from irl.counterfactual.solve import solve
 from irl.data.schema import Column
 from irl.scenario import Change
 

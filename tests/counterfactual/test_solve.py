@@ -15,8 +15,9 @@ from irl.counterfactual import forward
 from irl.counterfactual.intervention import compile_scenario
 from irl.counterfactual.solve import TOLERANCE, solve
 from irl.counterfactual.timing import solve_path
+from irl.draws import drawn
 from irl.scenario import Timing, scenario_from
-from irl.transitions import Transitions, drawn
+from irl.transitions import Reached
 
 ALL_FREE = slice(0, 6)  # out, in, deep at both tiers
 
@@ -106,7 +107,7 @@ def test_a_segment_that_the_state_does_not_show_is_answered_on_its_own(world):
     change = {"reward": {"action": "monthly", "add": 1.0, "where": {"region": "north"}}}
     rows = world.transitions()
     halves = torch.arange(len(rows.state)) % 2
-    mixed = Transitions(**{n: getattr(rows, n) for n in rows.__dataclass_fields__} | {"segment": halves})
+    mixed = replace(rows, segment=halves, reached=Reached.by(rows.next_state, halves))
     policy = solved(world, mixed.of_segment, change)
     reward = world.reward.clone()
     reward[:3, :, 1] += 1.0

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from irl import tabular
+from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.rollout import Starts, rollout
-from irl.counterfactual.solve import ScenarioPolicy, solve
+from irl.counterfactual.scenario_policy import ScenarioPolicy
+from irl.counterfactual.solve import solve
 from irl.counterfactual.timing import PolicyPath, remembered, solve_path
+from irl.draws import drawn
 from irl.scenario import Timing
 
 FREE = slice(0, 6)  # out, in, deep at both tiers
@@ -138,3 +143,65 @@ def test_rows_are_drawn_once(world):
     follow, own, other = remembered(drawn), world.intervention(), world.intervention(UP)
     assert follow(own)(0) is follow(own)(0) and follow(own)(1) is not follow(other)(1)
     assert calls == [0, 1, 1]
+
+
+NORTH = {"reward": {"action": "annual", "add": 1.5, "where": {"region": "north"}}}
+
+
+@pytest.mark.parametrize("timing", [{}, {"start": 2, "announced": True}, {"start": 1, "length": 2}])
+def test_segments_that_no_change_reaches_keep_their_policy_to_the_bit(world, timing):
+    before, change = baseline(world), world.intervention(NORTH)
+    assert change.reached == (True, False)
+    policy = solve_path(before, change, Timing(**timing), rows(world), ridge_rows=RIDGE)
+    states, south = world.states(), torch.ones(10, dtype=torch.long)
+    moved = []
+    for period in range(5):
+        then = policy.at(period)
+        assert torch.equal(then.q(states, south), before.q(states, south))
+        moved.append(not torch.allclose(then.q(states, 0 * south), before.q(states, 0 * south)))
+    assert any(moved)
+
+
+def test_nor_do_they_move_with_others_where_the_state_shows_the_segment(world):
+    """Values of all are projected on one basis."""
+    tiers = replace(world.schema, segments=("0", "1"), segment_columns=("tier",))
+    change = {"reward": {"action": "annual", "add": 1.5, "where": {"tier": 0}}}
+    plain, change = (replace(each, schema=tiers) for each in (world.intervention(), world.intervention(change)))
+    before = solve(world.model, plain, world.transitions().of_segment, ridge_rows=RIDGE)
+    policy = solve_path(before, change, Timing(), rows(world), ridge_rows=RIDGE)
+    states = world.states()
+    own = states[:, 1].long()
+    same = (policy.q(states, own) == before.q(states, own)).all(1)
+    assert bool(same[own == 1].all()) and not bool(same[own == 0][:3].any())
+
+
+def test_an_action_that_is_added_elsewhere_leaves_the_policy_as_it_is(world):
+    """Its course is one more of the continuation."""
+    new = {"action": "student", "like": "monthly", "then": {"place": "deep"}, "where": {"region": "north"}}
+    change = world.intervention({"add": new})
+    plain = Intervention(world.schema, (), ("student",))
+    about = {"ridge_rows": RIDGE}
+    before = solve(world.model, plain, lambda segment: drawn_under(world, plain, segment), **about)
+    policy = solve_path(before, change, Timing(), lambda now: lambda segment: drawn_under(world, now, segment), **about)
+    states, south = world.states(), torch.ones(10, dtype=torch.long)
+    assert policy.weights.shape[1] == before.weights.shape[1] + 1
+    assert torch.equal(policy.q(states, south)[:, :3], before.q(states, south)[:, :3])
+    assert bool(policy.menu(states, 0 * south)[0, 3]) and not bool(policy.menu(states, south)[:, 3].any())
+
+
+def drawn_under(world, intervention, segment):
+    return drawn(world.model.dynamics, intervention, world.everywhere(4).of_segment(segment), seed=0)
+
+
+def test_which_segments_are_reached_is_read_from_columns_that_members_keep(world):
+    tier = replace(world.schema, segments=("0", "1"), segment_columns=("tier",))
+    where = {"where": {"tier": 1}}
+    cases = {
+        (False, True): [{"reward": {"action": "annual", "add": 1.0, **where}}],
+        (True, True): [{"reward": {"action": "annual", "add": 1.0, "where": {"place": "out"}}}],
+        (False, False): [],
+    }
+    for expected, changes in cases.items():
+        assert replace(world.intervention(*changes), schema=tier).reached == expected
+    moved = world.intervention({"feature": {"name": "tier", "set": 0, **where}})
+    assert replace(moved, schema=tier).reached == (True, True)

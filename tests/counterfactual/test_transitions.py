@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
+from irl import tabular
 from irl.config import InputError
-from irl.estimation.spanned import spanned
-from irl.transitions import States, Unchanged, drawn, stratified
+from irl.counterfactual.solve import solve
+from irl.draws import FEW, drawn, representative, spanned, stratified
+from irl.transitions import DRAWS, States, Unchanged
 
 ALL_FREE = slice(0, 6)  # out, in, deep at both tiers
 
@@ -120,12 +120,30 @@ def test_some_rows_are_taken_at_random_and_keep_their_order():
 def test_few_states_are_taken_all_with_what_is_reached_from_them(world):
     model, rows = world.model, world.everywhere(2000)
     programme, first = Unchanged(model.schema), rows.only(rows.state[:, 0] == 0)
-    panel = SimpleNamespace(**vars(first), free=torch.ones(len(first.state), dtype=torch.bool))
-    found = spanned(model.dynamics, programme, panel, few=1000, seed=0)
+    found = spanned(model.dynamics, [programme], [first], few=1000, seed=0)
     assert found is not None and len(found.state) > len(first.distinct().state)
     states = {tuple(s) for s in found.state.tolist()}
     assert len(states) <= len(found.state) <= len(rows.distinct().state)
     assert float(found.weight.min()) >= 1 and float(found.weight.sum()) >= float(first.weight.sum())
     following = drawn(model.dynamics, programme, found, seed=1)
     assert {tuple(s) for s in following.next_state.flatten(0, 1)[~following.ends.flatten()].tolist()} <= states
-    assert spanned(model.dynamics, programme, panel, few=1, seed=0) is None
+    assert spanned(model.dynamics, [programme], [first], few=1, seed=0) is None
+
+
+def test_a_scenario_is_solved_on_every_state_where_these_are_few(world):
+    """All members are out; what they answer hangs on states that none of them is in."""
+    out, programme = world.everywhere(3000), world.intervention()
+    out = out.only(out.state[:, 0] == 0)
+    rows, draws = representative(world.model.dynamics, [programme], out, most=8000, seed=0)
+    assert draws == FEW * DRAWS and len(rows.state) < 20
+    exact, states, nobody = tabular.solve(world.mdp()).policy[:6], world.states(), torch.zeros(10, dtype=torch.long)
+
+    def error(rows, draws):
+        follow = drawn(world.model.dynamics, programme, rows, seed=0, draws=draws).of_segment
+        policy = solve(world.model, programme, follow)
+        found = policy.log_policy(states, policy.menu(states, nobody), nobody).exp()[:6]  # where there is a choice
+        return float((found - exact).abs().max())
+
+    sample, once = representative(world.model.dynamics, [programme], out, most=20, seed=0)
+    assert once == DRAWS and len(sample.state) == 20
+    assert error(rows, draws) < 0.05 < 0.1 < error(out.at_most(8000, seed=0), DRAWS)

@@ -17,8 +17,9 @@ from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.solve import solve
 from irl.counterfactual.type_draws import parameter_draws, posterior_slopes, start_scores
 from irl.data.panel import first_rows, of_type, panel_from_frame, typed
+from irl.draws import drawn
 from irl.fitted import new_networks
-from irl.transitions import States, Unchanged, drawn
+from irl.transitions import States, Unchanged
 
 MEMBERS, PERIODS, TYPES, SMALL = 30, 5, 3, 1e-5
 STUDY = {

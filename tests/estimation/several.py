@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from irl import evaluation, processes, runs
+from irl import command, evaluation, processes
 from irl.config import Config, InputError, Step
 from irl.data import read_panel
 from irl.data.batches import Batches
@@ -62,7 +62,7 @@ def together(work: Callable[[], None], *, limit: float = 300.0, hasty: bool = Tr
         about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": NUMBER, "LOCAL_WORLD_SIZE": NUMBER}
         about |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
         os.environ.update({name: str(value) for name, value in about.items()})
-        with runs.user_errors(), processes.joined():
+        with command.user_errors(), processes.joined():
             work()
 
     context = multiprocessing.get_context("fork")

@@ -14,6 +14,7 @@ from irl import bellman, runs, tabular
 from irl.bellman import Nests
 from irl.config import Config, InputError
 from irl.data.panel import panel_from_frame
+from irl.draws import FEW
 from irl.estimation import alternatives as module
 from irl.estimation import falsification as falsification
 from irl.estimation.falsification import RESULT, battery, falsify, residuals
@@ -22,7 +23,6 @@ from irl.estimation.parameters import reward_parameters
 from irl.estimation.pipeline import estimate, train
 from irl.estimation.resampling import equations_of
 from irl.estimation.second_order import PAIRS
-from irl.estimation.spanned import MORE
 from irl.estimation.training import Workbench
 from irl.report.record import load_record
 from irl.transitions import DRAWS, free_states
@@ -296,7 +296,7 @@ def test_where_states_are_few_the_refits_equations_are_taken_up_on_all_of_them()
     model, metrics = estimate(config, panel, bench=Workbench(device=CPU, seed=0))
     equations = equations_of(model, panel, metrics["refit"]["precisions"])
     states, actions = 3 * LEVELS, len(ACTIONS)
-    assert equations.rows.next_state.shape[:2] == (states * actions, MORE * DRAWS)
+    assert equations.rows.next_state.shape[:2] == (states * actions, FEW * DRAWS)
     assert float((equations.slack.abs() * equations.bread.diagonal().sqrt()).max()) < 0.005
 
 

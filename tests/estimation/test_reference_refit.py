@@ -29,7 +29,7 @@ from irl.estimation.policy import fit_policy
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel, new_networks
 from irl.refitted import Refitted
-from irl.transitions import Transitions
+from irl.transitions import Reached, Transitions
 
 STATES, ACTIONS = 5, ("left", "usual", "right")
 G = (0.25, -1.5, 0.5, 2.0, -0.0625)  # also the labels of the states
@@ -99,7 +99,7 @@ def transitions(transition: Tensor) -> Transitions:
     s, a, following = (MENU.unsqueeze(-1) & (transition > 0)).nonzero().unbind(1)
     one = torch.ones(len(s), 1)
     return Transitions(
-        states()[s], a, states()[following].unsqueeze(1), one, ~one.bool(), torch.zeros_like(s),
+        states()[s], a, Reached.by(states()[following].unsqueeze(1), 0 * s), one, ~one.bool(), torch.zeros_like(s),
         transition[s, a, following].float(),
     )  # fmt: skip
 

@@ -11,11 +11,11 @@ from irl import tabular
 from irl.config import Config
 from irl.data.panel import panel_from_frame
 from irl.estimation import second_order as module
+from irl.estimation.evaluation_rows import evaluation_rows
 from irl.estimation.inference import kernel_scores
 from irl.estimation.parameters import reward_parameters
 from irl.estimation.pipeline import estimate
 from irl.estimation.resampling import equations_of
-from irl.estimation.spanned import evaluation_rows
 from irl.estimation.training import Workbench
 
 MEMBERS, PERIODS = 200, 10

@@ -81,7 +81,7 @@ def sums_of(model: FittedModel, panel: Panel) -> dict[str, torch.Tensor]:
     logit = Logit(torch.stack([0 * one[:width, :width], one[:width, :width]]), model.refit.weights, 0, 1.0)
     choices = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
     theta = torch.linspace(-0.5, 0.5, width, dtype=torch.float64)
-    rows = kernel_rows(model, observed(panel), lambda state: model.log_policy_of(state, model.schema.menu(state)))
+    rows = kernel_rows(model, observed(panel), lambda state, phi: model.log_policy_of(state, model.schema.menu(state)))
     moves = fit_dynamics(panel, held_out_rows(panel, 0.2, 0), Step.model_validate(TINY), bench=BENCH)[0]
     groups, summary = _cells(panel, 1)[1], reward_summary(model, panel)["member"]
     return {
