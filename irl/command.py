@@ -23,8 +23,10 @@ FAILING = {
     errno.EIO: "see to the disk",
 }
 """Errors of disks, not of this software, and what helps."""
-KEPT_MEMORY = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 2**28}
-"""glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as large as they can be, and M_TOP_PAD (malloc.h), bytes."""
+KEPT_MEMORY = {-3: 2**28, -1: 2**29, -2: 2**26}
+"""glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD (malloc.h), bytes: what is larger than the first is given
+back at once, and of what lies free at the end not more than the second is kept. (With 2 GB for both, an epoch of the P
+step over 50,000,000 rows took 2.6 GB instead of 1.5.)"""
 
 
 @contextmanager
