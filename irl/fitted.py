@@ -124,9 +124,8 @@ class FittedModel:
         """Soft value V(s) of every row (with inattention W(s), before it is known whether there is a decision); 0 in
         terminal states, NaN where nothing is chosen.
 
-        Of the refit, alpha log sum exp(Q(s,.)/alpha); without it, that of the Q and P steps.
-
-        Levels of values depend on the anchor's reward and are never identified from behaviour.
+        Of the refit, alpha log sum exp(Q(s,.)/alpha); without it, that of the Q and P steps. Levels of values depend on
+        the anchor's reward and are never identified from behaviour.
         """
         if self._typeless(frame):
             return self._mean_over_types(self.value, frame).rename("value")
@@ -197,8 +196,7 @@ class FittedModel:
 
     @torch.no_grad()
     def log_moves(self, panel: Panel) -> Tensor:
-        """log P[M, K] of all that members' states did, given what they chose, by type; 0 where dynamics do not differ
-        by it. float64."""
+        """log P[M, K] of all moves of members' states given their choices, by type, float64; 0 if types move alike."""
         found = torch.zeros(panel.n_members, self.schema.types, dtype=torch.float64, device=self.device)
         if self.schema.columns[-1].hidden != "all":
             return found
@@ -258,8 +256,7 @@ class FittedModel:
 
     @torch.no_grad()
     def log_policy_of(self, state: Tensor, menu: Tensor, phi: Tensor | None = None) -> Tensor:
-        """log pi[N, A] of members who decide, over menu[N, A]: the refit's if there is one, else the P step's; ``phi``:
-        the basis there, if it is at hand."""
+        """log pi[N, A] of who decides, of menu[N, A]: the refit's (``phi``: the basis, if at hand) or the P step's."""
         if self.refit is None:
             log_pi: Tensor = self.policy_network(state, menu)
             return log_pi

@@ -148,7 +148,7 @@ class AddChange(Section):
     several.
     """
 
-    action: str = Field(pattern=r"^\S+$")
+    action: str = Field(pattern=r"\S")
     like: str
     facing: Settings = Field(default_factory=dict)
     then: Settings = Field(default_factory=dict)

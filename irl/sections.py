@@ -7,6 +7,7 @@ misspelt name, the nearest one.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -43,13 +44,14 @@ def validated(section: type[SectionT], content: Mapping[str, Any], source: str) 
             elif problem["type"] == "missing":
                 what, given = "required, but missing", ""
             else:
-                what = problem["msg"].removeprefix("Value error, ")
+                what = _plainly(problem["msg"].removeprefix("Value error, "))
                 plain = not isinstance(problem["input"], (dict, Section))
-                given = f" (given {problem['input']!r})" if plain else ""
+                given = f" (given {problem['input']!r}{_quoted(problem)})" if plain else ""
             found.setdefault(".".join(map(str, place)), {})[what] = given
         lines = [
-            f"{place or 'top level'}: {_alternatives(list(whats))}{next(iter(whats.values()))}"
+            f"{f'{place}: ' if place else ''}{line}"
             for place, whats in found.items()
+            for line in f"{_alternatives(list(whats))}{next(iter(whats.values()))}".splitlines()
             # a problem inside says more than that no branch of the union around it fits
             if not any(other.startswith(f"{place}.") for other in found)
         ]
@@ -68,6 +70,21 @@ def _place(loc: tuple[int | str, ...], content: Any, *, missing: bool) -> list[i
         elif missing and i == len(loc) - 1:
             place.append(part)
     return place
+
+
+def _plainly(what: str) -> str:
+    """pydantic's words for what YAML has."""
+    what = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping (key: value)", what)
+    return what.replace("a valid tuple", "a list (a dash before each item)")
+
+
+def _quoted(problem: Mapping[str, Any]) -> str:
+    """What to do about a number or a truth value where a name is wanted: YAML reads ``0`` and ``no`` as such."""
+    given = problem["input"]
+    if problem["type"] != "string_type" or not isinstance(given, (bool, int, float)):
+        return ""
+    read = "YAML reads no, off, yes and on as truth values" if isinstance(given, bool) else "YAML reads it as a number"
+    return f": {read}; write a name in quotes"
 
 
 def _alternatives(whats: list[str]) -> str:

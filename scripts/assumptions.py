@@ -9,7 +9,6 @@ same members and actions. A stopped call goes on where it stopped. scripts/repor
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -24,9 +23,6 @@ from irl.fitted import load_model
 from irl.report import load_record
 from irl.report.assumptions import rests_table
 from irl.report.terminal import print_table
-
-WIDTH = 150
-"""Columns when the output is not a terminal."""
 
 
 def main() -> None:
@@ -61,7 +57,7 @@ def main() -> None:
 
         seconds = relax(path, model, variants, scenarios, frame, overwrite=arguments.overwrite, tick=tick)
     for table in rests_table(load_record(arguments.run)):
-        print_table(table, console=Console(width=None if sys.stdout.isatty() else WIDTH))
+        print_table(table)
     print(f"{len(variants)} variants: {path}, in {seconds:.0f} s; scripts/report.py shows them")
 
 

@@ -8,7 +8,6 @@ Contributions add up where no two benefits interact (`reward: {structure: additi
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -23,9 +22,6 @@ from irl.data.sample import with_sample
 from irl.report import load_record
 from irl.report.attribution import attribution_table, sentences
 from irl.report.terminal import print_table
-
-WIDTH = 140
-"""Columns when the output is not a terminal."""
 
 
 def main() -> None:
@@ -60,7 +56,7 @@ def main() -> None:
     record = load_record(arguments.run)
     table = attribution_table(record)
     assert table is not None, "it was just written"
-    print_table(table, console=Console(width=None if sys.stdout.isatty() else WIDTH))
+    print_table(table)
     for sentence in sentences(record):
         print(sentence)
     print(f"attribution: {path}; scripts/report.py shows it")

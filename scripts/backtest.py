@@ -7,7 +7,6 @@ python scripts/backtest.py --run RUN         # a run that was trained with data.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -23,9 +22,6 @@ from irl.estimation.pipeline import train
 from irl.report import load_record
 from irl.report.backtest import parts, record_tables, sentences
 from irl.report.terminal import print_table
-
-WIDTH = 140
-"""Columns when the output is not a terminal."""
 
 
 def main() -> None:
@@ -68,7 +64,7 @@ def main() -> None:
     record = load_record(arguments.run)
     for part in parts(record):
         for table in record_tables(record, part):
-            print_table(table, console=Console(width=None if sys.stdout.isatty() else WIDTH))
+            print_table(table)
         print("\n".join(sentences(record, part)))
     print(f"backtest: {path}; scripts/report.py shows it")
 

@@ -21,7 +21,7 @@ from irl.data import read_members, read_table
 from irl.data.disclosure import said
 from irl.data.sample import with_sample
 from irl.processes import joined
-from irl.report import load_record, log_scenario
+from irl.report import load_record, log_scenario, print_answer
 from irl.scenario import load_scenario
 
 
@@ -70,6 +70,7 @@ def main(process: int) -> None:
         log_scenario(load_record(arguments.run), folder)
     for text in [*question.withheld.left(found.warnings()), *said(question.withheld.plain())]:
         console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+    print_answer(out)
     print(f"scenario {scenario.name!r} answered for {found.members:,} members: {out}")
 
 

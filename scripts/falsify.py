@@ -9,7 +9,6 @@ reward; each with its null, statistic and p-value, or why the panel cannot say. 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -22,9 +21,6 @@ from irl.estimation.falsification import RESULT, falsify
 from irl.report import load_record
 from irl.report.falsification import falsification_table, sentences
 from irl.report.terminal import print_table
-
-WIDTH = 140
-"""Columns when the output is not a terminal."""
 
 
 def main() -> None:
@@ -46,7 +42,7 @@ def main() -> None:
     record = load_record(arguments.run)
     table = falsification_table(record)
     assert table is not None, "it was just written"
-    print_table(table, console=Console(width=None if sys.stdout.isatty() else WIDTH))
+    print_table(table)
     for sentence in sentences(record):
         print(sentence)
     print(f"tests: {path}, in {seconds:.0f} s; scripts/report.py shows them")

@@ -6,16 +6,10 @@ python scripts/report.py --run RUN
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from irl.command import user_errors
 from irl.report import against_truth, load_record, print_report, write_card, write_latex, write_report
-
-WIDTH = 140
-"""Columns when the output is not a terminal."""
 
 
 def main() -> None:
@@ -25,8 +19,7 @@ def main() -> None:
     truth = against_truth(record)
     paths = [write_report(record, truth), write_card(record, truth)]
     write_latex(record)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    print_report(record, truth, console=console)
+    print_report(record, truth)
     print(f"model card: {paths[1]}\nreport: {paths[0]}")
 
 

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from irl import membership, membership_types
+from irl import membership
 from irl.command import user_errors
 from irl.config import InputError, load_config
+from irl.membership import types
 from irl.runs import atomic_write
 
 
@@ -36,9 +37,9 @@ def main() -> None:
     console = Console(stderr=True)
     cells = partial(track, description="solving the market", total=len(market.cells()), console=console)
     own = config.market
-    solutions = membership_types.solve_types(market, own.types, chosen_use=own.chosen_use, track=cells)
-    panel, kind = membership_types.simulate_types(solutions, members=own.members, periods=own.periods, seed=config.seed)
-    truth = membership_types.truth(solutions, panel, kind)
+    solutions = types.solve_types(market, own.types, chosen_use=own.chosen_use, track=cells)
+    panel, kind = types.simulate_types(solutions, members=own.members, periods=own.periods, seed=config.seed)
+    truth = types.truth(solutions, panel, kind)
     path = arguments.out / Path(config.data.path).with_suffix(".parquet").name
     path.with_stem(f"{path.stem}_truth").unlink(missing_ok=True)  # that of another panel must not stay beside this one
     for frame, file in ((panel, path), (truth, path.with_stem(f"{path.stem}_truth"))):

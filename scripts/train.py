@@ -18,6 +18,7 @@ from irl.config import InputError, load_config
 from irl.data import read_panel
 from irl.data.describe import summary
 from irl.data.sampling import sampling
+from irl.estimation.dynamics import check_declared
 from irl.estimation.pipeline import train
 from irl.processes import group, joined
 from irl.report import against_truth, load_record, log_run
@@ -51,6 +52,7 @@ def main(process: int) -> None:
             console.print(f"WARNING: {text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
     if arguments.dry_run:
+        check_declared(panel)
         warn(sampled.warnings)
         return
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

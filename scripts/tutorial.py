@@ -21,7 +21,7 @@ from irl.config import Config
 from irl.counterfactual.attribution import RESULT, attribute
 from irl.data import panel_from_frame
 from irl.estimation.pipeline import train
-from irl.membership_tastes import invented_segments
+from irl.membership.tastes import invented_segments
 from irl.report import load_record, log_run, recovery, write_card, write_report
 from irl.report.attribution import sentences
 

@@ -184,11 +184,14 @@ def test_all_problems_come_in_one_message(study):
         ("discount", float("nan"), "discount: Input should be a finite number (given nan)"),
         ("temperature", -1, "temperature: Input should be greater than 0"),
         ("seed", 1.5, "seed: Input should be a valid integer"),
-        ("data", None, "data: Input should be a valid dictionary"),
+        ("data", None, "data: Input should be a mapping (key: value)"),
         ("data", [], "data: "),
         ("data.actions", ["none"], "data.actions: "),
         ("data.actions", "none", "data.actions: "),
-        ("data.actions", ["none", False], "data.actions.1: Input should be a valid string (given False)"),
+        ("data.actions", ["none", False], "data.actions.1: Input should be a valid string (given False: YAML reads no"),
+        ("data.actions", "none", "data.actions: Input should be a list (a dash before each item) (given 'none')"),
+        ("data.state.price", "numeric", "data.state.price: Input should be a mapping (key: value) (given 'numeric')"),
+        ("data.actions", [0, "one"], "(given 0: YAML reads it as a number; write a name in quotes)"),
         ("data.actions", ["none", "monthly", "annual", "none"], "data: `actions` lists an action twice"),
         ("data.state", {}, "data.state: "),
         ("data.member", 3, "data.member: Input should be a valid string"),
@@ -214,7 +217,7 @@ def test_all_problems_come_in_one_message(study):
         ("anchor.by_state", "status", "anchor: give exactly one of `action`, `by_state`, `policy`"),
         ("anchor", {"by_state": "stats"}, "anchor.by_state: unknown state column 'stats'; did you mean 'status'?"),
         ("anchor", {"by_state": "left"}, "anchor.by_state: 'left' is not a category"),
-        ("anchor", {"policy": "unifrom"}, "anchor.policy: Input should be 'uniform' or a valid dictionary"),
+        ("anchor", {"policy": "unifrom"}, "anchor.policy: Input should be 'uniform' or a mapping (key: value)"),
         ("anchor", {"policy": {"none": -1}}, "anchor.policy.none: Input should be greater than or equal to 0"),
         ("anchor", {"policy": {"non": 1}}, "anchor.policy: unknown action 'non'; did you mean 'none'?"),
         ("anchor", {"policy": {"none": 0}}, "anchor: `policy` needs an action with a positive weight"),
@@ -242,7 +245,10 @@ def test_several_cross_checks_at_once(study):
     put(study, "data.available.anual", {"statu": "in"})
     put(study, "data.terminal", {"lef": 0})
     message = refusal(study)
-    assert all(name in message for name in ("'anual'", "'statu'", "'lef'"))
+    assert [next(name for name in ("'anual'", "'statu'", "'lef'") if name in line) for line in message.splitlines()[1:]]
+    assert all(line.startswith("  data: ") for line in message.splitlines()[1:])
+    study = copy.deepcopy(STUDY) | {"anchor": {"action": "non"}}
+    assert refusal(study) == "study.yaml:\n  anchor.action: unknown action 'non'; did you mean 'none'?"
 
 
 def test_a_segment_is_one_column_or_several(study):

@@ -1,4 +1,4 @@
-"""The README's own example can be used as it stands, and its links lead somewhere."""
+"""The README's own examples can be used as they stand, and its links lead somewhere."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from pathlib import Path
 import yaml
 
 from irl.config import Config
+from irl.scenario import Scenario
 from irl.sections import validated
 
 TEXT = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_minimal_study_is_a_study():
-    (study,) = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL))
+def test_the_minimal_study_is_a_study_and_the_scenario_one_of_it():
+    study, scenario = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL))
     config = validated(Config, study, "README.md")
+    asked = [change.part for change in validated(Scenario, scenario, "README.md").changes]
+    assert asked[0].name in config.data.state and asked[1].action in config.data.actions
+    assert set(asked[1].where) <= set(config.data.state)
     assert config.anchor.action == "none" and list(config.data.state) == [
         "country",
         "had",

@@ -13,7 +13,7 @@ from irl.counterfactual import outcomes, simulate
 from irl.data import panel_from_frame
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
-from irl.membership_scenarios import exact_outcomes, scenario_edit
+from irl.membership.scenarios import exact_outcomes, scenario_edit
 from irl.report import recovery
 from irl.scenario import cases, scenario_from
 

@@ -201,7 +201,7 @@ def test_a_label_that_looks_like_a_truth_value_stays_one():
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
         ({"name": ""}, "name: "),
         ({"name": " "}, "name: "),
-        ({"name": 7}, "name: Input should be a valid string (given 7)"),
+        ({"name": 7}, "name: Input should be a valid string (given 7: YAML reads"),
         ({"name": "baseline"}, "what answers call the programme as it is"),
         ({"period": 3}, "period: unknown key; did you mean 'periods'?"),
         ({"changes": []}, "changes: "),
@@ -293,3 +293,9 @@ def test_when_changes_hold():
     for wrong, said in (({"start": 12}, "after the last of 12 periods"), ({"length": 0}, "timing.length")):
         with pytest.raises(InputError, match=said):
             scenario_from(content | {"timing": wrong})
+
+
+def test_a_new_action_has_a_name_of_one_word_or_more():
+    (change,) = scenario({"add": {"action": "student plan", "like": "annual", "nest": 0}}).changes
+    assert change.add is not None and change.add.action == "student plan"
+    assert "changes.0.add.action" in refusal({"add": {"action": " ", "like": "annual", "nest": 0}})

@@ -576,6 +576,14 @@ TRAIN = {
         lambda f: ["--config", f / "study.yaml", "--run", f / "new", f"data.path={bad_data(f, price=np.nan)}"],
         "'price': missing or infinite",
     ),
+    "a static that moves": (
+        lambda f: ["--config", f / "study.yaml", "--run", f / "new", "data.state.video.dynamics=static"],
+        "video: `dynamics: static`, but it changes in",
+    ),
+    "a clock that does not run, in a dry run": (
+        lambda f: ["--config", f / "study.yaml", "--dry-run", "data.state.video.dynamics=clock"],
+        "video: `dynamics: clock`, but",
+    ),
     "a device that is not there": (
         lambda f: ["--config", f / "study.yaml", "--run", f / "new", "--device", "abacus"],
         "--device abacus: not usable here",

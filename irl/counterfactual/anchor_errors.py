@@ -93,8 +93,9 @@ class Band:
             share = name.startswith("share_")
             shown = list(by.values())[-1:] if share else list(by.values())
             low, high = min(low for _, low, _ in shown), max(high for *_, high in shown)
-            scale, unit = (100, " points") if share else (1, " reward units per period")
-            said.append(f"{name.removeprefix('share_')} {scale * low:+.3g} to {scale * high:+.3g}{unit}")
+            scale, digits, unit = (100, 2, " points") if share else (1, 3, " reward units per period")
+            bounds = f"{scale * low:+.{digits}f} to {scale * high:+.{digits}f}".replace("-", "−")
+            said.append(f"{name.removeprefix('share_')} {bounds}{unit}")
         return f"if that reward is off by up to {self.error:g} reward units, the change is: {', '.join(said)}"
 
     def plain(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def reward_with(model: FittedModel, state: Tensor, lowest: int | None = None) ->
     assert model.refit is not None
     schema, seen = model.schema, state
     if lowest is not None:
-        seen = state.index_fill(1, torch.tensor([lowest], device=state.device), schema.columns[lowest].minimum)
+        seen = schema.lowest(state, schema.names[lowest])
     known = schema.known_reward(seen if schema.anchor is None else state)
     x, reference = model.terms(seen).double(), schema.reference(seen, schema.menu(seen)).double()
     return Loading(model.refit.reward(x, known, reference), x, reference)

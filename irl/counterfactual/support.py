@@ -120,8 +120,9 @@ class Tally:
             return []
         much = f"{100 * self.share(case):.0f} % of the simulated member-periods"
         beside = f" ({100 * self.share(baseline):.0f} % in the baseline)" if case != baseline else ""
-        pair = " with ".join(dict.fromkeys(self.plain(case)["mostly"]))
+        pair = dict.fromkeys(self.plain(case)["mostly"])
+        where = " and ".join(pair) + (" together" if len(pair) > 1 else "")
         return [
-            f"{case}: {much}{beside} are in states unlike any in the data, mostly because of {pair}; there the answer "
-            "is extrapolated"
+            f"{case}: {much}{beside} are in states unlike any in the data, mostly because of {where}; there the "
+            "answer is extrapolated"
         ]

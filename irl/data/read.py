@@ -202,7 +202,9 @@ def of_each(files: list[Path], read: Callable[[Path], Result]) -> list[Result]:
             why = "the file is empty" if size == 0 else " ".join(str(error).split())[:200]
             lines.append(f"{file}: {why}")
     if lines:
-        remedy = "Check that the files are whole (an interrupted copy?) and are what their names say."
+        remedy = (
+            "Check that the files are whole (an interrupted copy?), are what their names say, and that CSV is UTF-8."
+        )
         raise InputError("cannot be read:\n  " + _some(lines) + f"\n{remedy}")
     return results
 

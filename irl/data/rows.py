@@ -87,7 +87,9 @@ def checked_rows(
     spared = (
         () if schema is None else set(config.data.exit) - set(config.data.state)
     )  # who left matters to fitting only
-    findings = missing_columns([name for name in study_columns(config) if name not in spared], frame)
+    own = data_columns(config.data)
+    findings = missing_columns([name for name in own if name not in spared], frame)
+    findings += missing_columns([name for name in study_columns(config) if name not in own], frame, "`anchor.reward` ")
     if schema is not None and any(name not in frame.columns for name in schema.hidden):
         raise InputError(
             f"{source}: this study has hidden types, and no column {TYPE!r} says who is of which. Bootstrap, "
@@ -250,7 +252,8 @@ def _actions(frame: pd.DataFrame, data: Data, schema: StateSchema, terminal: Boo
     values = frame[data.action]
     found, labels = labelled(values)
     what = f"action column {data.action!r}"
-    findings = finding(f"{what}: missing values", (found < 0) & ~terminal)
+    remedy = "Fill them in: no plan is an action, too, and has a name (none)"
+    findings = finding(f"{what}: missing values", (found < 0) & ~terminal, remedy=remedy)
     for code, name in enumerate(labels):
         if name not in schema.actions:
             remedy = "Correct the rows or add it to `actions`"

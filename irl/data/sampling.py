@@ -10,6 +10,9 @@
     worth       rows that would tell as much, were their weights alike: (sum w)^2 / sum w^2 (Kish 1965)
     by_choice   mean weight after each choice, as a part of the segment's mean weight, over segments
 
+Warned about besides: segments that are absent early or late, and columns of the state whose levels all but say what is
+chosen, which are likely to have been noted after the choice.
+
 Choices given the state are estimated rightly from any sample that was drawn by the state. What is not said here cannot
 be seen: members sampled by what they chose (without a weight), or who leave for what would have followed.
 """
@@ -37,6 +40,8 @@ LEVEL, APART = 0.01, 0.005
 """A p-value and a difference of rates beyond which leaving is said to depend on the choice."""
 BY_CHOICE, SURE = 0.05, 4.0
 """A part of the mean weight, and so many standard errors, beyond which weights are said to depend on the choice."""
+TOLD = 0.995
+"""Share of decisions that follow from a column's level, each level's commonest, beyond which the column is doubted."""
 LONG = 8
 """Periods of a panel from which on segments are looked for in its first and last quarter."""
 
@@ -116,7 +121,7 @@ def sampling(panel: Panel, data: Data) -> Sampling:
         p=p,
         worth=worth,
         by_choice=by_choice,
-        warnings=(*warnings, *_absent(panel)),
+        warnings=(*warnings, *_absent(panel), *_told(panel)),
     )
 
 
@@ -247,4 +252,25 @@ def _absent(panel: Panel) -> list[str]:
                     f"segment {name} is there in periods {since} to {until} of {periods} only: {what} ones say nothing "
                     "of it, and what they have in common with other segments is taken for its own"
                 )
+    return found
+
+
+def _told(panel: Panel) -> list[str]:
+    """Columns of the state that were noted after the choice, by all appearance: each level has a choice of its own."""
+    found = []
+    for f, column in enumerate(panel.schema.columns):
+        if not column.discrete or column.dynamics == "static" or column.hidden:
+            continue
+        levels, actions = column.levels + 1, panel.n_actions
+        n = torch.zeros(levels * actions, dtype=torch.int64, device=panel.state.device)
+        for i in _parts(panel):
+            rows = panel.free[i] & panel.active[i]
+            n += torch.bincount(panel.state[i][rows, f].long() * actions + panel.action[i][rows], minlength=len(n))
+        most, which = n.view(levels, actions).max(1)
+        told, decisions = int(most.sum()), int(n.sum())
+        if told >= TOLD * max(decisions, LEAST) and len(which[most >= LEAST].unique()) > 1:
+            found.append(
+                f"state column {column.name} says what is chosen in {told / decisions:.1%} of the decisions: is "
+                "it as it stood before the choice of its row? The state after it is that of the next row"
+            )
     return found

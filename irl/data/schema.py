@@ -161,6 +161,11 @@ class StateSchema:
             raise InputError(unknown(name, self.names, "state", "column")[0])
         return self.names.index(name)
 
+    def lowest(self, state: Tensor, name: str) -> Tensor:
+        """state[N, F] with a column at its lowest level or value (a copy)."""
+        f = self.index(name)
+        return state.index_fill(1, torch.tensor([f], device=state.device), self.columns[f].minimum)
+
     def encode(self, frame: pd.DataFrame) -> Tensor:
         """``frame`` as float32 state[N, F], rows in the frame's order; other columns are ignored.
 
@@ -303,7 +308,8 @@ def codes_of(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], li
     recode = np.array([place.get(x, strange) for x in labels] + [-1], dtype=np.int64)
     codes = recode[found]
     what = f"state column {column.name!r}"
-    findings = finding(f"{what}: missing values", found < 0, values=values)
+    remedy = "Fill them in: a label such as 'unknown' is one like any other"
+    findings = finding(f"{what}: missing values", found < 0, values=values, remedy=remedy)
     if column.kind == "ordinal":
         findings += finding(
             f"{what}: values that are not among its levels {_listed(column.labels)}",
@@ -320,8 +326,10 @@ def values_of(column: Column, values: pd.Series) -> tuple[NDArray[np.float64], l
     with np.errstate(over="ignore"):
         unusable = ~np.isfinite(result.astype(np.float32)) & ~strange
     what = f"state column {column.name!r}"
-    findings = finding(f"{what} ({column.kind}): values that are not numbers", strange, values=values)
-    findings += finding(f"{what}: missing or infinite values", unusable, values=values)
+    remedy = "Write them as 1234.5, without units or separators of thousands"
+    findings = finding(f"{what} ({column.kind}): values that are not numbers", strange, values=values, remedy=remedy)
+    remedy = "Fill them in, say with the median, and add a 0/1 column to the state that says where"
+    findings += finding(f"{what}: missing or infinite values", unusable, values=values, remedy=remedy)
     bad = unusable | strange
     if column.kind == "count":
         uncounted = ~bad & ((result < 0) | (result != np.round(result)))

@@ -91,9 +91,10 @@ def fit_dynamics(
     pairs, fit, check = (
         Pairs(panel, (panel.next_row >= 0) & rows) for rows in (panel.next_row >= 0, ~held_out, held_out)
     )
-    problems = [p for f in model.clock for p in _set_clock(model, f, pairs)] + _moving_static(panel.schema, pairs)
-    if problems:
-        raise InputError("the panel contradicts the declared dynamics:\n  " + "\n  ".join(problems))
+    check_declared(panel)
+    for f in model.clock:
+        step, (found, seen, _) = getattr(model, f"clock_{f}"), _clock(panel.schema, f, pairs)
+        step[seen] = found[seen].to(step.dtype)
     for f in model.table:
         getattr(model, f"table_{f}").copy_(_frequencies(model.schema, f, model.schema.columns[f].parents, pairs))
     trained, held_out_log_prob, undone = None, None, False
@@ -133,29 +134,38 @@ def _mean_log_prob(model: TransitionModel, pairs: Pairs) -> float:
     return float(total) / float(rows) if rows else math.nan
 
 
-def _set_clock(model: TransitionModel, f: int, pairs: Pairs) -> list[str]:
-    """Read the clock's step off the pairs; a problem if it is not the same everywhere."""
-    column = model.schema.columns[f]
-    step: Tensor = getattr(model, f"clock_{f}")
+def check_declared(panel: Panel) -> None:
+    """InputError if rows contradict the declared dynamics: clocks that do not run regularly, statics that change."""
+    pairs = Pairs(panel, panel.next_row >= 0)
+    clocks = (f for f, column in enumerate(panel.schema.columns) if column.dynamics == "clock")
+    broken = {f: _clock(panel.schema, f, pairs)[2] for f in clocks}
+    every = int(processes.total(pairs.where.sum()))
+    problems = [
+        f"{panel.schema.columns[f].name}: `dynamics: clock`, but {number:,} of {every:,} transitions break its step; "
+        "use learned"
+        for f, number in broken.items()
+        if number
+    ] + _moving_static(panel.schema, pairs)
+    if problems:
+        raise InputError("the panel contradicts the declared dynamics:\n  " + "\n  ".join(problems))
+
+
+def _clock(schema: StateSchema, f: int, pairs: Pairs) -> tuple[Tensor, Tensor, int]:
+    """What follows each level [levels] of clock ``f`` most often, and which were seen [levels] (of a number, its median
+    step, seen); and how many pairs follow another step."""
+    column, device = schema.columns[f], pairs.where.device
     if column.discrete:
-        levels = len(step)  # the unseen one included
+        levels = len(column.labels) + 1  # the unseen one included
         moves = (state[:, f].long() * levels + following[:, f].long() for state, _, following, _ in pairs)
-        counts = _counts(((move, None) for move in moves), (levels, levels), step.device)
-        seen = counts.sum(1) > 0
-        step[seen] = counts.argmax(1)[seen].to(step.dtype)
-        every = int(counts.sum())
-        broken = every - int(counts[seen].amax(1).sum())
-    else:
-        jumps = torch.cat([following[:, f] - state[:, f] for state, _, following, _ in pairs] or [step.new_zeros(0)])
-        step.copy_(processes.agreed(jumps.median()))
-        wrong = sum(
-            float(((now[:, f] + step - later[:, f]).abs() > 1e-4 * (1 + later[:, f].abs())).sum())
-            for now, _, later, _ in pairs
-        )
-        broken, every = int(processes.total(wrong)), int(processes.total(len(jumps)))
-    if not broken:
-        return []
-    return [f"{column.name}: `dynamics: clock`, but {broken:,} of {every:,} transitions break its step; use learned"]
+        counts = _counts(((move, None) for move in moves), (levels, levels), device)
+        return counts.argmax(1), counts.sum(1) > 0, int(counts.sum() - counts.amax(1).sum())
+    jumps = torch.cat([later[:, f] - now[:, f] for now, _, later, _ in pairs] or [torch.zeros(0, device=device)])
+    step = processes.agreed(jumps.median())
+    wrong = sum(
+        float(((now[:, f] + step - later[:, f]).abs() > 1e-4 * (1 + later[:, f].abs())).sum())
+        for now, _, later, _ in pairs
+    )
+    return step, torch.ones_like(step, dtype=torch.bool), int(processes.total(wrong))
 
 
 def _moving_static(schema: StateSchema, pairs: Pairs) -> list[str]:

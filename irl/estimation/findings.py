@@ -101,17 +101,12 @@ def contributions(model: FittedModel, panel: Panel) -> dict[str, Any]:
     cells = [cell for cell in _cells(panel) if cell[0] != schema.anchor]
     found: dict[str, Any] = {action: {} for action in schema.actions}
     for benefit in names:
-        f = schema.index(benefit)
+        lowest = partial(schema.lowest, name=benefit)
 
-        def lowest(state: Tensor, f: int = f) -> Tensor:
-            without = state.clone()
-            without[:, f] = schema.columns[f].minimum
-            return without
-
-        def added(state: Tensor) -> Tensor:
+        def added(state: Tensor, lowest: Callable[[Tensor], Tensor] = lowest) -> Tensor:
             return _loadings(model, state) - _loadings(model, lowest(state))
 
-        def added_to_all(state: Tensor) -> Tensor:
+        def added_to_all(state: Tensor, lowest: Callable[[Tensor], Tensor] = lowest) -> Tensor:
             return (schema.known_reward(state) - schema.known_reward(lowest(state))).unsqueeze(1)
 
         contrasts = _contrasts(panel, cells, added)
@@ -201,11 +196,9 @@ def quantities(model: FittedModel, panel: Panel) -> list[Quantity]:
     cells = [cell for cell in _cells(panel) if cell[0] != schema.anchor]
     asked: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [("reward", "", terms)]
     for benefit in model.config.reward.benefits:
-        f = schema.index(benefit)
 
-        def added(state: Tensor, f: int = f) -> Tensor:
-            without = state.index_fill(1, torch.tensor([f], device=state.device), schema.columns[f].minimum)
-            difference: Tensor = terms(state) - terms(without)
+        def added(state: Tensor, name: str = benefit) -> Tensor:
+            difference: Tensor = terms(state) - terms(schema.lowest(state, name))
             return difference
 
         asked.append(("contribution", benefit, added))

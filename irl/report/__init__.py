@@ -5,7 +5,7 @@ from irl.report.html import write_report
 from irl.report.latex import write_latex
 from irl.report.record import load_record
 from irl.report.tensorboard import log_run, log_scenario
-from irl.report.terminal import print_report
+from irl.report.terminal import print_answer, print_report
 from irl.report.truth import against_truth, recovery
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "load_record",
     "log_run",
     "log_scenario",
+    "print_answer",
     "print_report",
     "recovery",
     "write_card",

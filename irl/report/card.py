@@ -128,7 +128,7 @@ def _tables(*tables: Table | None) -> Iterator[str]:
 
 def markdown(table: Table) -> str:
     """The table in pipes; flagged rows begin with a warning sign. Title and note are left out."""
-    sides = [":--"] * table.labels + ["--:"] * (len(table.header) - table.labels)
+    sides = ["--:" if table.numeric(i) else ":--" for i in range(len(table.header))]
     lines = [_row(table.header), f"| {' | '.join(sides)} |"]
     for i, row in enumerate(table.rows):
         mark = ("⚠ ",) if i in table.flagged else ("",)

@@ -8,6 +8,7 @@ sentence.
 
 from __future__ import annotations
 
+import math
 from html import escape
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def _summary(record: Record, truth: Truth | str) -> list[str]:
     if isinstance(truth, Truth):
         r2 = truth.scores.loc["pooled", "r2"]
         found.append(f"Against the known rewards of the simulated market, R² is {tables.number(r2, 3)}.")
+    found += words.adds_most(record)
     found += attention.sentences(record)
     lasting = attribution.sentences(record)
     found += [f"Over a lifetime, {text}" for text in lasting if text.startswith(f"{ALL}: ") or len(lasting) == 1]
@@ -149,8 +151,10 @@ def _rewards(record: Record) -> str:
         frame = pd.DataFrame(rows).astype({k: float for k in ("mean", "p10", "p90")})
         panels = plots.reward_panels(frame, record.paid, record.numbers(record.paid))
     known = f"The {words.reward_of_anchor(record)} is given, not estimated."
+    odds = tables.number(math.exp(1 / record.config.temperature), 1)
+    unit = f"One reward unit more, all else equal, multiplies the odds of a choice by {odds}."
     bar = "Bar: 10th to 90th percentile over visited states (a spread between states, not a confidence interval)."
-    text = f"<p>{escape(f'Dot: mean. {bar} {known}')}</p>"
+    text = f"<p>{escape(f'{unit} {known} Dot: mean. {bar}')}</p>"
     more = [estimates.contribution_table(record), estimates.coefficient_table(record)]
     more += [contracts.contract_table(record), types.type_table(record), types.number_table(record)]
     more += [attention.attention_table(record), attention.always_table(record)]

@@ -78,9 +78,7 @@ def _long(cell: str) -> str:
 
 
 def _side(table: Table, column: int) -> str:
-    """Numbers stand to the right, words to the left."""
-    wordy = any(any(c.isalpha() for c in row[column].replace("e+", "").replace("e−", "")) for row in table.rows)
-    return "" if column < table.labels or wordy else ' class="n"'
+    return ' class="n"' if table.numeric(column) else ""
 
 
 def key(label: str, colour: str, *, dashed: bool = False) -> str:

@@ -29,6 +29,11 @@ class Table:
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.header) for row in self.rows), f"{self.title}: ragged rows"
 
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, which stand to the right; words stand to the left."""
+        cells = (row[column].replace("e+", "").replace("e−", "") for row in self.rows)
+        return column >= self.labels and not any(c.isalpha() for cell in cells for c in cell)
+
 
 def number(value: Any, digits: int = 2) -> str:
     """A number with a true minus sign and thousands separated; a dash if it is missing."""

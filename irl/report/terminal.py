@@ -1,8 +1,11 @@
-"""The report's segment tables for a terminal. Names are shown as they are, never read as markup."""
+"""What scripts print of a run: the report's segment tables, and what a scenario comes to. Names are shown as they are,
+never read as markup."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,13 +23,22 @@ from irl.report import (
     sensitivity,
     words,
 )
-from irl.report.record import Record
+from irl.report.record import Record, load_answer
 from irl.report.tables import Table
 from irl.report.truth import Truth, truth_table
 
+WIDTH = 140
+"""Columns when the output is not a terminal."""
 
-def print_report(record: Record, truth: Truth | str, *, console: Console) -> None:
+
+def printed() -> Console:
+    """The standard output."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def print_report(record: Record, truth: Truth | str, *, console: Console | None = None) -> None:
     """Rewards, every scenario's shares and surplus by segment, and what to be careful about."""
+    console = console or printed()
     for heading, table in _tables(record, truth):
         if heading:
             console.print(Text(heading, style="bold"))
@@ -36,9 +48,15 @@ def print_report(record: Record, truth: Truth | str, *, console: Console) -> Non
         console.print(Text(f"warning: {caution}", style="yellow"))
 
 
-def print_table(table: Table, *, console: Console) -> None:
+def print_table(table: Table, *, console: Console | None = None) -> None:
     """One table, its note left out."""
-    console.print(_rich(table))
+    (console or printed()).print(_rich(table))
+
+
+def print_answer(folder: Path) -> None:
+    """What the scenario answered in ``folder`` comes to: a sentence per case."""
+    for sentence in words.headlines(load_answer(folder)):
+        print(sentence)
 
 
 def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | None]]:
@@ -83,7 +101,7 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
 def _rich(table: Table) -> RichTable:
     shown = RichTable(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for i, heading in enumerate(table.header):
-        shown.add_column(Text(heading), justify="left" if i < table.labels else "right", overflow="fold")
+        shown.add_column(Text(heading), justify="right" if table.numeric(i) else "left", overflow="fold")
     for i, row in enumerate(table.rows):
         shown.add_row(*(Text(cell) for cell in row), style="red" if i in table.flagged else None)
     return shown

@@ -35,6 +35,18 @@ def estimated(record: Record) -> str:
     return f"What {paid} {verb} worth, relative to {mean}{record.anchor}, was recovered{counted}."
 
 
+def adds_most(record: Record) -> list[str]:
+    """One sentence: the benefit that adds most to the reward of each paid action, on average over all choices."""
+    found, said = at(record.metrics, "contributions", default={}), []
+    for action in record.paid:
+        means = {name: at(cell, "mean") for name, cell in at(found, action, ALL, default={}).items()}
+        known = {name: mean for name, mean in means.items() if mean is not None}
+        most = max(known, key=lambda name: known[name]) if known else ""
+        if most and known[most] > 0:
+            said.append(f"“{most}” to “{action}” ({signed(known[most])})")
+    return [f"Of the benefits, what adds most, in reward units on average: {', '.join(said)}."] if said else []
+
+
 def headlines(scenario: ScenarioRecord) -> list[str]:
     """One sentence per case: what happens to membership (else to the share that moves most), and where most."""
     found = [f"{scenario.name}: {scenario.problem}"] if scenario.problem else []
@@ -52,13 +64,15 @@ def headlines(scenario: ScenarioRecord) -> list[str]:
         parts = last.drop(index=ALL, errors="ignore")
         most = str(parts["change"].abs().idxmax()) if len(parts) else ALL
         whole: Any = last.loc[ALL if ALL in last.index else most]
-        said = f"{percent(whole.baseline)} → {percent(whole.scenario)} ({signed(100 * whole.change, 1)} points)"
+        within = f" [{signed(100 * whole.low, 1)}, {signed(100 * whole.high, 1)}]" if not math.isnan(whole.low) else ""
+        change = f"{signed(100 * whole.change, 1)} points{within}"
+        said = f"{percent(whole.baseline)} → {percent(whole.scenario)} ({change})"
         where = f", most in {most} ({signed(100 * parts['change'][most], 1)} points)" if len(parts) > 1 else ""
         named = scenario.name if case == scenario.name else f"{scenario.name}, {case}"
         depends = at(scenario.metrics, "solved", case, "identification", "behaviour") is False
         band = f" {anchored(scenario, case)[0]} See how far under this scenario." if depends else ""
         found.append(
-            f"{named}: {what} at period {int(rows['period'].max())} {said}{where}.{_in_money(scenario, case)}{band}"
+            f"{named}: {what} {said} in period {int(rows['period'].max())}{where}.{_in_money(scenario, case)}{band}"
         )
     return found
 
@@ -203,11 +217,25 @@ def limits(record: Record) -> list[str]:
 
 
 def cautions(record: Record) -> list[str]:
-    """Everything that went wrong or rests on little, one sentence each; empty if nothing did."""
+    """Everything that went wrong or rests on little, one sentence each, what is about the fits last; empty if nothing
+    did."""
     found = [f"Segment {s.segment}: {s.thin}." for s in anchor_shares(record) if s.thin]
     found += [
         f"{text[0].upper()}{text[1:]}." for text in at(record.metrics, "panel", "sampling", "warnings", default=[])
     ]
+    found += withheld(record)
+    found += type_cautions(record)
+    found += sensitivity_cautions(record)
+    found += falsification_cautions(record)
+    found += attention_cautions(record)
+    for scenario in record.scenarios:
+        found += [f"Scenario “{scenario.name}”: {text}" for text in scenario_cautions(scenario)]
+    return found + _step_cautions(record)
+
+
+def _step_cautions(record: Record) -> list[str]:
+    """What went wrong in the estimation's steps."""
+    found = []
     for step, label in STEPS.items():
         metrics = at(record.metrics, step, default={})
         if at(metrics, "fell_back"):
@@ -221,20 +249,16 @@ def cautions(record: Record) -> list[str]:
             found.append(f"The {label} step's equations are nearly singular (condition number {condition:.0e}).")
         left = at(metrics, "unexplained")
         if left is not None and left > UNEXPLAINED:
+            shown = "those shown are the refit's, which values choices anew"
+            if not record.config.estimation.refit.rounds:
+                shown = "give the panel more members, or the study a refit (`estimation.refit.rounds`)"
             found.append(
-                f"The {label} step left {percent(left)} of a constant value's residual unexplained (held-out members): "
-                "its values rest on little; look at the refit's."
+                f"The {label} step, by which rewards are found first, left {percent(left)} of a constant value's "
+                f"residual unexplained (held-out members), so that these first rewards rest on little: {shown}."
             )
         losses = [x for x in at(trained(metrics), "history", default=[]) if isinstance(x, (int, float))]
         if any(not math.isfinite(x) for x in losses):
             found.append(f"The {label} step's held-out loss was not finite in some epoch.")
-    found += withheld(record)
-    found += type_cautions(record)
-    found += sensitivity_cautions(record)
-    found += falsification_cautions(record)
-    found += attention_cautions(record)
-    for scenario in record.scenarios:
-        found += [f"Scenario “{scenario.name}”: {text}" for text in scenario_cautions(scenario)]
     return found
 
 
@@ -256,7 +280,8 @@ def scenario_cautions(scenario: ScenarioRecord) -> list[str]:
             )
         found += [str(text) for text in at(how, "warnings", default=[])]
     found += [str(text) for text in at(scenario.metrics, "money", "notes", default=[])]
-    return list(dict.fromkeys(found))
+    own = (text.removeprefix(f"{scenario.name}: ") for text in found)  # a single case is called as the scenario is
+    return list(dict.fromkeys(text if text.endswith(".") else f"{text}." for text in own))
 
 
 def anchored(scenario: ScenarioRecord, case: str | None = None) -> list[str]:

@@ -28,8 +28,8 @@ from irl.counterfactual.backtest import backtest, experiment
 from irl.data import panel_from_frame
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
-from irl.membership_continued import continued
-from irl.membership_scenarios import exact_outcomes
+from irl.membership.continued import continued
+from irl.membership.scenarios import exact_outcomes
 from irl.report.backtest import tables_of
 from irl.report.terminal import print_table
 

@@ -56,8 +56,8 @@ from irl.data import panel_from_frame
 from irl.estimation.pipeline import train
 from irl.fitted import FittedModel, Z
 from irl.membership import Market, MarketSolution, market_of
-from irl.membership_attribution import exact_contributions, exact_removals
-from irl.membership_scenarios import exact_answer
+from irl.membership.attribution import exact_contributions, exact_removals
+from irl.membership.scenarios import exact_answer
 from irl.runs import LAST, atomic_write
 from irl.scenario import Scenario, cases, load_scenario
 

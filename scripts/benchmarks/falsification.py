@@ -42,14 +42,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from irl import membership, membership_types
+from irl import membership
 from irl.config import Config, validated
 from irl.data import panel_from_frame
 from irl.estimation.falsification import battery
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
-from irl.membership import Cell, Market
-from irl.membership_continued import continued
+from irl.membership import Cell, Market, types
+from irl.membership.continued import continued
 from irl.runs import atomic_write, fingerprint
 
 PERIODS, LEVEL = 24, 0.05
@@ -110,7 +110,7 @@ def main() -> None:
 
 def version() -> str:
     """A fingerprint of the package's source and of this program."""
-    sources = [*sorted(Path(membership.__file__).parent.rglob("*.py")), Path(__file__)]
+    sources = [*sorted(Path(membership.__file__).parents[1].rglob("*.py")), Path(__file__)]
     return fingerprint(*(path.read_text(encoding="utf-8") for path in sources))[:8]
 
 
@@ -153,7 +153,7 @@ def simulated(case: str, seed: int, members: int) -> pd.DataFrame:
     about = {"members": members, "periods": PERIODS, "seed": seed}
     if case in ("types", "use"):
         kinds = [solved(taste=t, use=t if case == "use" else 1.0) for t in TYPES]
-        return membership_types.simulate_types(kinds, **about)[0]
+        return types.simulate_types(kinds, **about)[0]
     if case == "drift":
         first = membership.simulate(solved(), **(about | {"periods": PERIODS // 2}))
         later = solved(taste=1.3)

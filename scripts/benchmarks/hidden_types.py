@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 import irl
-from irl import command, membership_types, runs
+from irl import command, runs
 from irl.config import Config, load_config
 from irl.counterfactual import ask
 from irl.counterfactual.attribution import attribute
@@ -49,9 +49,9 @@ from irl.counterfactual.rollout import Starts
 from irl.data import panel_from_frame
 from irl.estimation.pipeline import train
 from irl.fitted import FittedModel
-from irl.membership import ACTIONS, Market, MarketSolution
-from irl.membership_attribution import exact_contributions, exact_removals
-from irl.membership_scenarios import exact_answer
+from irl.membership import ACTIONS, Market, MarketSolution, types
+from irl.membership.attribution import exact_contributions, exact_removals
+from irl.membership.scenarios import exact_answer
 from irl.scenario import cases, load_scenario
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -131,7 +131,7 @@ def judged(arguments: argparse.Namespace, seed: int, number: int, tell: Tell) ->
 @cache
 def solved(tastes: tuple[float, ...]) -> list[MarketSolution]:
     """The market of every type."""
-    return membership_types.solve_types(Market(discount=DISCOUNT), tastes)
+    return types.solve_types(Market(discount=DISCOUNT), tastes)
 
 
 def simulated(
@@ -140,10 +140,10 @@ def simulated(
     """The panel, and its truth (rewards, and the type of every row)."""
     panel, truth = folder / "membership.parquet", folder / "membership_truth.parquet"
     if not truth.is_file():
-        frame, kind = membership_types.simulate_types(
+        frame, kind = types.simulate_types(
             solved(tastes), members=arguments.members, periods=arguments.periods, seed=seed
         )
-        known = membership_types.truth(solved(tastes), frame, kind).assign(type=kind)
+        known = types.truth(solved(tastes), frame, kind).assign(type=kind)
         folder.mkdir(parents=True, exist_ok=True)
         runs.atomic_write(panel, frame.to_parquet(index=False))
         runs.atomic_write(truth, known.to_parquet(index=False))

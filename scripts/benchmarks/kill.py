@@ -34,7 +34,7 @@ from safetensors.numpy import load_file
 
 import irl.counterfactual.answer_files
 import irl.estimation.pipeline
-import irl.membership_types  # noqa: F401 - these are imported once, before the forks
+import irl.membership.types  # noqa: F401 - these are imported once, before the forks
 from irl.report.tables import Table
 from irl.report.terminal import print_table
 

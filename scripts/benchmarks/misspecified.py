@@ -1,6 +1,6 @@
 """Markets that the model does not describe: what the plain study finds there, and what a study with the remedy finds.
 
-The membership market of `irl/membership.py`, solved exactly, with one segment, two benefits, contracts of four
+The membership market of `irl/membership/market.py`, solved exactly, with one segment, two benefits, contracts of four
 months and no seasons, and one thing unlike the model at a time (a switch of the market, at its default strength here):
 
     correct       nothing
@@ -45,15 +45,15 @@ from rich.console import Console
 from rich.table import Table
 
 import irl
-from irl import membership, membership_types
+from irl import membership
 from irl.config import Config, InputError, read_yaml, validated
 from irl.counterfactual import ask
 from irl.data import panel_from_frame
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
-from irl.membership import ACTIONS, MarketSolution
-from irl.membership_scenarios import exact_answer
+from irl.membership import ACTIONS, MarketSolution, types
+from irl.membership.scenarios import exact_answer
 from irl.report.falsification import LEVEL
 from irl.runs import atomic_write, fingerprint
 from irl.scenario import scenario_from
@@ -177,14 +177,14 @@ def solved(case: str) -> tuple[MarketSolution, ...]:
     own = market.segments[SEGMENT]
     segments = {SEGMENT: replace(own, commitment=own.commitment * MONTHS / market.contract_months)}
     market = replace(market, segments=segments, seasons=seasons, contract_months=MONTHS, list_annual=ANNUAL)
-    return tuple(membership_types.solve_types(market, config.market.types, chosen_use=config.market.chosen_use))
+    return tuple(types.solve_types(market, config.market.types, chosen_use=config.market.chosen_use))
 
 
 def results(case: str, remedied: bool, seed: int, members: int, periods: int, simulated: int) -> dict[str, Any]:
     """One row of the table."""
     config, started = study(case, remedied, seed, members, periods), time.perf_counter()
     solutions = solved(case)
-    frame, kind = membership_types.simulate_types(solutions, members=members, periods=periods, seed=seed)
+    frame, kind = types.simulate_types(solutions, members=members, periods=periods, seed=seed)
     panel = panel_from_frame(frame, config)
     model, metrics = estimate(config, panel, bench=Workbench(device=torch.device("cpu"), seed=seed))
     true = by_type(solutions, frame, kind)

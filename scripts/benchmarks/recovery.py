@@ -34,7 +34,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from irl import bellman, membership, membership_tastes, tabular
+from irl import bellman, membership, tabular
 from irl.config import load_config
 from irl.counterfactual import ask
 from irl.data import panel_from_frame
@@ -45,7 +45,8 @@ from irl.estimation.reward import fit_reward
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.membership import MarketSolution
-from irl.membership_scenarios import exact_outcomes, exact_surplus, scenario_edit
+from irl.membership.scenarios import exact_outcomes, exact_surplus, scenario_edit
+from irl.membership.tastes import Segment
 from irl.report import recovery
 from irl.runs import atomic_write
 from irl.scenario import cases, scenario_from
@@ -207,7 +208,7 @@ def likeliest_reward(solution: MarketSolution, frame: pd.DataFrame) -> pd.DataFr
     return membership.true_reward(fitted, frame)
 
 
-def tastes(segment: membership_tastes.Segment) -> torch.Tensor:
+def tastes(segment: Segment) -> torch.Tensor:
     """theta[10] of a segment."""
     own = [getattr(segment, name) for name in TASTES] + [b.taste for b in segment.benefits.values()]
     return torch.tensor(own, dtype=torch.float64)

@@ -131,7 +131,8 @@ def test_only_the_surplus_has_a_band_where_choices_are_identified(world):
     assert set(found.outcomes) == {"surplus"}
     _, low, high = found.outcomes["surplus"]["north"]
     lowest, highest = (f(by[k] for by in found.outcomes["surplus"].values()) for f, k in ((min, 1), (max, 2)))
-    assert found.sentence().endswith(f"surplus {lowest:+.3g} to {highest:+.3g} reward units per period")
+    shown = f"surplus {lowest:+.3f} to {highest:+.3f} reward units per period".replace("-", "−")
+    assert found.sentence().endswith(shown)
     assert high - low > 0.01
 
 

@@ -12,7 +12,8 @@ from irl.config import load_config
 from irl.counterfactual.intervention import compile_scenario
 from irl.counterfactual.population import check_population
 from irl.data import panel_from_frame
-from irl.membership_scenarios import scenario_edit
+from irl.membership.scenarios import scenario_edit
+from irl.membership.tastes import YEAR
 from irl.scenario import cases, load_scenario
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -25,7 +26,7 @@ def schema():
     market = membership.Market(price_factors=(1.0, 1.2))
     cells = tuple(market.cells())
     menu = market.available().double()
-    policy = (menu / menu.sum(-1, keepdim=True)).expand(len(cells), membership.YEAR, -1, -1)
+    policy = (menu / menu.sum(-1, keepdim=True)).expand(len(cells), YEAR, -1, -1)
     kernels = torch.stack([market.kernels(cell.segment) for cell in cells])
     at_random = membership.MarketSolution(market, cells, policy, policy, policy[..., 0], menu > 0, kernels, error=0.0)
     frame = membership.simulate(at_random, members=300, periods=13, seed=0, burn_in_years=1)

@@ -74,4 +74,4 @@ def test_an_answer_says_how_far_it_leaves_the_data(world):
     outside = {label: how["outside"] for label, how in found.solved.items()}
     assert outside["deep"]["share"] > outside["baseline"]["share"] + 0.1
     assert outside["deep"]["mostly"] == ["place", "tier"]
-    assert any("unlike any in the data, mostly because of place with tier" in text for text in found.warnings())
+    assert any("unlike any in the data, mostly because of place and tier together" in text for text in found.warnings())

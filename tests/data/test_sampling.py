@@ -175,3 +175,14 @@ def test_weights_by_choice_and_by_segment():
     frame["w"] = np.where(frame["plan"] == "none", 3.0, 1.0)
     found = of(frame, weight="w")
     assert "weights depend on what was chosen" in found.warnings[0] and found.by_choice["none"] > 1.2
+
+
+def test_a_state_that_was_noted_after_the_choice():
+    frame = people()
+    late = frame.assign(status=np.where(frame["plan"] == "member", "in", "out"))
+    assert "status says what is chosen in 100.0% of the decisions" in " ".join(of(late).warnings)
+    often = np.random.default_rng(3).random(len(frame)) < 0.02  # habit is not knowledge
+    assert "says what is chosen" not in " ".join(of(late.assign(status=late["status"].mask(often, "in"))).warnings)
+    one = frame.assign(plan="none", status="out")  # nor is a choice that everybody makes
+    one.loc[0, "plan"] = "member"
+    assert "says what is chosen" not in " ".join(of(one).warnings)

@@ -74,7 +74,7 @@ def test_price_coefficients_and_what_is_missing(record):
     table = price_coefficient_table(record.scenarios[0])
     assert table.title == "Price coefficients, reward units per USD" and table.header[1:] == ("weighted mean", "price")
     assert table.rows[0] == ("north", "0.0300 (0.0040)", "0.0300 (0.0040)")
-    assert scenario_cautions(record.scenarios[0]) == ["south: surplus in USD is left out"]
+    assert scenario_cautions(record.scenarios[0]) == ["south: surplus in USD is left out."]
 
 
 def test_the_headline_and_the_page_have_the_money(record):

@@ -21,7 +21,7 @@ def test_the_card_says_what_it_is_what_it_rests_on_and_what_it_is_not_for(run, s
     ]  # fmt: skip
     assert text.startswith("# Model card: run\n") and text.count("\n# ") == 0
     assert "| discount γ, per period | 0.9 |" in text and "up to 19 δ" in text  # (1 + γ) / (1 − γ)
-    assert "members at period 1 80.0 % → 75.0 % (−5.0 points)" in text
+    assert "members 80.0 % → 75.0 % (−5.0 points) in period 1" in text
     assert "- torch: 9.9" in text
 
 

@@ -68,7 +68,7 @@ def test_the_page_has_every_section_and_stands_alone(answered):
     ]  # fmt: skip
     assert "Scenario: Dearer annual plan" in html and "“price” is multiplied by 1.2 for everyone, always." in html
     assert "no hidden state" in parsed.text and "24,000" in parsed.text and "0.571" in parsed.text
-    assert "members at period 1 80.0 % → 75.0 % (−5.0 points)" in parsed.text
+    assert "members 80.0 % → 75.0 % (−5.0 points) in period 1" in parsed.text
     assert "http://" not in html and "https://" not in html and "@import" not in html
     assert not {"script", "link", "img", "iframe", "object"} & set(parsed.tags)
     for name, value in parsed.attributes:

@@ -9,7 +9,17 @@ import pytest
 from irl.report.estimates import anchor_table
 from irl.report.html import page
 from irl.report.record import ScenarioRecord, load_record
-from irl.report.words import cautions, changes_in_words, estimated, facts, headlines, identification, limits
+from irl.report.words import (
+    adds_most,
+    cautions,
+    changes_in_words,
+    estimated,
+    facts,
+    headlines,
+    identification,
+    limits,
+    scenario_cautions,
+)
 from irl.scenario import scenario_from
 
 
@@ -123,7 +133,7 @@ def test_the_headline_names_the_segment_that_moves_most(run, scenario, add_scena
     table.loc[here, ["scenario", "change"]] = [0.6, -0.2]
     add_scenario(run, scenario, table, solved={"low": {}, "high": {}})
     low, high = headlines(load_record(run).scenarios[0])
-    assert low.startswith("Dearer annual plan, low: members at period 1 80.0 % → 75.0 % (−5.0 points)")
+    assert low.startswith("Dearer annual plan, low: members 80.0 % → 75.0 % (−5.0 points) in period 1")
     assert high.endswith("most in south (−20.0 points).")
 
 
@@ -174,7 +184,7 @@ def test_without_members_the_headline_names_the_share_that_moves_most(run, scena
     table.loc[here, ["baseline", "scenario", "change"]] = [0.2, 0.9, 0.7]
     add_scenario(run, scenario, table)
     (said,) = headlines(load_record(run).scenarios[0])
-    assert said.startswith("Dearer annual plan: “monthly” at period 1 20.0 % → 90.0 % (+70.0 points)")
+    assert said.startswith("Dearer annual plan: “monthly” 20.0 % → 90.0 % (+70.0 points) in period 1")
 
 
 def test_scenarios_without_intervals_say_so(run, scenario, add_scenario, make_outcomes):
@@ -182,7 +192,10 @@ def test_scenarios_without_intervals_say_so(run, scenario, add_scenario, make_ou
     add_scenario(run, scenario, table)
     assert any("carry no intervals" in text for text in limits(load_record(run)))
     add_scenario(run, scenario, table.assign(low=-0.1, high=0.1), name="bounded")
-    assert not any("carry no intervals" in text for text in limits(load_record(run)))
+    record = load_record(run)
+    assert not any("carry no intervals" in text for text in limits(record))
+    bounded = next(s for s in record.scenarios if s.folder == "bounded")
+    assert "points [−10.0, +10.0])" in headlines(bounded)[0]
 
 
 def test_how_members_were_sampled(make_run, config, metrics):
@@ -202,3 +215,20 @@ def test_how_members_were_sampled(make_run, config, metrics):
     assert told["rows that the weights are worth"] == "20,000" and told["how members entered, as declared"] == "stock"
     assert not any("begin in a state" in name or "declared exits" in name for name in told)
     assert "Something is off." in cautions(record)
+
+
+def test_the_benefit_that_adds_most_is_named_for_each_plan(make_run, config, metrics):
+    metrics["contributions"] = {
+        "monthly": {"all": {"video": {"mean": 0.1}, "music": {"mean": 0.25}}},
+        "annual": {"all": {"video": {"mean": -0.3}}, "south": {"video": {"mean": 0.4}}},
+    }
+    (said,) = adds_most(load_record(make_run(config, metrics)))
+    assert said.endswith("“music” to “monthly” (+0.25).") and "annual" not in said
+
+
+def test_warnings_do_not_say_the_name_of_their_only_case(run, scenario, add_scenario, make_outcomes):
+    own, other = "Dearer annual plan: it is far from the data", "baseline: so is this"
+    solved = {"Dearer annual plan": {"converged": True, "warnings": [own, other]}}
+    add_scenario(run, scenario, make_outcomes(("Dearer annual plan",)), solved=solved)
+    found = scenario_cautions(load_record(run).scenarios[0])
+    assert found == ["it is far from the data.", "baseline: so is this."]

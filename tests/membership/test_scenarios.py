@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from irl import membership, membership_tastes
+from irl import membership
 from irl.config import InputError
-from irl.membership import ACTIONS, ANNUAL, MONTHLY, Market, MarketSolution
-from irl.membership_scenarios import ExactAnswer, exact_answer, exact_outcomes, exact_surplus, scenario_edit
+from irl.membership import ACTIONS, ANNUAL, MONTHLY, Market, MarketSolution, tastes
+from irl.membership.scenarios import ExactAnswer, exact_answer, exact_outcomes, exact_surplus, scenario_edit
 from irl.scenario import scenario_from
 
 
@@ -106,7 +106,7 @@ def test_changes_hold_only_where_they_should(baseline: MarketSolution):
     assert (exact_outcomes(scenario, frame, periods=3)["share_monthly"] == 0).all()
 
 
-def with_benefit(market: Market, segment: str, name: str, benefit: membership_tastes.Benefit) -> Market:
+def with_benefit(market: Market, segment: str, name: str, benefit: tastes.Benefit) -> Market:
     taste = market.segments[segment]
     return replace(
         market,

@@ -10,7 +10,7 @@ import pytest
 
 from irl import membership
 from irl.membership import Market, MarketSolution
-from irl.membership_attribution import exact_contributions, exact_removals
+from irl.membership.attribution import exact_contributions, exact_removals
 
 GAMMA = 0.8
 

@@ -11,8 +11,8 @@ import pytest
 from irl import membership
 from irl.config import InputError
 from irl.membership import Market
-from irl.membership_continued import continued
-from irl.membership_scenarios import exact_outcomes
+from irl.membership.continued import continued
+from irl.membership.scenarios import exact_outcomes
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from irl import tabular
 from irl.bellman import Nests
 from irl.config import InputError, unknown
 from irl.declared import Between, Condition
-from irl.membership import (
+from irl.membership.market import (
     ACTIONS,
     NONE,
     STATUSES,
@@ -37,7 +37,7 @@ from irl.membership import (
     cells_of,
     locate,
 )
-from irl.membership_tastes import LEVELS, YEAR
+from irl.membership.tastes import LEVELS, YEAR
 from irl.scenario import AddChange, Change, DynamicsChange, FeatureChange, Scenario, Timing, cases, scenario_from
 
 PRICES = Cell._fields[1:]

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from irl import membership, membership_tastes
+from irl import membership
 from irl.config import InputError, load_config
-from irl.membership import ACTIONS, Cell, Market, MarketSolution
+from irl.membership import ACTIONS, Cell, Market, MarketSolution, tastes
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def small_market(discount: float = 0.95) -> Market:
@@ -116,7 +116,7 @@ def test_bellman_equation_on_dense_transitions(discount: float):
     assert solution.error <= 1e-10
 
 
-def level_kernel(benefit: membership_tastes.Benefit, member: bool) -> np.ndarray:
+def level_kernel(benefit: tastes.Benefit, member: bool) -> np.ndarray:
     up, down = (benefit.rise, benefit.drop) if member else (benefit.rise_out, benefit.drop_out)
     return np.array([[1 - up, up, 0], [down, 1 - up - down, up], [0, down, 1 - down]])
 

@@ -36,7 +36,7 @@ from torch import Tensor
 from irl import bellman, tabular
 from irl.bellman import Nests
 from irl.config import Config, InputError
-from irl.membership_tastes import LEVELS, MOOD, YEAR, Segment, invented_seasons, invented_segments
+from irl.membership.tastes import LEVELS, MOOD, YEAR, Segment, invented_seasons, invented_segments
 
 ACTIONS = ("none", "monthly", "annual")
 NONE, MONTHLY, ANNUAL = range(3)
@@ -208,7 +208,7 @@ class Market:
         return tabular.FiniteMDP(rules.reward, rules.available, move, *about)
 
     def moody(self, strength: float) -> Market:
-        """The same with a taste for membership that comes and goes (:data:`irl.membership_tastes.MOOD`), a column."""
+        """The same with a taste for membership that comes and goes (:data:`irl.membership.tastes.MOOD`), a column."""
         segments = {name: segment.moody(strength) for name, segment in self.segments.items()}
         return replace(self, segments=segments, seasons={**self.seasons, MOOD: (0.0,) * YEAR})
 

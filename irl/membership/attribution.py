@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from irl import membership, tabular
-from irl.membership import Market, MarketSolution, Rules
+from irl import tabular
+from irl.membership.market import Market, MarketSolution, Rules, solve
 
 
 def exact_contributions(solution: MarketSolution, start: pd.DataFrame) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def exact_removals(solution: MarketSolution, start: pd.DataFrame) -> pd.DataFram
         def edit(_: pd.DataFrame, rules: Rules) -> Rules:
             return rules._replace(reward=_without(market, benefit, rules.reward))
 
-        without: Tensor = membership.solve(market, cells=solution.cells, edit=edit).value[at]
+        without: Tensor = solve(market, cells=solution.cells, edit=edit).value[at]
         return (solution.value[at] - without).numpy()
 
     return _by_segment(np.stack([loss(name) for name in market.benefits], 1), market, start)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from irl.membership import ACTIONS, NONE, STATUSES, MarketSolution
-from irl.membership_tastes import YEAR
+from irl.membership.market import ACTIONS, NONE, STATUSES, MarketSolution
+from irl.membership.tastes import YEAR
 
 
 def continued(solution: MarketSolution, frame: pd.DataFrame, *, periods: int, seed: int) -> pd.DataFrame:

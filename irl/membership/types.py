@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from irl.membership import (
+from irl.membership.market import (
     Cell,
     Market,
     MarketSolution,

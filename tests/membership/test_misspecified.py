@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
-from irl import bellman, membership, membership_scenarios, membership_types, tabular
+from irl import bellman, membership, tabular
 from irl.config import Config, load_config
 from irl.counterfactual import ask
 from irl.data import panel_from_frame
 from irl.declared import Reward
 from irl.estimation.pipeline import estimate
 from irl.estimation.training import Workbench
-from irl.membership import ANNUAL, MONTHLY, NONE, Market
+from irl.membership import ANNUAL, MONTHLY, NONE, Market, scenarios, types
 from irl.scenario import scenario_from
 
 
@@ -101,12 +101,12 @@ def test_the_exact_answer_where_members_do_not_always_decide():
     panel = membership.simulate(membership.solve(market), members=6000, periods=8, seed=1)
     change = {"reward": {"action": "monthly", "add": -0.5, "where": {"status": ["monthly"]}}}
     scenario = scenario_from({"name": "a fee", "periods": 8, "changes": [change]})
-    answer = membership_scenarios.exact_answer(market, scenario, panel[panel["period"] == 0])
+    answer = scenarios.exact_answer(market, scenario, panel[panel["period"] == 0])
     seen = np.array([(panel["plan"] == plan).groupby(panel["period"]).mean() for plan in membership.ACTIONS]).T
     shares = answer.baseline[[f"share_{plan}" for plan in membership.ACTIONS]].to_numpy()
     np.testing.assert_allclose(shares, seen, atol=0.02)
-    edited = membership.solve(market, edit=membership_scenarios.scenario_edit(market, scenario))
-    direct = membership_scenarios.exact_outcomes(edited, panel[panel["period"] == 0], periods=8)
+    edited = membership.solve(market, edit=scenarios.scenario_edit(market, scenario))
+    direct = scenarios.exact_outcomes(edited, panel[panel["period"] == 0], periods=8)
     np.testing.assert_allclose(answer.scenario["share_none"], direct["share_none"], atol=1e-9)
     assert (answer.scenario["share_none"] > answer.baseline["share_none"]).all() and (answer.surplus < 0).all()
 
@@ -122,20 +122,20 @@ def test_plans_that_share_their_shocks():
 
 def test_hidden_types_are_in_no_column():
     market = small_market()
-    solutions = membership_types.solve_types(market, (0.3, 1.7))
-    panel, kind = membership_types.simulate_types(solutions, members=2001, periods=12, seed=3)
+    solutions = types.solve_types(market, (0.3, 1.7))
+    panel, kind = types.simulate_types(solutions, members=2001, periods=12, seed=3)
     assert list(panel.columns) == list(membership.simulate(solutions[0], members=2, periods=2, seed=0).columns)
     assert kind[::12].value_counts().to_dict() == {0: 1001, 1: 1000} and panel["member_id"].nunique() == 2001
     assert (kind.groupby(panel["member_id"]).nunique() == 1).all()
     share = (panel["plan"] != "none").groupby(kind).mean()
     assert share[1] > share[0] + 0.1
     assert (panel.groupby("member_id")["period"].agg(list).map(lambda p: p == list(range(12)))).all()
-    found = membership_types.truth(solutions, panel, kind)
+    found = types.truth(solutions, panel, kind)
     assert found.index.equals(panel.index) and found["type"].equals(kind.rename("type"))
     at = kind == 1
     expected = membership.true_reward(solutions[1], panel[at])["annual"]
     np.testing.assert_allclose(found.loc[at, "reward_annual"], expected)
-    alone = membership_types.simulate_types(solutions[:1], members=20, periods=3, seed=3)[0]
+    alone = types.simulate_types(solutions[:1], members=20, periods=3, seed=3)[0]
     pd.testing.assert_frame_equal(alone, membership.simulate(solutions[0], members=20, periods=3, seed=3))
 
 
@@ -152,8 +152,8 @@ def test_the_stock_of_members_is_who_was_one_when_the_panel_began():
     assert len(first) == 500 and "out" not in set(first["status"]) and "out" in set(panel["status"])
     inside = everyone[everyone["status"] != "out"]
     assert (first["status"] == "annual").mean() == pytest.approx((inside["status"] == "annual").mean(), abs=0.07)
-    solutions = membership_types.solve_types(small_market(entry="stock"), (0.3, 1.7))
-    _, kind = membership_types.simulate_types(solutions, members=500, periods=2, seed=0)
+    solutions = types.solve_types(small_market(entry="stock"), (0.3, 1.7))
+    _, kind = types.simulate_types(solutions, members=500, periods=2, seed=0)
     assert (kind == 1).mean() > 0.55  # who values benefits is a member
 
 
@@ -176,11 +176,11 @@ def test_a_study_names_its_market():
     config = load_config("configs/membership.yaml", ["discount=0.9", f"market={json.dumps(about)}"])
     market = membership.market_of(config)
     assert (market.discount, market.entry, market.nest, market.benefits[-1]) == (0.9, "stock", 0.3, "mood")
-    own = [s.market.segments["gen_z"].benefits["video"] for s in membership_types.solve_types(
+    own = [s.market.segments["gen_z"].benefits["video"] for s in types.solve_types(
         small_market(), (0.5, 1.5), chosen_use=True)]  # fmt: skip
     assert [b.rise for b in own] == pytest.approx([0.09, 0.27]) and [b.taste for b in own] == pytest.approx([0.4, 1.2])
     with pytest.raises(ValueError, match="above 1"):
-        membership_types.solve_types(small_market(), (6.0,), chosen_use=True)
+        types.solve_types(small_market(), (6.0,), chosen_use=True)
 
 
 @pytest.mark.parametrize("wrong", [{"attention": 1.5}, {"nest": 1.0}, {"attention": 0.0}])

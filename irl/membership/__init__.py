@@ -1,0 +1,41 @@
+"""A simulated market whose rewards are known, solved exactly: what the estimator is measured against."""
+
+from irl.membership.market import (
+    ACTIONS,
+    ANNUAL,
+    MONTHLY,
+    NONE,
+    STATUSES,
+    Cell,
+    Market,
+    MarketSolution,
+    Rules,
+    cells_of,
+    locate,
+    market_of,
+    simulate,
+    solve,
+    true_policy,
+    true_reward,
+    true_value,
+)
+
+__all__ = [
+    "ACTIONS",
+    "ANNUAL",
+    "MONTHLY",
+    "NONE",
+    "STATUSES",
+    "Cell",
+    "Market",
+    "MarketSolution",
+    "Rules",
+    "cells_of",
+    "locate",
+    "market_of",
+    "simulate",
+    "solve",
+    "true_policy",
+    "true_reward",
+    "true_value",
+]
