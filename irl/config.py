@@ -120,10 +120,8 @@ class Config(Section):
         problems += self.reward.problems(self.data)
         if self.reward.shaped and not self.estimation.refit.rounds:
             problems.append("reward: its form is the refit's: `estimation.refit.rounds` must be at least 1")
-        rounds, structure = self.estimation.refit.rounds, self.reward.structure
-        problems += self.types.problems(
-            state=self.data.state, refitted=rounds > 0, structure=structure, duration=self.data.duration
-        )
+        rounds = self.estimation.refit.rounds
+        problems += self.types.problems(state=self.data.state, refitted=rounds > 0, duration=self.data.duration)
         if self.attention is not None:
             problems += self.attention.problems(self.data, self.reward, self.types.number, refitted=rounds > 0)
         elif self.data.active is not None:

@@ -336,19 +336,21 @@ TYPE = "type"
 
 
 class Types(Section):
-    """Hidden types: members who differ in tastes that no column shows. One type: nobody does."""
+    """Hidden types: members who differ in tastes that no column shows. One type: nobody does.
+
+    With a ``linear`` reward they differ in how much every action is worth, and not in what a column is worth.
+    """
 
     number: int = Field(1, ge=1, le=9)
     dynamics: bool = Field(False, description="whether what moves the state differs by type too")
 
-    def problems(self, *, state: Iterable[str], refitted: bool, structure: str, duration: str | None) -> list[str]:
+    def problems(self, *, state: Iterable[str], refitted: bool, duration: str | None) -> list[str]:
         """Why a study cannot have them."""
         if self.number == 1:
             return []
         wrong = {
             f"a state column is called {TYPE!r}, which is what theirs is called; rename it": TYPE in state,
             "they are told apart by the refit: `estimation.refit.rounds` must be at least 1": not refitted,
-            "the reward has to be able to differ by them: `reward.structure: full` or additive": structure == "linear",
             "rows that last several periods (`data.duration`) cannot have them": duration is not None,
         }
         return [f"types: {what}" for what, holds in wrong.items() if holds]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 BENCHMARKS = Path(__file__).parents[1] / "scripts" / "benchmarks"
@@ -48,6 +49,30 @@ def test_purchases_are_scored_by_path_and_by_customer(parts):
     found = parts("real_parts.cdnow").scores(expected, seen)
     assert found["path %"] == pytest.approx(100 * 1 / 2) and found["total %"] == 0
     assert found["customers MAE"] == 1 and found["customers RMSE"] == 1
+
+
+def test_purchases_are_forecast_by_state_and_type(parts, monkeypatch):
+    """A customer's forecast is the mean of his state's paths, over types by what is known of him."""
+    part, known = parts("real_parts.cdnow"), {1: [0.25, 0.75], 2: [1.0, 0.0]}
+    schema = SimpleNamespace(encode=lambda states: torch.tensor(states[["away", "type"]].to_numpy()))
+    model = SimpleNamespace(
+        schema=schema,
+        dynamics=None,
+        log_policy_of=None,
+        config=SimpleNamespace(data=SimpleNamespace(actions=("none", "once", "more"), state={"away": None})),
+        type_probabilities=lambda rows: pd.DataFrame([known[c] for c in rows["customer"]]),
+    )
+
+    def paths(dynamics, policy, start, *, periods, generator):
+        """Away: nothing. Else type 1 buys once a month, type 2 more often."""
+        return torch.where(start[:, 0] > 0, 0, start[:, 1]).long().unsqueeze(1).expand(-1, periods)
+
+    monkeypatch.setattr(part, "choice_paths", paths)
+    rows = [(1, 1, 0, "more", 3), (1, 2, 0, "once", 1), (2, 1, 0, "more", 2), (2, 2, 1, "none", 0)]
+    rows += [(c, month, away, "none", 0) for c, away in ((1, 0), (2, 1)) for month in (3, 4)]
+    frame = pd.DataFrame(rows, columns=["customer", "month", "away", "choice", "purchases"])
+    found = part.forecast(model, frame, seed=0, until=2)
+    assert np.allclose(found, [[0.25 * 1 + 0.75 * 2.5] * 2, [0, 0]])
 
 
 def test_the_table_has_means_over_seeds_and_says_what_failed(parts):

@@ -2,8 +2,8 @@
 
 Source: Fader & Hardie (2001), *Forecasting Repeat Sales at CDNOW*, Interfaces 31, S94-S107, as it ships in the PyPI
 package ``Lifetimes``: 23,570 customers up to June 1998, and the 1/10 sample that the literature uses. The choice of a
-month is to buy nothing, little, or much (more than ``LARGE``). The month of the first purchase is what makes a
-customer, and no row: rows begin in the month after.
+month is to buy not at all, once, or more often. The month of the first purchase is what makes a customer, and no row:
+rows begin in the month after, and `last` of the first says whether that month had more than one purchase.
 """
 
 from __future__ import annotations
@@ -16,13 +16,9 @@ import pandas as pd
 from irl.config import InputError
 from irl.data.packaged import packaged
 
-LARGE = 30.0
-"""Dollars in a month above which it is a large one (about the median of months with a purchase)."""
 MONTHS = 18
 MOST_MONTHS = 12
 """Months with a purchase from which on they are no longer counted."""
-LONGEST = 8
-"""Months away from which on they are no longer counted: the longest in the first nine months."""
 FILES = {True: "CDNOW_sample.txt", False: "CDNOW_master.txt"}
 
 
@@ -55,9 +51,9 @@ def transactions(file: Path | None = None, *, sample: bool = True) -> pd.DataFra
 
 def cdnow(bought: pd.DataFrame) -> pd.DataFrame:
     """One row per customer and month after the first purchase's: customer, month (1: January 1997), choice, recency
-    (months since the last with a purchase, up to ``LONGEST``), frequency (months with one so far, up to
-    ``MOST_MONTHS``), last (small or large), tenure (months since the first), purchases (days with one in the month:
-    what the choice came to).
+    (months since the last with a purchase), away (its logarithm, to two decimals), last (what was chosen then: once or
+    more), frequency (months with one so far, up to ``MOST_MONTHS``), tenure (months since the first), purchases (days
+    with one in the month: what the choice came to), spent (dollars).
 
     ``bought``: the purchases, as :func:`transactions` gives them.
     """
@@ -66,10 +62,9 @@ def cdnow(bought: pd.DataFrame) -> pd.DataFrame:
     by_month = bought.assign(month=month).groupby(["customer", "month"])
     months = range(1, MONTHS + 1)
     spent = by_month["value"].sum().unstack(fill_value=0).reindex(columns=months, fill_value=0.0)
-    value = spent.to_numpy()
     counted = by_month["date"].nunique().unstack(fill_value=0).reindex(columns=months, fill_value=0).to_numpy()
-    first, recency = (counted > 0).argmax(1), np.zeros(len(value), dtype=np.int64)
-    frequency, large, rows = np.zeros_like(recency), value[np.arange(len(value)), first] > LARGE, []
+    first, recency = (counted > 0).argmax(1), np.zeros(len(counted), dtype=np.int64)
+    frequency, last, rows = np.zeros_like(recency), np.zeros_like(recency), []
     for t in range(MONTHS):
         buys, here = counted[:, t] > 0, first < t
         rows.append(
@@ -77,16 +72,18 @@ def cdnow(bought: pd.DataFrame) -> pd.DataFrame:
                 {
                     "customer": spent.index,
                     "month": t + 1,
-                    "choice": np.where(buys, np.where(value[:, t] > LARGE, "large", "small"), "none"),
-                    "recency": (recency + 1).clip(1, LONGEST),
+                    "choice": np.array(["none", "once", "more"])[counted[:, t].clip(0, 2)],
+                    "recency": recency + 1,
+                    "away": np.log(recency + 1).round(2),
+                    "last": np.where(last > 1, "more", "once"),
                     "frequency": frequency.clip(0, MOST_MONTHS),
-                    "last": np.where(large, "large", "small"),
                     "tenure": t - first,
                     "purchases": counted[:, t],
+                    "spent": spent[t + 1].to_numpy(),
                 }
             )[here]
         )
         recency = np.where(buys, 0, recency + 1)
-        frequency, large = frequency + buys, np.where(buys, value[:, t] > LARGE, large)
+        frequency, last = frequency + buys, np.where(buys, counted[:, t], last)
     found: pd.DataFrame = pd.concat(rows).sort_values(["customer", "month"], ignore_index=True)
     return found

@@ -59,16 +59,17 @@ def test_purchases(tmp_path):
     frame = cd.cdnow(cd.transactions(file))
     first = frame[frame["customer"] == 1].head(5)
     assert first["month"].tolist() == [2, 3, 4, 5, 6]
-    assert first["choice"].tolist() == ["none", "none", "large", "none", "none"]
-    assert first["purchases"].tolist() == [0, 0, 2, 0, 0]
-    assert first["recency"].tolist() == [1, 2, 3, 1, 2]
+    assert first["choice"].tolist() == ["none", "none", "more", "none", "none"]
+    assert first["purchases"].tolist() == [0, 0, 2, 0, 0] and first["spent"].tolist() == [0, 0, 41, 0, 0]
+    assert first["recency"].tolist() == [1, 2, 3, 1, 2] and first["away"].tolist() == [0, 0.69, 1.1, 0, 0.69]
     assert first["frequency"].tolist() == [1, 1, 1, 2, 2]  # months, and two purchases in January are one
-    assert first["last"].tolist() == ["small", "small", "small", "large", "large"]
+    assert first["last"].tolist() == ["more"] * 5  # in January as in April
     assert first["tenure"].tolist() == [1, 2, 3, 4, 5]
     other = frame[frame["customer"] == 2]
-    assert len(other) == 16 and (other["last"] == "large").all() and other["recency"].max() == cd.LONGEST
+    assert len(other) == 16 and (other["last"] == "once").all() and other["recency"].max() == 16
     panel = study("cdnow", frame)
     assert panel.n_rows == 8 + 7  # up to September
+    assert frame["away"].isin([float(level) for level in panel.schema.columns[0].labels]).all()  # later ones, too
     for wrong, why in (("00001 19970105\n", "4 or 5"), ("00001 1997010 1 x\n", "1 lines have no date")):
         file.write_text(wrong)
         with pytest.raises(InputError, match=why):

@@ -127,6 +127,20 @@ def test_the_likelihood_climbs_and_beats_one_type(study, single):
     assert two["held_out_log_likelihood"] > one["held_out_log_likelihood"] + 0.01
 
 
+def test_types_of_a_linear_reward_differ_by_a_constant():
+    """Maximum likelihood of a reward with a trend in use, and an intercept by type."""
+    frame, kind = panel(seed=5)
+    frame = frame[frame["id"] < 300]
+    model, metrics = fitted(frame, reward={"structure": "linear"})
+    use = pd.DataFrame({"use": range(LEVELS)})
+    one, two = (model.reward(use.assign(type=k))["member"].to_numpy() for k in (1, 2))
+    assert np.ptp(two - one) < 1e-4 and 0.8 < (two - one)[0] < 2 and np.ptp(np.diff(one)) < 1e-4
+    assert model.standard_error(use.assign(type=2))["member"].between(0.01, 0.5).all()
+    second = model.type_probabilities(frame)["2"].to_numpy()[:300]
+    assert (second[kind[:300] == 1][:, None] > second[kind[:300] == 0]).mean() > 0.85
+    assert metrics["refit"]["monotone"]
+
+
 def test_shares_depend_on_the_first_state(study):
     _, _, model, _ = study
     share = model.type_probabilities(pd.DataFrame({"use": [0, LEVELS - 1]}))["2"]
@@ -257,7 +271,6 @@ def test_starting_points_may_be_tried_on_some_members(monkeypatch):
     ("change", "said"),
     [
         ({"estimation": {"refit": {"rounds": 0}}}, "rounds` must be at least 1"),
-        ({"reward": {"structure": "linear"}}, "full` or additive"),
         ({"data": STUDY["data"] | {"duration": "months"}}, "data.duration"),
         ({"data": STUDY["data"] | {"state": {"type": {"kind": "category", "dynamics": "static"}}}}, "rename it"),
     ],
