@@ -54,6 +54,7 @@ def main(process: int) -> None:
     if arguments.dry_run:
         check_declared(panel)
         warn(sampled.warnings)
+        print("dry run: the study fits its panel; nothing was written")
         return
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console) as progress:

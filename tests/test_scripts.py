@@ -128,7 +128,7 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(trained, tmp_path, caps
     run = tmp_path / "run"
     assert script("train", "--config", trained / "study.yaml", "--run", run, "--dry-run") == 0
     said = capsys.readouterr().out
-    assert all(word in said for word in ("600", "60", "540", "north", "south"))
+    assert all(word in said for word in ("600", "60", "540", "north", "south", "nothing was written"))
     assert not run.exists()
     assert script("train", "--config", trained / "study.yaml", "--dry-run") == 0  # needs no run
 

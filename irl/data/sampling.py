@@ -270,7 +270,7 @@ def _told(panel: Panel) -> list[str]:
         told, decisions = int(most.sum()), int(n.sum())
         if told >= TOLD * max(decisions, LEAST) and len(which[most >= LEAST].unique()) > 1:
             found.append(
-                f"state column {column.name} says what is chosen in {told / decisions:.1%} of the decisions: is "
+                f"state column {column.name!r} says what is chosen in {told / decisions:.1%} of the decisions: is "
                 "it as it stood before the choice of its row? The state after it is that of the next row"
             )
     return found

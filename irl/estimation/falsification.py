@@ -8,7 +8,8 @@ whether its coefficient is 0, without estimating it (Rao 1948; Neyman 1959):
     V = sum_i s_i s_i' + B' L B ,     s_i = member's share of S, less B' u_i ,   T = S' V^-1 S ~ chi2(rank of V)
 
 with u_i the member's score of :mod:`irl.estimation.inference`: S and U are both moved by errors of what follows, and by
-kernel_scores of both s_i allows for them. Clustered by member, or as declared. Shrinkage is allowed for on average over
+kernel_scores of both s_i allows for them; what these errors leave in the mean of S, since they move z as well, is taken
+off (:mod:`irl.estimation.second_order`). Clustered by member, or as declared. Shrinkage is allowed for on average over
 the prior (as in standard errors). A direction that the reward's features span has nothing left and is dropped.
 Products of residuals have the variance that the model gives them (``products_variance``). T is scaled to the mean that
 chi2 has, since V is estimated from the clusters (Hotelling 1931): 23 degrees of freedom of 500 members were rejected in
@@ -38,8 +39,9 @@ from irl.estimation.alternatives import Alternative, Residuals, alternatives, pr
 from irl.estimation.evaluation_rows import evaluation_rows
 from irl.estimation.inference import choice_scores, kernel_scores
 from irl.estimation.logit import CHUNK, HESSIAN_ROWS, Choices, Logit
-from irl.estimation.parameters import reward_parameters
+from irl.estimation.parameters import Parameters, reward_parameters
 from irl.estimation.refit import feature_sums, logit_of
+from irl.estimation.second_order import Replica, replicas
 from irl.evaluation import solve
 from irl.fitted import FittedModel
 from irl.transitions import Transitions
@@ -89,7 +91,8 @@ def battery(model: FittedModel, panel: Panel, precisions: Sequence[float]) -> li
     done = [a for a in asked if isinstance(a.z, Tensor)]
     assert model.refit is not None
     theta = own.of(model.refit.theta[model.refit.paid])
-    tested = dict(zip((a.name for a in done), _tests(found, rows, logit, theta, penalty, done), strict=True))
+    checks = _tests(found, rows, logit, own, theta, penalty, done)
+    tested = dict(zip((a.name for a in done), checks, strict=True))
     return [tested.get(a.name) or _check(a, why=str(a.z)) for a in asked]
 
 
@@ -149,7 +152,13 @@ def residuals(model: FittedModel, panel: Panel) -> Residuals:
 
 
 def _tests(
-    found: Residuals, rows: Transitions, logit: Logit, theta: Tensor, penalty: Tensor, asked: Sequence[Alternative]
+    found: Residuals,
+    rows: Transitions,
+    logit: Logit,
+    parameters: Parameters,
+    theta: Tensor,
+    penalty: Tensor,
+    asked: Sequence[Alternative],
 ) -> list[Check]:
     """The tests that can be done; ``rows`` are the drawn transitions on which what follows was evaluated."""
     if not asked:
@@ -173,6 +182,8 @@ def _tests(
     by_cluster = _direction_scores(found, z, twice)
     refitted = scores - errors[:, :own]
     total = by_cluster.sum(0) - (scores.sum(0) - penalty * theta) @ slope
+    for replica in replicas(model, panel, rows, parameters, theta, penalty, bread):
+        total = total - replica.factor * _total(replica, panel, slope, twice)
     each = by_cluster - errors[:, own:] - refitted @ slope
     clusters = len(panel.cluster.unique())
     each = each - each.sum(0) / clusters
@@ -189,6 +200,13 @@ def _tests(
         at, first = at[left[at]], first + direction.shape[2]
         checks.append(_tested(alternative, total[at], variance[at][:, at], clusters))
     return checks
+
+
+def _total(replica: Replica, panel: Panel, slope: Tensor, twice: Tensor) -> Tensor:
+    """S - B'(U - L theta) [K] of a replica, B as it was."""
+    found = residuals(replica.model, panel)
+    z = torch.cat([a.z for a in alternatives(found) if isinstance(a.z, Tensor)], 2)
+    return _direction_scores(found, z, twice).sum(0) - replica.slack @ slope
 
 
 def _tested(alternative: Alternative, score: Tensor, variance: Tensor, clusters: int) -> Check:

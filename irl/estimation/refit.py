@@ -158,7 +158,7 @@ def fit_refit(
         if mixture is not None:
             theta, choices = mixture.climb(logit, choices, theta, precision[groups])
         before = _sample_policy(model, rows, refitted=refitted)
-        _store(model, theta, weights, own)
+        store(model, theta, weights, own)
         refitted = True
         changes.append(float(processes.mean((_sample_policy(model, rows, refitted=True) - before).abs().mean(1))))
         if changes[-1] < STILL:
@@ -266,7 +266,7 @@ def logit_of(model: FittedModel, weights: Tensor, own: Parameters, *, told: bool
 
 
 @torch.no_grad()
-def _store(model: FittedModel, theta: Tensor, weights: Tensor, own: Parameters) -> None:
+def store(model: FittedModel, theta: Tensor, weights: Tensor, own: Parameters) -> None:
     """Put theta[P] and the continuation it implies into the model, in raw features."""
     refit, size, used = model.refit, own.raw.shape[1], own.used
     assert refit is not None

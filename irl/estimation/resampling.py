@@ -154,6 +154,39 @@ class Ratio:
     ratio: Tensor
 
 
+def ratios_of(model: FittedModel, panel: Panel, counts: Tensor) -> list[Ratio]:
+    """Of every column that is drawn, where clusters count counts[R, G] times (:func:`irl.estimation.inference.counted`
+    says whether the dynamics are frequencies)."""
+    ratios = list[Ratio]()
+    for f, column in enumerate(model.schema.columns):
+        if column.dynamics in ("table", "learned"):
+            cells = Cells(model, f)
+            rows = ((panel.next_row >= 0) & (panel.state[panel.next_row, f] < cells.levels)).nonzero().squeeze(1)
+            level = panel.state[panel.next_row[rows], f].long()
+            at = cells.of(panel.state[rows], panel.action[rows]) * cells.levels + level
+            once = torch.ones_like(counts[:1, panel.cluster[rows]])
+            weight = torch.cat([once, counts[:, panel.cluster[rows]]]) * panel.weight[rows].double()
+            sums = weight.new_zeros(len(weight), cells.size * cells.levels).index_add_(1, at, weight)
+            sums = sums.view(len(weight), cells.size, cells.levels)
+            share = sums / sums.sum(2, keepdim=True)  # nan where nothing was counted
+            ratios.append(Ratio(cells, f, (share[1:] / share[0]).nan_to_num(1.0).flatten(1).float()))
+    return ratios
+
+
+def shares(part: Transitions, ratios: list[Ratio], replicas: int) -> Tensor | None:
+    """What each draw [n, S, R] counts for in the replicas' expectations; None: all the same."""
+    if not ratios:
+        return None
+    likelihood = torch.ones(replicas, *part.steps.shape, device=part.state.device)
+    for each in ratios:
+        code, levels = part.next_state[:, :, each.column].long(), each.cells.levels
+        at = each.cells.of(part.state, part.action).unsqueeze(1) * levels + code.clamp_max(levels - 1)
+        likelihood *= torch.where(code < levels, each.ratio[:, at], 1.0)
+    total = likelihood.sum(2, keepdim=True)
+    share = torch.where(total > 0, likelihood / total.clamp_min(1e-30), 1 / likelihood.shape[2])
+    return share.permute(1, 2, 0).double()
+
+
 @dataclass(frozen=True)
 class Equations:
     """The equations of a fit, M = A D, P parameters theta (:mod:`irl.estimation.parameters`).
@@ -215,20 +248,7 @@ class Equations:
         of w."""
         if not counted(self.model, self.rows, len(self.theta)):
             return [], self._shift(counts)
-        panel, ratios = self.panel, list[Ratio]()
-        for f, column in enumerate(self.model.schema.columns):
-            if column.dynamics in ("table", "learned"):
-                cells = Cells(self.model, f)
-                rows = ((panel.next_row >= 0) & (panel.state[panel.next_row, f] < cells.levels)).nonzero().squeeze(1)
-                level = panel.state[panel.next_row[rows], f].long()
-                at = cells.of(panel.state[rows], panel.action[rows]) * cells.levels + level
-                once = torch.ones_like(counts[:1, panel.cluster[rows]])
-                weight = torch.cat([once, counts[:, panel.cluster[rows]]]) * panel.weight[rows].double()
-                sums = weight.new_zeros(len(weight), cells.size * cells.levels).index_add_(1, at, weight)
-                sums = sums.view(len(weight), cells.size, cells.levels)
-                share = sums / sums.sum(2, keepdim=True)  # nan where nothing was counted
-                ratios.append(Ratio(cells, f, (share[1:] / share[0]).nan_to_num(1.0).flatten(1).float()))
-        return ratios, self.theta.new_zeros(len(counts), len(self.matrix))
+        return ratios_of(self.model, self.panel, counts), self.theta.new_zeros(len(counts), len(self.matrix))
 
     def _shift(self, counts: Tensor) -> Tensor:
         """[R, M]: A^-1 sum (n - 1) psi delta of the observed transitions, A their own matrix."""
@@ -258,7 +278,7 @@ class Equations:
         ):
             part = self.rows.only(i)
             new, old = self._following(part, change)
-            share = self._shares(part, ratios, len(change))
+            share = shares(part, ratios, len(change))
             mean = new.mean(1) if share is None else (new * share).sum(1)  # [n, R]
             factor = (mean - old.mean(1)).T * part.weight.double()
             _add_by_action(total, factor, part.action, self.model.basis(part.state).double())
@@ -281,19 +301,6 @@ class Equations:
         moved = (phi @ change.view(-1, phi.shape[1]).T).view(len(phi), len(change), -1)
         new = bellman.soft_value(q.unsqueeze(1) + moved, menu, alpha)[reached.place] * discount
         return new, old
-
-    def _shares(self, part: Transitions, ratios: list[Ratio], replicas: int) -> Tensor | None:
-        """What each draw [n, S, R] counts for in the replicas' expectations; None: all the same."""
-        if not ratios:
-            return None
-        likelihood = torch.ones(replicas, *part.steps.shape, device=part.state.device)
-        for each in ratios:
-            code, levels = part.next_state[:, :, each.column].long(), each.cells.levels
-            at = each.cells.of(part.state, part.action).unsqueeze(1) * levels + code.clamp_max(levels - 1)
-            likelihood *= torch.where(code < levels, each.ratio[:, at], 1.0)
-        total = likelihood.sum(2, keepdim=True)
-        share = torch.where(total > 0, likelihood / total.clamp_min(1e-30), 1 / likelihood.shape[2])
-        return share.permute(1, 2, 0).double()
 
     def score(self, change: Tensor, weight: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """sum n (1{a} - pi) (x) phi / alpha [R, M], with Q changed by phi.change [R, M], and pi[n, R, A] by chunk."""

@@ -14,6 +14,7 @@ seasons), whose rewards are linear in the columns that the study's reward has. O
     season        benefits are worth more in some months (the full market's seasons, three times as strong)
     drift         half-way, all benefits are worth 1.3 times as much
     discount      the study has .6 a month, members .95
+    prices        nothing; the contract's price is tested, too (the reward is `full`, which tells where it is due)
     environments  nothing; two segments, in which use moves at different speed, and nothing else differs
     anchor        the same, and the study's anchor is wrong by a benefit's level (0, 1, 2)
 
@@ -60,14 +61,15 @@ OPTIONS = {
     "reminded": {"attention": 0.3, "reminded": 0.2, "attention_reminded": 0.9},
     "nest": {"nest": 0.7},
     "commitment": {"commitment": True},
+    "prices": {"annual": (16.0, 24.0)},
     "environments": {"environments": True},
     "anchor": {"environments": True},
     "season": {"season": 3.0},
     "shocks": {"shocks": 1.5},
 }
 CASES = ("correct", "types", "use", "shocks", "attention", "reminded", "commitment", "nest", "season", "drift",
-         "discount", "environments", "anchor")  # fmt: skip
-CORRECT = ("correct", "environments")
+         "discount", "prices", "environments", "anchor")  # fmt: skip
+CORRECT = ("correct", "prices", "environments")
 MONTHS, COMMITMENT = 4, 1.0
 PRICES, ANNUAL = (5.0, 15.0), 20.0
 """Months of a contract and the cost of signing up for them; prices of the monthly plan and of the contract."""
@@ -141,10 +143,10 @@ def market(
 
 
 @cache
-def solved(**options: Any) -> membership.MarketSolution:
-    """The market at every price of the monthly plan."""
+def solved(*, annual: tuple[float, ...] = (ANNUAL,), **options: Any) -> membership.MarketSolution:
+    """The market at every price of the monthly plan, and at these of the contract."""
     found = market(**options)
-    return membership.solve(found, cells=[Cell(s, m, ANNUAL) for s in found.segments for m in PRICES])
+    return membership.solve(found, cells=[Cell(s, m, a) for s in found.segments for m in PRICES for a in annual])
 
 
 def simulated(case: str, seed: int, members: int) -> pd.DataFrame:
@@ -168,6 +170,12 @@ def study(case: str, seed: int) -> Config:
     }
     if case == "reminded":
         state["reminded"] = {"kind": "ordinal", "levels": 2, "dynamics": "table"}
+    reward = {"structure": "linear", "columns": ["status", "price_monthly", *BENEFITS]}
+    price: dict[str, Any] = {"monthly": "price_monthly"}
+    if case == "prices":
+        state["price_annual"] = state["price_monthly"]
+        reward = {"columns": [*reward["columns"], "price_annual"]}
+        price["annual"] = {"amount": "price_annual", "where": {"status": ["out", "monthly"]}}
     static = ["segment"] if environments else []
     state |= {b: {"kind": "ordinal", "levels": 3, "dynamics": "table", "parents": [b, *static]} for b in BENEFITS}
     state |= {name: {"kind": "category", "dynamics": "static"} for name in static}
@@ -178,13 +186,13 @@ def study(case: str, seed: int) -> Config:
             "state": state,
         },
         "anchor": {"action": "none", "reward": "video" if case == "anchor" else 0.0},
-        "reward": {"structure": "linear", "columns": ["status", "price_monthly", *BENEFITS]},
-        "money": {"currency": "USD", "price": {"monthly": "price_monthly"}},
+        "reward": reward,
+        "money": {"currency": "USD", "price": price},
         "discount": 0.6 if case == "discount" else 0.95,
         "seed": seed,
         "estimation": {
             "policy": QUICK, "anchor_q": QUICK | {"rounds": 1}, "reward": QUICK, "folds": 1,
-            "refit": {"rows": 700, "rounds": 2, "standard_errors": False},
+            "refit": {"rows": 2000, "rounds": 2, "standard_errors": False},
         },
     }  # fmt: skip
     return validated(Config, about, "the benchmark")

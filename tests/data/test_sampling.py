@@ -180,7 +180,7 @@ def test_weights_by_choice_and_by_segment():
 def test_a_state_that_was_noted_after_the_choice():
     frame = people()
     late = frame.assign(status=np.where(frame["plan"] == "member", "in", "out"))
-    assert "status says what is chosen in 100.0% of the decisions" in " ".join(of(late).warnings)
+    assert "'status' says what is chosen in 100.0% of the decisions" in " ".join(of(late).warnings)
     often = np.random.default_rng(3).random(len(frame)) < 0.02  # habit is not knowledge
     assert "says what is chosen" not in " ".join(of(late.assign(status=late["status"].mask(often, "in"))).warnings)
     one = frame.assign(plan="none", status="out")  # nor is a choice that everybody makes

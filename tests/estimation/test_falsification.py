@@ -16,12 +16,16 @@ from irl.config import Config, InputError
 from irl.data.panel import panel_from_frame
 from irl.draws import FEW
 from irl.estimation import alternatives as module
+from irl.estimation import falsification as falsification
 from irl.estimation.falsification import RESULT, battery, falsify, residuals
+from irl.estimation.logit import FREE
+from irl.estimation.parameters import reward_parameters
 from irl.estimation.pipeline import estimate, train
 from irl.estimation.resampling import equations_of
+from irl.estimation.second_order import PAIRS
 from irl.estimation.training import Workbench
 from irl.report.record import load_record
-from irl.transitions import DRAWS
+from irl.transitions import DRAWS, free_states
 
 LEVELS, GAMMA, ACTIONS = 6, 0.9, ("replace", "patch", "keep")
 TINY = {"hidden": [4], "max_epochs": 4, "batch_size": 1024}
@@ -161,6 +165,34 @@ def test_products_of_residuals_vary_as_the_model_says(correct):
     sums = by_row.new_zeros(panel.n_members, 2).index_add_(0, panel.member[found.rows], by_row)
     ratio = module.products_variance(found).diagonal() / sums.square().sum(0)
     assert ((ratio > 0.67) & (ratio < 1.5)).all(), ratio
+
+
+def test_what_errors_of_the_dynamics_leave_in_the_mean_is_taken_off(correct, monkeypatch):
+    """The mean over other dynamics less what the fitted ones give; the variances are what they were."""
+    model, panel, _ = correct
+    scores, others, tested, total = [], [], falsification._tested, falsification._total
+
+    def kept(alternative, score, variance, clusters):
+        scores.append((score, variance))
+        return tested(alternative, score, variance, clusters)
+
+    def other(replica, *about):
+        others.append(total(replica, *about))
+        return others[-1]
+
+    monkeypatch.setattr(falsification, "_tested", kept)
+    monkeypatch.setattr(falsification, "_total", other)
+    precisions = [FREE] * (int(reward_parameters(model, free_states(panel, 1000, seed=0)).groups.max()) + 1)
+    battery(model, panel, precisions)
+    monkeypatch.setattr(falsification, "replicas", lambda *about: iter(()))
+    battery(model, panel, precisions)
+    half = len(scores) // 2
+    taken, left = (torch.cat([score for score, _ in part]) for part in (scores[:half], scores[half:]))
+    assert len(others) == 1 + 2 * PAIRS and len(taken) == len(others[0])
+    torch.testing.assert_close(taken, left + others[0] - torch.stack(others[1:]).mean(0))
+    error = torch.cat([variance.diagonal() for _, variance in scores[:half]]).sqrt()
+    assert 0.02 < float(((taken - left) / error).abs().max()) < 1
+    assert all(torch.equal(one[1], two[1]) for one, two in zip(scores[:half], scores[half:], strict=True))
 
 
 def test_the_nests_direction_is_the_derivative_by_dissimilarity(correct):
