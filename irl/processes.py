@@ -27,6 +27,8 @@ from irl.sections import InputError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+AT_ONCE = 2**20
+"""Rows of which a mean takes up the values in float64 at once."""
 SEEDS_APART = 10_000
 """Between the seeds of processes that draw different random numbers."""
 FAILED = "irl_failed"
@@ -99,15 +101,21 @@ def total(value: Tensor | float) -> float:
 def mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over the rows [N, ...] of all processes, float64; by weight[N] if given. NaN without rows."""
     shape = values.shape[1:]
-    weight = values.new_ones(len(values), dtype=torch.float64) if weight is None else weight.double()
-    parts = weight @ values.double().reshape(len(values), math.prod(shape))
-    both = summed(torch.cat([parts, weight.sum().view(1)]))
+    both = values.new_zeros(math.prod(shape) + 1, dtype=torch.float64)
+    for i, part in enumerate(values.split(AT_ONCE)):
+        own = part.new_ones(len(part)) if weight is None else weight[i * AT_ONCE : i * AT_ONCE + len(part)]
+        own = own.double()
+        both += torch.cat([own @ part.double().reshape(len(part), math.prod(shape)), own.sum().view(1)])
+    both = summed(both)
     return (both[:-1] / both[-1]).view(shape)
 
 
 def spread(values: Tensor, *, correction: int) -> Tensor:
     """Standard deviation over the rows [N, ...] of all processes, float64."""
-    apart = (values.double() - mean(values)).square().sum(0)
+    middle = mean(values)
+    apart = torch.zeros_like(middle)
+    for part in values.split(AT_ONCE):
+        apart += (part.double() - middle).square().sum(0)
     return (summed(apart) / (total(len(values)) - correction)).sqrt()
 
 

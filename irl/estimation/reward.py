@@ -17,7 +17,7 @@ from irl.config import Step
 from irl.data.batches import Batches
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
-from irl.estimation.rowwise import forward, parts_of
+from irl.estimation.rowwise import every, forward, parts_of
 from irl.estimation.training import Fitting, Trained, Workbench, train
 from irl.networks import RewardNetwork
 
@@ -99,8 +99,7 @@ def fit_reward(
         name="reward",
         bench=bench,
     )
-    some = panel.free.nonzero().squeeze(1)
-    some = some[:: max(1, -(-len(some) // SHOWN))]
+    some = every(panel.free, max(1, -(-int(panel.free.sum()) // SHOWN)))
     state, menu = panel.state[some], panel.menu[some]
     with torch.no_grad():
         found = network(state, panel.anchor_reward[some], panel.schema.reference(state, menu))

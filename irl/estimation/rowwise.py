@@ -29,6 +29,15 @@ def parts_of(where: Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
             yield from rows.split(chunk)
 
 
+def every(where: Tensor, step: int) -> Tensor:
+    """The numbers of every ``step``-th of the rows of where[N]."""
+    found, seen = [torch.arange(0, device=where.device)], 0
+    for rows in parts_of(where):
+        found.append(rows[-seen % step :: step])
+        seen += len(rows)
+    return torch.cat(found)
+
+
 @torch.no_grad()
 def forward(
     panel: Panel,
