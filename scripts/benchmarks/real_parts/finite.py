@@ -139,7 +139,9 @@ def airl(problem: Problem, seed: int) -> tuple[Floats, Clock]:
     states, actions = problem.reward.shape
     found = NeuralAIRL(n_states=states, n_actions=actions, discount=problem.discount, seed=seed)
     tensor = problem.transition.transpose(1, 0, 2)
-    found.fit(problem.coded, state="state", action="action", id="member", transitions=tensor)
+    coded = problem.coded.assign(next_state=problem.coded.groupby("member")["state"].shift(-1)).dropna()
+    coded = coded.astype({"next_state": int})
+    found.fit(coded, state="state", action="action", id="member", next_state="next_state", transitions=tensor)
     reward = np.asarray(found.reward_matrix_, dtype=float)
     # no anchor: the level is not identified, and is taken from the truth
     return reward - (reward - problem.reward)[:, problem.anchor].mean(), clock
