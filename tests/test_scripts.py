@@ -827,7 +827,6 @@ MORE = {
             "the action to be explained cannot be state",
         ),
         "a menu by no column": (with_option("data.available.monthly={stat: [out]}"), "did you mean 'status'"),
-        "types of a linear reward": (with_option("types=2", "reward.structure=linear"), "types: the reward has to"),
         "no layers": (with_option("estimation.policy.hidden=[0]"), "estimation.policy.hidden"),
         "more held out than there is": (with_option("estimation.validation=1.5"), "estimation.validation"),
         "a benefit nobody knows": (with_option("reward.benefits=[vide]"), "did you mean 'video'"),

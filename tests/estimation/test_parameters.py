@@ -83,7 +83,7 @@ def test_what_does_not_enter_is_nothing_in_the_refit(panel):
     assert not bool(own.raw.view(*enters.shape, -1)[~enters].any()) and len(own.used) <= int(enters.sum())
     theta = torch.ones(own.raw.shape[1], dtype=torch.float64)
     weights = torch.zeros(3, model.basis(panel.state[:1]).shape[1], len(own.used) + 1, dtype=torch.float64)
-    refit._store(model, theta, weights, own)
+    refit.store(model, theta, weights, own)
     assert bool((model.refit.theta[1:][~enters] == 0).all())
     dearer = panel.state.clone()
     dearer[:, panel.schema.index("price_annual")] += 10

@@ -140,7 +140,7 @@ def test_the_true_reward_gives_the_true_policy(form, discount, temperature, seed
     logit = refit.logit_of(model, solution.weights, own)
     log_pi = logit.log_policy(theta, x, g.double(), MENU)
     torch.testing.assert_close(log_pi, exact.log_policy, rtol=0, atol=1e-8)
-    refit._store(model, theta, solution.weights, own)
+    refit.store(model, theta, solution.weights, own)
     stored = model.refit
     torch.testing.assert_close(stored.reward(x, g, mu)[MENU], true.reward[MENU], rtol=0, atol=1e-8)
     torch.testing.assert_close(stored.continuation(x), continuation, rtol=0, atol=rounding)
