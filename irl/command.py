@@ -26,7 +26,7 @@ FAILING = {
 KEPT_MEMORY = {-3: 2**28, -1: 2**29, -2: 2**26}
 """glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD (malloc.h), bytes: what is larger than the first is given
 back at once, and of what lies free at the end not more than the second is kept. (With 2 GB for both, an epoch of the P
-step over 50,000,000 rows took 2.6 GB instead of 1.5.)"""
+step over 50,000,000 rows took 2.6 GB instead of 1.6.)"""
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def usable_device(name: str) -> torch.device:
 
 def keep_memory() -> None:
     """Have glibc keep what is freed instead of giving it back: large tensors come and go, and pages that are asked for
-    anew have to be cleared each time (a third of the seconds of a scenario). Elsewhere, and where the environment says
+    anew have to be cleared each time (a fifth of the seconds of a scenario). Elsewhere, and where the environment says
     something of ``MALLOC_``, nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):

@@ -176,6 +176,14 @@ def add_rows(rows: Rows, *, actions: int = 1) -> Sums:
     return Sums(matrix.view(shape), rhs.view(actions * d, k), gram, lowest, highest, len(rows.phi), rounding)
 
 
+def add_targets(rhs: Tensor, phi: Tensor, weight: Tensor, action: Tensor, target: Tensor) -> None:
+    """Add sum w psi(s,a) y to rhs[A, D, K], in place: of rows phi[N, D], weight, action [N], whose matrix is known, the
+    right-hand sides of other targets [N, K]."""
+    for a, own in enumerate(rhs):
+        mine = action == a
+        own += (phi[mine].double() * weight[mine].unsqueeze(1)).T @ target[mine]
+
+
 def mean_over_draws(values: Tensor, place: Tensor, weight: Tensor) -> Tensor:
     """1/S sum_s weight[N, S, B] values[place[N, S]], [N, B, D], of values[U, D] at the states that are drawn."""
     n, draws, blocks = weight.shape

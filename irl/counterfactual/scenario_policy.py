@@ -24,7 +24,7 @@ class ScenarioPolicy:
     groups, the worst. ``draws`` [B, A, Dx] are draws of the reward's parameters less their estimate, and
     ``weight_draws`` [S, B, C, D] what they do to the weights, to first order (None without standard errors): at the
     optimum a change of the reward changes values by its discounted sum under the policy as it is (the envelope
-    theorem), one more pass of the kernel. ``groups``: for every segment, the first with the same weights, by default as
+    theorem), right-hand sides alone. ``groups``: for every segment, the first with the same weights, by default as
     the intervention treats them.
     """
 

@@ -180,9 +180,7 @@ def _iterated(
     if draws is not None:
         rhs = sums.rhs.new_zeros(courses, weights.shape[1], len(draws))
         for chunk, target in _gained(model, intervention, chunks(), weights, draws):
-            for course in range(courses):
-                mine = chunk.rows.action == course
-                rhs[course] += (chunk.phi[mine].double() * chunk.weight[mine].unsqueeze(1)).T @ target[mine]
+            evaluation.add_targets(rhs, chunk.phi, chunk.weight, chunk.rows.action, target)
         shifts = evaluation.solve(replace(sums, rhs=rhs.flatten(0, 1)), ridge=ridge).weights.permute(2, 0, 1)
     return _End(weights, shifts, rounds, change, solution.condition)
 

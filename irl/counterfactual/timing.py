@@ -154,10 +154,8 @@ class _Regression:
     def continuation(self, following: PolicyPath, ridge_rows: float) -> Tensor:
         """weights [C, D, 1 + B] of gamma^k E[V(s')|s, course], the policy of the next period being the first of
         ``following``; then of what each draw of the parameters adds."""
-        rhs = [
-            sums.rhs.new_zeros(sums.rhs.shape[0], 1 + (0 if following.draws is None else len(following.draws)))
-            for sums in self.sums
-        ]
+        one, targets = self.sums[0].rhs, 1 + (0 if following.draws is None else len(following.draws))
+        rhs = one.new_zeros(len(self.sums), len(one), targets)
         steps = self.rows.steps.unique()
         value, states = self._value(following, steps), len(self.rows.reached.state)
         for i, phi, weight in self._chunks():
@@ -165,10 +163,7 @@ class _Regression:
             place = part.reached.place + states * torch.searchsorted(steps, part.steps.contiguous())
             discount = part.discount(self.model.config.discount).unsqueeze(2)
             mean = evaluation.mean_over_draws(value, place, discount).squeeze(1)
-            target = weight.unsqueeze(1) * part.with_flow(mean)
-            for course, own in enumerate(rhs):
-                mine = part.action == course
-                own += phi[mine].double().T @ target[mine]
+            evaluation.add_targets(rhs, phi, weight, part.action, part.with_flow(mean))
         fitted = [
             evaluation.solve(replace(sums, rhs=own), ridge=self.rows.ridge(ridge_rows, sums.rows))
             for sums, own in zip(self.sums, rhs, strict=True)
