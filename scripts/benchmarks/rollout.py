@@ -8,6 +8,7 @@ Without a run the networks are of the study's size, with random weights and a tr
 does not depend on them.
 
 python scripts/benchmark.py rollout [--run RUN] [--members 10000 100000 1000000] [--periods 60] [--threads 2]
+    [--device cuda [--compile kernels | graphs]]
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rich.table import Table
 import irl
 from irl import command, membership
 from irl.config import load_config
+from irl.counterfactual.forward import Compile
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.outcomes import used_columns
 from irl.counterfactual.rollout import Starts, batches, rollout
@@ -54,13 +56,15 @@ def main() -> None:
     parser.add_argument("--periods", type=int, default=60)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--compile", choices=("kernels", "graphs"), help="passes: torch.compile, CUDA graphs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     console = Console(width=None if Console().is_terminal else 130)
     with console.status("the model"):
         model, frame = of_run(arguments.run) if arguments.run else of_market()
-        model.to(command.usable_device(arguments.device))
-    policy = estimated(model)
+        device = command.usable_device(arguments.device)
+        model.to(device)
+    policy = estimated(model, arguments.compile)
     measured(model, policy, starts_of(model, frame, 10_000), 2)  # the first calls are slower
     held = peak()
     table = Table(
@@ -85,7 +89,7 @@ def main() -> None:
         console.print(f"{what} of the last row {bar}: {'met' if met else 'MISSED'}")
     console.print(
         f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {arguments.threads} threads, "
-        f"{arguments.device}, load {os.getloadavg()[0]:.1f}; seed 0"
+        f"{device_name(device)}{', ' + arguments.compile if arguments.compile else ''}, load {os.getloadavg()[0]:.1f}; seed 0"
     )
 
 
@@ -112,11 +116,11 @@ def of_market() -> tuple[FittedModel, pd.DataFrame]:
     return replace(model, dynamics=dynamics), frame
 
 
-def estimated(model: FittedModel) -> ScenarioPolicy:
+def estimated(model: FittedModel, compile: Compile | None) -> ScenarioPolicy:
     """The model's own policy."""
     assert model.refit is not None, "a run with a refit"
     weights = model.refit.weights.expand(len(model.schema.segments), -1, -1)
-    return ScenarioPolicy(model, Intervention(model.schema, ()), weights, 0, 0.0, 1.0, True)
+    return ScenarioPolicy(model, Intervention(model.schema, ()), weights, 0, 0.0, 1.0, True, compile=compile)
 
 
 def starts_of(model: FittedModel, frame: pd.DataFrame, members: int) -> Starts:
@@ -159,6 +163,10 @@ def timed(work: Callable[[], None], device: torch.device) -> Times:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started, time.process_time() - used
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak() -> float:
