@@ -89,7 +89,7 @@ def main() -> None:
         console.print(f"{what} of the last row {bar}: {'met' if met else 'MISSED'}")
     console.print(
         f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {arguments.threads} threads, "
-        f"{device_name(device)}{', ' + arguments.compile if arguments.compile else ''}, load {os.getloadavg()[0]:.1f}; seed 0"
+        f"{device_name(device)}, passes {arguments.compile or 'as they are'}, load {os.getloadavg()[0]:.1f}; seed 0"
     )
 
 
