@@ -1,21 +1,24 @@
-"""On a GPU: the same sums, the same answers as on a CPU up to rounding, and every script runs there."""
+"""On a GPU: the same sums, the same answers as on a CPU up to rounding, and every script runs there. Without a GPU on
+the pretended device of ``pretended.py``, where mixing tensors of both sides fails as it would on one."""
 
 from __future__ import annotations
 
+import re
 import runpy
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from pretended import DEVICE, pretended
 
 import irl
 from irl import evaluation
 from irl.counterfactual.streams import Streams
 
-pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "checkpoints" / "membership"
 of_scripts = runpy.run_path(str(ROOT / "tests" / "test_scripts.py"), run_name="scripts")
@@ -25,8 +28,18 @@ ATTENTION = {"default": {"none": {"status": ["out"]}, "monthly": {"status": ["mo
                          "annual": {"status": ["annual"]}}}  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def gpu() -> Iterator[torch.device]:
+    """What ``--device cuda`` stands for."""
+    if torch.cuda.is_available():
+        yield torch.device("cuda")
+        return
+    with pytest.MonkeyPatch.context() as patch, pretended(patch):
+        yield DEVICE
+
+
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
+def study(tmp_path_factory, gpu) -> Path:
     """A folder with panel.parquet, study.yaml, scenario.yaml and a run trained on the GPU."""
     folder = tmp_path_factory.mktemp("gpu")
     of_scripts["panel"]().to_parquet(folder / "panel.parquet")
@@ -38,7 +51,7 @@ def study(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_the_kernel_has_the_same_sums(dtype, near):
+def test_the_kernel_has_the_same_sums(dtype, near, gpu):
     generator = torch.Generator().manual_seed(0)
     n, d, actions, draws = 3000, 40, 3, 5
     phi, phi_next = (torch.randn(n, d, generator=generator).to(dtype) for _ in range(2))
@@ -50,20 +63,20 @@ def test_the_kernel_has_the_same_sums(dtype, near):
     policy = torch.rand(n, actions, generator=generator).to(dtype)
     parts = (phi, phi_next, discount, target, weight, action, policy / policy.sum(1, keepdim=True))
 
-    def sums(device: str) -> evaluation.Sums:
+    def sums(device: torch.device) -> evaluation.Sums:
         rows = evaluation.Rows(*(part.to(device) for part in parts), place=place.to(device))
         return evaluation.accumulate([rows], actions=actions)
 
-    here, there = sums("cpu"), sums("cuda")
+    here, there = sums(torch.device("cpu")), sums(gpu)
     for name, one in vars(here).items():
         if isinstance(one, torch.Tensor):
             other = getattr(there, name).cpu()
             assert (one - other).norm() <= near * one.norm(), name
 
 
-def test_random_numbers_are_those_of_a_cpu():
+def test_random_numbers_are_those_of_a_cpu(gpu):
     here, there = (
-        Streams(3, range(1024, 3072), periods=4, width=7, device=torch.device(name)) for name in ("cpu", "cuda")
+        Streams(3, range(1024, 3072), periods=4, width=7, device=device) for device in (torch.device("cpu"), gpu)
     )
     assert all(torch.equal(here(t), there(t).cpu()) for t in range(4))
 
@@ -75,9 +88,10 @@ def test_a_run_trained_here_is_like_one_of_a_cpu_and_loads_there(study):
     one, two = irl.load(run), irl.load(other)
     assert one.device.type == "cpu"
     apart = (one.policy(frame) - two.policy(frame)).abs().to_numpy()
-    assert 0 < apart.max() < 0.05, "other rounding and other luck, of a panel of random choices"
+    assert apart.max() < 0.05, "other rounding, of a panel of random choices"
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("options", [(), ("--compile", "kernels"), ("--compile", "graphs")])
 def test_a_scenario_has_the_answer_of_a_cpu(tmp_path, options):
     asked = yaml.safe_load((ROOT / "configs" / "scenarios" / "annual_dearer.yaml").read_text(encoding="utf-8"))
@@ -110,12 +124,19 @@ def test_every_script_runs(study):
 
 @pytest.mark.parametrize(
     "options",
-    [("types=2",), (f"attention={ATTENTION}",), ("--precision", "bf16-mixed"), ("--compile",),
-     ("reward={structure: additive, benefits: [status, video]}", "estimation.refit.rows=200"),
-     ("reward.structure=linear", "estimation.refit.rows=200"), ("estimation.anchor_q.solver=fqi",)],
-)  # fmt: skip
+    [
+        ("types=2",),
+        (f"attention={ATTENTION}",),
+        ("reward={structure: additive, benefits: [status, video]}", "estimation.refit.rows=200"),
+        pytest.param(("reward.structure=linear", "estimation.refit.rows=200"), marks=pytest.mark.gpu),
+        pytest.param(("estimation.anchor_q.solver=fqi",), marks=pytest.mark.gpu),
+        pytest.param(("--precision", "bf16-mixed"), marks=pytest.mark.gpu),
+        pytest.param(("--compile",), marks=pytest.mark.gpu),
+    ],
+    ids=lambda options: options[-1].split("=")[0].strip("-"),
+)
 def test_every_kind_of_study_is_trained(study, options):
-    run = study / f"run-{abs(hash(options))}"
+    run = study / f"run-{re.sub('[^a-z0-9]+', '-', ' '.join(options))[:40]}"
     train = ("train", "--config", study / "study.yaml", "--run", run, *GPU)
     assert script(*train, *(o.replace("'", '"') for o in options)) == 0
     assert script("counterfactual", "--run", run, *GPU, "--scenario", study / "scenario.yaml") == 0

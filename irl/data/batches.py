@@ -59,7 +59,7 @@ class Numbered:
         return self.rows
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return rows
+        return rows.to(self.device)
 
 
 class Batches(IterableDataset[tuple[Tensor, ...]]):

@@ -33,7 +33,8 @@ from irl.estimation.pipeline import held_out_rows
 from irl.estimation.training import Workbench
 
 CONFIG = "configs/membership.yaml"
-CHUNK, PASS_BAR, Q_BAR = 16384, 1.6, 3.0
+CHUNK, DEVICE_CHUNK, PASS_BAR, Q_BAR = 16384, 2**28, 1.6, 3.0
+"""Rows of a chunk on a CPU; elsewhere, numbers of what follows them."""
 LOOKED_AT = 7
 """Errors of the Q step are taken on one row in so many."""
 
@@ -69,13 +70,14 @@ def main() -> None:
 def passes(rows: int, d: int, actions: int, dtype: torch.dtype, repeats: int, device: str) -> tuple[float, float]:
     """Seconds of the kernel's pass and of the bare products."""
     generator = torch.Generator().manual_seed(0)
-    phi, phi_next = (torch.randn(CHUNK, d, generator=generator).to(dtype) for _ in range(2))
+    size = CHUNK if device == "cpu" else min(rows, DEVICE_CHUNK // (actions * d))
+    phi, phi_next = (torch.randn(size, d, generator=generator).to(dtype) for _ in range(2))
     phi[:, 0] = phi_next[:, 0] = 1
-    action = torch.randint(0, actions, (CHUNK,), generator=generator)
-    policy = torch.rand(CHUNK, actions, generator=generator).to(dtype)
+    action = torch.randint(0, actions, (size,), generator=generator)
+    policy = torch.rand(size, actions, generator=generator).to(dtype)
     policy = policy / policy.sum(1, keepdim=True)
-    weight, discount = torch.ones(CHUNK, dtype=dtype), torch.full((CHUNK,), 0.99, dtype=dtype)
-    target = torch.randn(CHUNK, 1, generator=generator).to(dtype)
+    weight, discount = torch.ones(size, dtype=dtype), torch.full((size,), 0.99, dtype=dtype)
+    target = torch.randn(size, 1, generator=generator).to(dtype)
     parts = (phi, phi_next, discount, target, weight, action, policy)
     phi, phi_next, discount, target, weight, action, policy = (part.to(device) for part in parts)
     chunk = evaluation.Rows(phi, phi_next, discount, target, weight, action, policy)
@@ -83,7 +85,7 @@ def passes(rows: int, d: int, actions: int, dtype: torch.dtype, repeats: int, de
     left = [phi[g].T.contiguous() for g in groups]
     own, following = [phi[g] for g in groups], [phi_next[g].repeat(1, actions) for g in groups]
     targets = [target[g] for g in groups]
-    chunks = max(1, rows // CHUNK)
+    chunks = max(1, rows // size)
 
     def kernel() -> None:
         evaluation.accumulate((chunk for _ in range(chunks)), actions=actions)

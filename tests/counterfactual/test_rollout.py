@@ -115,7 +115,7 @@ def test_batches_are_whole_blocks_and_several():
     assert sizes == [4096] * 4 + [20_000 - 4 * 4096]
     assert len(module.batches(1_000_000, torch.device("cpu"))) == 62
     assert module.batches(100, torch.device("cpu")) == [slice(0, 100)]
-    assert len(module.batches(1_000_000, torch.device("meta"))) == 4
+    assert len(module.batches(4_000_000, torch.device("meta"))) == 4
 
 
 def test_the_seed_decides(world):
