@@ -69,6 +69,20 @@ def _regressed(panel: Panel, i: slice) -> Tensor:
     return panel.free[i] & (panel.next_choice[i] >= 0) & (mu < 1)
 
 
+def _by_action(panel: Panel, where: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of where[N] by the action chosen, mean and standard deviation of their target[N], float64 [A]: two passes,
+    some rows at a time."""
+    rows, total, squares = torch.zeros(3, len(panel.schema.actions), dtype=torch.float64, device=target.device)
+    for i in parts_of(where):
+        rows.index_add_(0, panel.action[i], torch.ones_like(target[i], dtype=torch.float64))
+        total.index_add_(0, panel.action[i], target[i].double())
+    rows, total = processes.summed(torch.stack([rows, total]))
+    centre = total / rows
+    for i in parts_of(where):
+        squares.index_add_(0, panel.action[i], (target[i].double() - centre[panel.action[i]]).square())
+    return rows, centre, (processes.summed(squares) / (rows - 1)).sqrt()
+
+
 def fit_reward(
     panel: Panel,
     log_pi: Tensor,
@@ -86,11 +100,9 @@ def fit_reward(
     torch.manual_seed(bench.seed + 2)
     network = RewardNetwork(panel.schema, options.hidden).to(bench.device)
     where, target = reward_targets(panel, log_pi, value, discount=discount, temperature=temperature, inertia=inertia)
-    for a in range(len(panel.schema.actions)):
-        mine = target[where & (panel.action == a)]
-        if processes.total(len(mine)) > 1:
-            network.centre[a] = processes.mean(mine)
-            network.scale[a] = processes.spread(mine, correction=1).clamp_min(1e-3)
+    rows, centre, scale = _by_action(panel, where, target)
+    network.centre = torch.where(rows > 1, centre, network.centre).to(network.centre.dtype)
+    network.scale = torch.where(rows > 1, scale.clamp_min(1e-3), network.scale).to(network.scale.dtype)
     columns = (panel.state, panel.menu, panel.anchor_reward, panel.action, target, panel.weight)
     trained = train(
         RewardStep(network, options, panel.schema),
