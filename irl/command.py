@@ -1,15 +1,21 @@
-"""What every script does around its work: errors become messages, the device is found, freed memory is kept."""
+"""What every script does around its work: errors become messages, the device is found, progress is shown, freed memory
+is kept."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from irl.sections import InputError
 
@@ -27,6 +33,13 @@ KEPT_MEMORY = {-3: 2**28, -1: 2**29, -2: 2**26}
 """glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD (malloc.h), bytes: what is larger than the first is given
 back at once, and of what lies free at the end not more than the second is kept. (With 2 GB for both, an epoch of the P
 step over 50,000,000 rows took 2.6 GB instead of 1.6.)"""
+EVERY = 60.0
+"""Seconds between two lines about a step, where there is no terminal."""
+
+
+class Tick(Protocol):
+    def __call__(self, step: str, done: int, of: int, note: str = "") -> None:
+        """So much of a step is done, of so much."""
 
 
 @contextmanager
@@ -54,6 +67,48 @@ def user_errors() -> Iterator[None]:
         return
     print(f"error: {said}", file=sys.stderr)
     raise SystemExit(2)
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Tick]:
+    """Gives ``tick(step, done, of, note)``. At a terminal every step has a bar; elsewhere (a log, a batch job) a line
+    when the next step begins or the work ends, and one a minute."""
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", markup=False), console=console, disable=not console.is_terminal,
+    )  # fmt: skip
+    tasks: dict[str, tuple[TaskID, float]] = {}
+    unsaid, current, said = "", "", time.monotonic()
+
+    def say() -> None:
+        nonlocal unsaid, said
+        if unsaid and not console.is_terminal:
+            console.print(unsaid, markup=False, highlight=False, soft_wrap=True)
+        unsaid, said = "", time.monotonic()
+
+    def tick(step: str, done: int, of: int, note: str = "") -> None:
+        nonlocal unsaid, current
+        if step != current:
+            say()
+        current, now = step, time.monotonic()
+        if step not in tasks:
+            tasks[step] = bars.add_task(step, total=of, note=note), now
+        task, began = tasks[step]
+        bars.update(task, completed=done, total=of, note=note)
+        unsaid = f"{step}: {done:,} of {of:,}, {now - began:.0f} s{', ' * bool(note)}{note}"
+        if now - said > EVERY:
+            say()
+
+    with bars:
+        try:
+            yield tick
+        finally:
+            say()
+
+
+def of_training(tick: Tick) -> Callable[[str, int, int, float], None]:
+    """What training reports, its held-out loss as a note."""
+    return lambda step, epoch, of, loss: tick(step, epoch, of, "" if math.isnan(loss) else f"held-out loss {loss:.4f}")
 
 
 def usable_device(name: str) -> torch.device:

@@ -280,7 +280,8 @@ class Crossings(nn.Module):
     a member (segment, a price assigned once) is crossed with every other column, since the effect of anything may
     differ by it; and, so that a tested price may count for one segment under one plan only, static categories are
     crossed with randomised and table columns at once. Columns that move are crossed pair by pair, ordinals by their
-    standardised rank, as long as these are no more than ``MOST_PAIRS``.
+    standardised rank, those that tell the time by every level (seasons go up and down), as long as these are no more
+    than ``MOST_PAIRS``; else by the rank, too, or not at all.
 
     Parameters
     ----------
@@ -341,22 +342,17 @@ class Crossings(nn.Module):
             knots = list(BENDS)[not c.alike :] if c.alike or not c.discrete else []
             chosen += [(len(inputs) + k,) for k in range(len(knots))]
             inputs += [_Input(f, c.name + BENDS[k], centre=c.centre, scale=c.scale, knot=k) for k in knots]
-        ranks: dict[int, list[int]] = {}
-        for f in moving:
-            c = columns[f]
-            if c.kind == "ordinal":
-                centre, scale = _standard(c.kind, len(c.labels), c.centre, c.scale)
-                ranks[f] = [len(inputs)]
-                inputs.append(_Input(f, c.name, centre=centre, scale=scale))
-            else:
-                ranks[f] = [i for i, one in enumerate(inputs) if one.column == f and one.knot is None]
-        pairs = [
-            (i, j)
-            for f, g in itertools.combinations([f for f in moving if columns[f].name not in alone], 2)
-            for i, j in itertools.product(ranks[f], ranks[g])
-            if not wanted or wanted & {f, g}
-        ]
-        chosen += pairs if len(pairs) <= MOST_PAIRS else []
+        levels = {f: [i for i in at if inputs[i].column == f] for f in moving}
+        ranks = dict(levels)
+        for f in (f for f in moving if columns[f].kind == "ordinal"):
+            centre, scale = _standard("ordinal", len(columns[f].labels), columns[f].centre, columns[f].scale)
+            ranks[f] = [len(inputs)]
+            inputs.append(_Input(f, columns[f].name, centre=centre, scale=scale))
+        seasons = ranks | {f: levels[f] for f in moving if columns[f].dynamics == "clock"}
+        crossed = list(itertools.combinations([f for f in moving if columns[f].name not in alone], 2))
+        crossed = [(f, g) for f, g in crossed if not wanted or wanted & {f, g}]
+        pairs = ([p for f, g in crossed for p in itertools.product(each[f], each[g])] for each in (seasons, ranks))
+        chosen += next((some for some in pairs if len(some) <= MOST_PAIRS), [])
         if wanted:
             chosen = [product for product in chosen if not product or wanted & {inputs[i].column for i in product}]
         named = {product: " x ".join(inputs[i].name for i in product) or "1" for product in chosen}

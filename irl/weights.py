@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from irl import runs
 from irl.config import InputError
 
-FORMAT = 3
+FORMAT = 4
 """Version of the folder; a folder of another version is refused."""
 FACTOR = ".factor"
 """How the names of covariances end that are kept by their factors."""

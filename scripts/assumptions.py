@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
 from irl import command, runs
@@ -47,15 +46,10 @@ def main() -> None:
     console = Console(stderr=True)
     with console.status("reading the members"):
         frame = read_fitted(model.config)
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     path = arguments.run / RESULT
-    with runs.locked(arguments.run), Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=None)
-
-        def tick(label: str, done: int, of: int) -> None:
-            progress.update(task, description=label, completed=done, total=of)
-
-        seconds = relax(path, model, variants, scenarios, frame, overwrite=arguments.overwrite, tick=tick)
+    with runs.locked(arguments.run), command.progress(console) as tick:
+        ticks = {"tick": lambda label, done, of: tick("answers", done, of, label)}
+        seconds = relax(path, model, variants, scenarios, frame, overwrite=arguments.overwrite, **ticks)
     for table in rests_table(load_record(arguments.run)):
         print_table(table)
     print(f"{len(variants)} variants: {path}, in {seconds:.0f} s; scripts/report.py shows them")

@@ -8,10 +8,10 @@ Contributions add up where no two benefits interact (`reward: {structure: additi
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
 from irl import command, runs
@@ -45,13 +45,9 @@ def main() -> None:
         console.print(f"note: {said}", markup=False, highlight=False, soft_wrap=True)
     with console.status(f"reading {data.path}"):
         panel = read_panel(config.model_copy(update={"data": data}), schema=model.schema.without_types)
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with runs.locked(arguments.run):
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("attributing")
-            found = attribute(
-                model, panel.to(model.device), tick=lambda done, of: progress.update(task, completed=done, total=of)
-            )
+        with command.progress(console) as tick:
+            found = attribute(model, panel.to(model.device), tick=partial(tick, "attributing"))
         runs.write_json(path, found | {"data": data.path})
     record = load_record(arguments.run)
     table = attribution_table(record)

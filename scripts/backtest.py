@@ -7,10 +7,10 @@ python scripts/backtest.py --run RUN         # a run that was trained with data.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
 from irl import command, runs
@@ -40,8 +40,8 @@ def main() -> None:
     if arguments.config:
         config = load_config(arguments.config, overrides)
         check(config.data)
-        with console.status(f"training on {config.data.path}"):
-            options = {"overwrite": arguments.overwrite, "resume": arguments.resume}
+        with command.progress(console) as tick:
+            options = {"overwrite": arguments.overwrite, "resume": arguments.resume, "tick": command.of_training(tick)}
             train(config, read_panel(config), arguments.run, device=device, **options)
     elif overrides:
         raise InputError("--until and key.path=value are for training: give --config too")
@@ -54,12 +54,10 @@ def main() -> None:
         frame = read_table(data.path, columns=[*study_columns(model.config), *data.held_out])
     asked = {"backtest": backtest} if data.until is not None else {}
     asked |= {"experiment": experiment} if data.held_out else {}
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     found = {}
-    with runs.locked(arguments.run), Progress(*columns, console=console) as progress:
+    with runs.locked(arguments.run), command.progress(console) as tick:
         for name, ask in asked.items():
-            task = progress.add_task(name)
-            found[name] = ask(model, frame, tick=lambda k, of, task=task: progress.update(task, completed=k, total=of))
+            found[name] = ask(model, frame, tick=partial(tick, name))
         runs.write_json(path, found)
     record = load_record(arguments.run)
     for part in parts(record):

@@ -13,7 +13,6 @@ import statistics
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import irl
 from irl import command
@@ -34,12 +33,10 @@ def main() -> None:
     console = Console(stderr=True)
     with console.status(f"reading {model.config.data.path}"):
         panel = read_panel(model.config, schema=model.schema).to(model.device)
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[work]}"), console=console) as progress:
-        task = progress.add_task("replicas", total=arguments.replicas, work="preparing")
+    with command.progress(console) as show:
 
         def tick(done: int, rounds: int) -> None:
-            progress.update(task, completed=done, work=f"round {rounds}" if rounds else "")
+            show("replicas", done, arguments.replicas, f"round {rounds}" if rounds else "")
 
         options = {"replicas": arguments.replicas, "seed": arguments.seed, "overwrite": arguments.overwrite}
         found = bootstrap(arguments.run, model, panel, **options, tick=tick)

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
 from irl import command, runs
@@ -53,18 +52,10 @@ def main(process: int) -> None:
     again = {"overwrite": arguments.overwrite, "resume": arguments.resume}
     out = arguments.out or arguments.run / "scenarios" / scenario.folder_name
     started = time.perf_counter()
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         runs.start_run(out, **again, kind="scenario", about=about) as folder,
-        Progress(*columns, console=console) as progress,
+        command.progress(console) as tick,
     ):
-        tasks = {}
-
-        def tick(stage: str, done: int, of: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(f"{stage:<10}", total=of)
-            progress.update(tasks[stage], completed=done)
-
         found = question.answer(tick=tick, compile=arguments.compile, folder=folder)
         write_answer(folder, question, found, seconds=time.perf_counter() - started)
         log_scenario(load_record(arguments.run), folder)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from irl.command import user_errors
+from irl.command import progress, user_errors
 from irl.config import load_config
 from irl.data.prepare import prepare
 
@@ -26,15 +25,7 @@ def main() -> None:
     config = load_config(arguments.config, arguments.overrides)
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        tasks = {}
-
-        def tick(stage: str, done: int, of: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(f"{stage:<5}", total=of)
-            progress.update(tasks[stage], completed=done, total=of)
-
+    with progress(console) as tick:
         options = {"memory": arguments.memory, "overwrite": arguments.overwrite, "tick": tick}
         store = prepare(config, arguments.out, **options)
     print(f"{store.n_rows:,} rows of {store.n_members:,} members in {len(store.buckets)} buckets: {arguments.out}")

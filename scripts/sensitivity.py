@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import irl
 from irl import command, runs
@@ -44,15 +43,13 @@ def main() -> None:
         panel = read_panel(config, schema=model.schema)
         dated = read_periods_per_year(config) or MONTHS
         year = dated if arguments.periods_per_year is None else arguments.periods_per_year
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with runs.locked(arguments.run):
         path = arguments.run / "sensitivity.json"
         grid = {"periods_per_year": year, "discounts": arguments.discounts, "shifts": arguments.rewards}
         question = ask(model, panel, path, **grid, overwrite=arguments.overwrite)
         console.print(f"note: a year has {year:g} periods; if not, give --periods-per-year", soft_wrap=True)
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("", total=len(question.missing))
-            question.answer(tick=lambda label, done, of: progress.update(task, description=label, completed=done))
+        with command.progress(console) as tick:
+            question.answer(tick=lambda label, done, of: tick("points", done, of, label))
     for sentence in sentences(load_record(arguments.run)):
         print(sentence)
     print(f"{len(question.missing)} new points: {path}; scripts/report.py shows them")

@@ -7,11 +7,9 @@ torchrun --nproc-per-node 8 -- scripts/train.py --config ...    (members dealt o
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from irl import command
 from irl.config import InputError, load_config
@@ -56,17 +54,9 @@ def main(process: int) -> None:
         warn(sampled.warnings)
         print("dry run: the study fits its panel; nothing was written")
         return
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console) as progress:
-        tasks = {}
-
-        def tick(step: str, epoch: int, of: int, loss: float) -> None:
-            if step not in tasks:
-                tasks[step] = progress.add_task(f"{step:<10}", total=of, loss="")
-            progress.update(tasks[step], completed=epoch, loss="" if math.isnan(loss) else f"held-out loss {loss:.4f}")
-
-        options = {name: getattr(arguments, name) for name in ("overwrite", "resume", "precision", "compile")}
-        train(config, panel, arguments.run, device=device, tick=tick, **options)
+    options = {name: getattr(arguments, name) for name in ("overwrite", "resume", "precision", "compile")}
+    with command.progress(console) as tick:
+        train(config, panel, arguments.run, device=device, tick=command.of_training(tick), **options)
     if process == 0:
         record = load_record(arguments.run)
         with console.status("writing figures for TensorBoard"):

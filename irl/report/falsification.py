@@ -46,13 +46,17 @@ def sentences(record: Record) -> list[str]:
 
 
 def cautions(record: Record) -> list[str]:
-    """One sentence for each test that rejects."""
-    rejected = _rejected(record)
-    return [
-        f"The panel contradicts that {c['null']} (p {_p(c['p'])}). The test sees {c['sees']}."
-        for c in at(record.falsification, "checks", default=[])
-        if c["name"] in rejected
-    ]
+    """One sentence for each test that rejects, and one on reading several."""
+    names = _rejected(record)
+    rejected = [c for c in at(record.falsification, "checks", default=[]) if c["name"] in names]
+    said = [f"The panel contradicts that {c['null']} (p {_p(c['p'])}). The test sees {c['sees']}." for c in rejected]
+    if len(rejected) > 1:
+        first = min(rejected, key=lambda c: (c["p"], -c["statistic"] / c["df"]))
+        said.append(
+            f"One thing that is wrong may move several of these {len(rejected)} tests: look first at the strongest, "
+            f"{first['name']}, put that right, and test again."
+        )
+    return said
 
 
 def _p(p: float) -> str:

@@ -11,22 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from markets import small_market
 
 from irl import membership
 from irl.config import InputError, load_config
 from irl.membership import ACTIONS, Cell, Market, MarketSolution, tastes
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def small_market(discount: float = 0.95) -> Market:
-    """Two segments, two benefits, two prices, a contract of four months: 45 states in each of 8 cells."""
-    full = Market(discount=discount, price_factors=(0.8, 1.2), contract_months=4)
-    return replace(
-        full,
-        segments={name: full.segments[name] for name in ("gen_z", "rural_india")},
-        seasons={name: full.seasons[name] for name in ("video", "gaming")},
-    )
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from markets import small_market
 
 from irl import membership
 from irl.config import InputError
 from irl.membership import ACTIONS, ANNUAL, MONTHLY, Market, MarketSolution, tastes
 from irl.membership.scenarios import ExactAnswer, exact_answer, exact_outcomes, exact_surplus, scenario_edit
 from irl.scenario import scenario_from
-
-
-def small_market(discount: float = 0.95) -> Market:
-    full = Market(discount=discount, price_factors=(0.8, 1.2), contract_months=4)
-    return replace(
-        full,
-        segments={name: full.segments[name] for name in ("gen_z", "rural_india")},
-        seasons={name: full.seasons[name] for name in ("video", "gaming")},
-    )
 
 
 @pytest.fixture(scope="module")

@@ -52,3 +52,9 @@ def test_a_run_that_was_not_asked_says_how(run):
     record = load_record(run)
     assert falsification_table(record) is None and sentences(record) == []
     assert "scripts/falsify.py" in page(record, "no truth")
+
+
+def test_of_several_rejections_the_strongest_is_named(tested):
+    record = tested(check("drift", 1e-6), check("types", 1e-9), check("iia", 0.4))
+    found = sentences(record)
+    assert len(found) == 3 and "move several of these 2 tests: look first at the strongest, types" in found[-1]
