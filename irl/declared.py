@@ -228,7 +228,8 @@ class Reward(Section):
     """The form of the reward of every action but the anchor.
 
     ``full``: main effects and interactions, shrunk by evidence. ``additive``: the same, but every benefit has a term of
-    its own (which may differ by what never changes about a member), so that the reward splits into benefits exactly.
+    its own (which may differ by what never changes about a member, and by the season: by columns that tell the time),
+    so that the reward splits into benefits exactly.
     ``linear``: a coefficient for every column, by maximum likelihood; with ``select``, shrunk by evidence, which
     removes columns that explain nothing.
     """

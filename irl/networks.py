@@ -286,7 +286,7 @@ class Crossings(nn.Module):
     Parameters
     ----------
     names : the columns to use; empty: all.
-    alone : columns that are crossed with no other moving one.
+    alone : columns that are crossed with no other moving one but those that tell the time.
     of : if given, only features in which one of these columns has a part.
     beyond : names of features that are left out, since others have them.
 
@@ -345,12 +345,16 @@ class Crossings(nn.Module):
         levels = {f: [i for i in at if inputs[i].column == f] for f in moving}
         ranks = dict(levels)
         for f in (f for f in moving if columns[f].kind == "ordinal"):
-            centre, scale = _standard("ordinal", len(columns[f].labels), columns[f].centre, columns[f].scale)
             ranks[f] = [len(inputs)]
-            inputs.append(_Input(f, columns[f].name, centre=centre, scale=scale))
-        seasons = ranks | {f: levels[f] for f in moving if columns[f].dynamics == "clock"}
-        crossed = list(itertools.combinations([f for f in moving if columns[f].name not in alone], 2))
-        crossed = [(f, g) for f, g in crossed if not wanted or wanted & {f, g}]
+            inputs.append(_Input(f, columns[f].name, None, *_standard("ordinal", len(columns[f].labels), 0.0, 1.0)))
+        clocks = {f for f in moving if columns[f].dynamics == "clock"}
+        apart = {f for f in moving if columns[f].name in alone}
+        seasons = ranks | {f: levels[f] for f in clocks}
+        crossed = [
+            (f, g)
+            for f, g in itertools.combinations(moving, 2)
+            if (not wanted or wanted & {f, g}) and (not apart & {f, g} or clocks & {f, g})
+        ]
         pairs = ([p for f, g in crossed for p in itertools.product(each[f], each[g])] for each in (seasons, ranks))
         chosen += next((some for some in pairs if len(some) <= MOST_PAIRS), [])
         if wanted:
