@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from irl import networks
 from irl.data.schema import Column, StateSchema
 from irl.networks import AnchorValueNetwork, Crossings, Encoder, LinearTerms, PolicyNetwork, RewardNetwork, Trunk
 
@@ -262,6 +263,22 @@ def test_moving_ordinals_are_crossed_by_rank_and_benefits_alone_are_not():
     assert "job=b x miles" in alone and "video=2 x size=small" in alone
     only = Crossings(MOVING, ("music", "size"))
     assert {f for columns in only.columns_of for f in columns} == {1, 4}
+
+
+def test_what_moves_is_crossed_with_every_level_of_the_clock(monkeypatch):
+    month = Column(name="month", kind="ordinal", dynamics="clock", labels=("1", "2", "3"), maximum=2.0)
+    schema = StateSchema(
+        columns=(*MOVING.columns, month), actions=MOVING.actions, anchor=0, anchor_reward=0.0, terminal={}
+    )
+    row = torch.tensor([[2.0, 0.0, 1.0, 1.0, 0.0, 1.0]])
+    found = described(Crossings(schema), row)
+    assert [found[f"video x month={k}"] for k in (1, 2, 3)] == [0.0, 1.0, 0.0] and "video x month" not in found
+    groups = dict(zip(Crossings(schema).names, Crossings(schema).groups.tolist(), strict=True))
+    assert groups["video x month=1"] == groups["video x month=3"] != groups["music x month=1"]
+    alone = described(Crossings(schema, alone=("video", "music")), row)
+    assert "video x month=2" in alone and "video x music" not in alone  # a benefit may have its season
+    monkeypatch.setattr(networks, "MOST_PAIRS", 20)  # too many: by the rank
+    assert described(Crossings(schema), row)["video x month"] == 0.0
 
 
 def test_what_a_reward_has_and_the_crossings_beyond_it_span_what_all_crossings_do():
