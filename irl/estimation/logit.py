@@ -26,6 +26,8 @@ CACHED = 500_000_000
 """Numbers of the features of all choices up to which they are kept in memory instead of computed at every pass."""
 HESSIAN_ROWS = 40_000
 """Choices (at random) from which the second derivatives are taken."""
+EVIDENCE_ROWS = 1_000_000
+"""Choices (at random) from which precisions are found: of more the weights alone are found from all."""
 GAIN = 0.01
 """Log-likelihood (of all choices together) below which another Newton step is not worth making."""
 FREE = 1e-3
@@ -76,6 +78,10 @@ class Choices:
         most = processes.own_part(most, len(self.rows))
         order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))[:most]
         return Choices(self.model, self.panel, self.rows[order.to(self.rows.device)], {})
+
+    def at_most(self, most: int) -> Choices:
+        """These choices, or so many of them at random."""
+        return self if processes.total(len(self.rows)) <= most else self.some(most, seed=0)
 
     @property
     def mass(self) -> float:

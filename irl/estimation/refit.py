@@ -49,7 +49,7 @@ from irl.data.panel import Panel
 from irl.estimation import attention
 from irl.estimation.evaluation_rows import evaluation_rows
 from irl.estimation.inference import covariance
-from irl.estimation.logit import CHUNK, FREE, Choices, Logit, evidence, maximised
+from irl.estimation.logit import CHUNK, EVIDENCE_ROWS, FREE, Choices, Logit, evidence, maximised
 from irl.estimation.missing_information import missing
 from irl.estimation.mixture import ROUNDS, Mixture
 from irl.estimation.parameters import Parameters, reward_parameters
@@ -124,7 +124,7 @@ def fit_refit(
             return mixture.choices(model, rows[: mixture.panel.n_rows])
         return Choices(model, panel, (panel.free & rows).nonzero().squeeze(1), {})
 
-    choices = chosen(panel.free)
+    choices = some = chosen(panel.free)
     own = reward_parameters(model, states)
     groups, rounds = own.groups, options.rounds
     theta = torch.zeros(len(groups), dtype=torch.float64, device=bench.device)
@@ -151,7 +151,8 @@ def fit_refit(
         weights = processes.agreed(solution.weights)
         logit = logit_of(model, weights, own, told=panel.tells_active)
         if shrinks:
-            theta, precision, effective = evidence(logit, choices, theta, precision, groups, EVIDENCE[min(r, 1)])
+            some = choices.at_most(EVIDENCE_ROWS)
+            theta, precision, effective = evidence(logit, some, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
             theta, _ = maximised(logit, choices, theta, precision[groups])
             effective = float(own.raw.shape[1])  # none is shrunk
@@ -164,6 +165,10 @@ def fit_refit(
         if changes[-1] < STILL:
             break
     assert solution is not None and logit is not None, "at least one round"
+    if some is not choices and mixture is None:
+        some.cache.clear()
+        theta, _ = maximised(logit, choices, theta, precision[groups])
+        store(model, theta, weights, own)
     if options.standard_errors:
         counted, lacking = choices, None
         if mixture is not None:

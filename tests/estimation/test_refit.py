@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from irl import tabular
 from irl.config import Config
 from irl.data.panel import panel_from_frame
-from irl.estimation.logit import Choices, maximised
+from irl.estimation import refit
+from irl.estimation.logit import Choices, evidence, maximised
 from irl.estimation.pipeline import estimate
+from irl.estimation.refit import fit_refit
 from irl.estimation.training import Workbench
 from irl.fitted import load_model
 
@@ -147,3 +150,22 @@ def test_newton_finds_the_penalised_maximum(study):
     theta, information = maximised(Parabola(), choices, torch.zeros(2).double(), torch.tensor([0.0, 3.0]).double())
     assert theta.tolist() == pytest.approx([2.0, 1.0])  # 3 (2 - x) = penalty x
     assert torch.allclose(information, 3 * torch.eye(2).double() * 1.0)
+
+
+def test_of_many_choices_some_say_how_much_to_shrink_and_all_say_what(study, monkeypatch):
+    _, _, data, model, metrics = study
+    seen = []
+    monkeypatch.setattr(refit, "EVIDENCE_ROWS", 8000)
+    monkeypatch.setattr(refit, "evidence", lambda logit, some, *rest: seen.append(some) or evidence(logit, some, *rest))
+    slopes = []
+
+    def inspect(logit, choices, theta, penalty):
+        slopes.append((logit.gradient(theta, choices) - penalty * theta) / choices.mass)
+
+    options = model.config.estimation.refit
+    arguments = {"bench": Workbench(device=torch.device("cpu"), seed=0), "inspect": inspect}
+    found, report = fit_refit(copy.deepcopy(model), data, data.member % 5 == 0, options, **arguments)
+    assert {len(some.rows) for some in seen} == {8000} and report.choices == 24_000
+    assert slopes[0].abs().max() < 1e-4  # at the maximum of all choices
+    assert report.log_likelihood == pytest.approx(metrics["refit"]["log_likelihood"], abs=2e-4)
+    assert (found.theta - model.refit.theta).abs().max() < 0.1
