@@ -10,8 +10,9 @@ it, whatever is known before the choice goes into it (:mod:`irl.estimation.falsi
     attention     1{a = default} / pi(a|s), the default being what most do who did the same before: the score of the
                   share that renews without deciding; and its products with columns that move and are kept out of the
                   reward
-    iia           -log pi(a | one of the plans) of the plans: the score of their dissimilarity; and for every plan, the
-                  columns that are the price of one other plan alone, and so are kept out of its reward
+    iia           for every plan, the columns that are the price of one other plan alone, assigned at random, and so are
+                  kept out of its reward; without such, -log pi(a | one of the plans) of the plans, the score of their
+                  dissimilarity, which errors of the reward's form move as well
     money         what a plan costs, where it is due, for every tested price but one: its coefficient apart from theirs
     discount      columns that move and are kept out of the reward, and what follows, c(s,a): a discount factor too high
                   or low gives c a coefficient of its own
@@ -118,8 +119,8 @@ def alternatives(found: Residuals) -> list[Alternative]:
             name="iia",
             null="plans share no part of their taste shocks (independence of irrelevant alternatives)",
             sees="plans that are closer substitutes for each other than for leaving",
-            cannot_see="nests that split the plans; hardly anything, where no plan has a price of its own "
-            "(`money.price`) that varies by itself",
+            cannot_see="nests that split the plans; where no plan has a price of its own (`money.price`) that was "
+            "assigned at random, a nest from a reward whose form is wrong",
             z=_within_nest(found),
         ),
         Alternative(
@@ -237,24 +238,30 @@ def default_action(found: Residuals) -> tuple[Tensor, Tensor]:
 def _within_nest(found: Residuals) -> Tensor | str:
     if found.model.schema.anchor is None:
         return "without an anchor action there is no leaving to set the plans apart from"
-    plans = found.pi[:, found.paid]
-    if not ((plans > 0).sum(1) > 1).any():
+    if not ((found.pi[:, found.paid] > 0).sum(1) > 1).any():
         return "nowhere are there two plans to choose from"
+    prices = _other_prices(found)
+    return prices if prices.shape[2] else _dissimilarity(found)
+
+
+def _dissimilarity(found: Residuals) -> Tensor:
+    """z [n, A, 1]: -log pi(a | one of the plans)."""
+    plans = found.pi[:, found.paid]
     share = plans / plans.sum(1, keepdim=True).clamp_min(1e-300)
     z = torch.zeros_like(found.pi)
     z[:, found.paid] = torch.where(share > 0, -share.clamp_min(1e-6).log(), 0.0)
-    return torch.cat([z.unsqueeze(2), _other_prices(found)], 2)
+    return z.unsqueeze(2)
 
 
 def _other_prices(found: Residuals) -> Tensor:
-    """z [n, A, K]: for every column that only one plan pays, and every other plan, the column."""
+    """z [n, A, K]: for every column assigned at random that only one plan pays, and every other plan, the column."""
     model, money = found.model, found.model.config.money
     charged = [] if money is None else [(f.amount, a) for a, f in money.price.items() if isinstance(f.amount, str)]
     z = found.pi.new_zeros(*found.pi.shape, 0)
     for name, payer in charged:
-        if sum(name == other for other, _ in charged) > 1:
-            continue
         f = model.schema.index(name)
+        if sum(name == other for other, _ in charged) > 1 or model.schema.columns[f].assigned != "randomised":
+            continue
         x = _values(model.schema.columns[f], found.panel.state[found.rows, f].double())[:, :1]
         others = [k for k, a in enumerate(found.paid) if model.schema.actions[a] != payer]
         z = torch.cat([z, found.dummies()[:, :, others] * x.unsqueeze(1)], 2)

@@ -111,7 +111,7 @@ def test_a_correct_panel_is_not_rejected(correct):
     done = {name: c for name, c in checks.items() if c.p is not None}
     assert set(done) == {"stationarity", "common shocks", "hidden types", "attention", "iia"}
     assert all(c.p > 0.02 and not c.why for c in done.values()), done
-    assert done["stationarity"].df == 3 and done["hidden types"].df == 2 and done["iia"].df == 2
+    assert done["stationarity"].df == 3 and done["hidden types"].df == 2 and done["iia"].df == 1
     assert done["common shocks"].df == 15
     assert "leaves no column out" in checks["discount"].why and checks["anchor"].statistic is None
 
@@ -198,7 +198,7 @@ def test_what_errors_of_the_dynamics_leave_in_the_mean_is_taken_off(correct, mon
 def test_the_nests_direction_is_the_derivative_by_dissimilarity(correct):
     model, panel, _ = correct
     found = residuals(model, panel)
-    z = module._within_nest(found)[:50, :, 0]
+    z = module._dissimilarity(found)[:50, :, 0]
     q, menu = found.pi[:50].log(), torch.ones(50, 3, dtype=torch.bool)
     step = 1e-5
     near = bellman.log_policy(q, menu, 1.0, Nests((0, 1, 1), (1.0, 1.0 + step)))
@@ -274,7 +274,10 @@ def test_a_run_keeps_its_tests(tmp_path, correct):
     assert not (tmp_path / "run" / RESULT).exists() and len(trained["checks"]) == 8
     assert falsify(tmp_path / "run", model, panel) > 0
     record = load_record(tmp_path / "run")
-    assert record.falsification["panel"] and record.falsification["checks"] == trained["checks"]
+    assert record.falsification["panel"]
+    for one, other in zip(record.falsification["checks"], trained["checks"], strict=True):
+        near = {k: pytest.approx(other[k], rel=1e-9) for k in ("statistic", "p") if other[k] is not None}
+        assert one == other | near
     before = (tmp_path / "run" / RESULT).read_bytes()
     other = panel_from_frame(machine(150, 8, 6), config, schema=panel.schema)
     with pytest.raises(InputError, match="not the panel"):
