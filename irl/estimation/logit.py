@@ -22,11 +22,11 @@ from irl.fitted import FittedModel
 
 CHUNK = 16384
 """Rows whose features are held at once."""
-CACHED = 500_000_000
+CACHED = 600_000_000
 """Numbers of the features of all choices up to which they are kept in memory instead of computed at every pass."""
 HESSIAN_ROWS = 40_000
 """Choices (at random) from which the second derivatives are taken."""
-EVIDENCE_ROWS = 1_000_000
+EVIDENCE_ROWS = 750_000
 """Choices (at random) from which precisions are found: of more the weights alone are found from all."""
 GAIN = 0.01
 """Log-likelihood (of all choices together) below which another Newton step is not worth making."""
