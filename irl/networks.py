@@ -27,8 +27,8 @@ from irl.data.schema import StateSchema
 
 BENDS = {-math.inf: "", -1.0: ">-1sd", 0.0: ">+0sd", 1.0: ">+1sd"}
 """Where the effect of a number may bend, in standard deviations from its mean; the first is its trend."""
-MOST_PAIRS = 150
-"""Features of pairs of moving columns above which such pairs are left out."""
+MOST_PAIRS = (250, 150)
+"""Features of pairs of moving columns above which the time counts by its rank there; above which they are left out."""
 
 
 class Encoder(nn.Module):
@@ -356,7 +356,7 @@ class Crossings(nn.Module):
             if (not wanted or wanted & {f, g}) and (not apart & {f, g} or clocks & {f, g})
         ]
         pairs = ([p for f, g in crossed for p in itertools.product(each[f], each[g])] for each in (seasons, ranks))
-        chosen += next((some for some in pairs if len(some) <= MOST_PAIRS), [])
+        chosen += next((some for some, most in zip(pairs, MOST_PAIRS, strict=True) if len(some) <= most), [])
         if wanted:
             chosen = [product for product in chosen if not product or wanted & {inputs[i].column for i in product}]
         named = {product: " x ".join(inputs[i].name for i in product) or "1" for product in chosen}

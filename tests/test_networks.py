@@ -277,8 +277,10 @@ def test_what_moves_is_crossed_with_every_level_of_the_clock(monkeypatch):
     assert groups["video x month=1"] == groups["video x month=3"] != groups["music x month=1"]
     alone = described(Crossings(schema, alone=("video", "music")), row)
     assert "video x month=2" in alone and "video x music" not in alone  # a benefit may have its season
-    monkeypatch.setattr(networks, "MOST_PAIRS", 20)  # too many: by the rank
+    monkeypatch.setattr(networks, "MOST_PAIRS", (20, 150))  # too many: by the rank
     assert described(Crossings(schema), row)["video x month"] == 0.0
+    monkeypatch.setattr(networks, "MOST_PAIRS", (20, 10))
+    assert not any("video" in name and "music" in name for name in Crossings(schema).names)
 
 
 def test_what_a_reward_has_and_the_crossings_beyond_it_span_what_all_crossings_do():
