@@ -50,6 +50,25 @@ def study(tmp_path_factory, gpu) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda here, there: here + there,
+        lambda here, there: torch.cat([there, here]),
+        lambda here, there: here[there.long()],
+        lambda here, there: there.normal_(generator=torch.Generator()),
+        lambda here, there: there.numpy(),
+    ],
+    ids=["sum", "cat", "index", "generator", "numpy"],
+)
+def test_the_device_refuses_what_is_not_on_it(wrong, gpu):
+    here = torch.zeros(3)
+    there = here.to(gpu)
+    assert there.device.type == gpu.type and (there + 1).sum().item() == 3 and there[here.long()].tolist() == [0.0] * 3
+    with pytest.raises((RuntimeError, TypeError)):
+        wrong(here, there)
+
+
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_the_kernel_has_the_same_sums(dtype, near, gpu):
     generator = torch.Generator().manual_seed(0)
