@@ -12,13 +12,16 @@ share in one period has a Monte Carlo sd of up to .5 / sqrt(members simulated in
               standard errors; of a study trained with `reward: {structure: additive}`. With interactions, as the other
               studies have, what is compared are removal effects
 
+With `--bound` the same is asked of the market that maximum likelihood finds on the same panel, given the truth's form
+and dynamics (:mod:`irl.membership.likelihood`): its errors are the luck of the panel, which no estimator avoids.
+
 Answers are points unless `--complete` asks for what users get, with intervals and bands for the anchor's reward.
 Studies are kept in the folder and reused; answers too, under the version of the code, so that a run that is stopped
 goes on where it was.
 
 python scripts/benchmark.py counterfactual [--members 20000] [--periods 36] [--discounts .95 .99] [--seeds 0]
     [--simulated 60000] [--only scenarios | attribution] [--scenarios NAME ...] [--structure full | additive]
-    [--complete] [--device cpu] [--out FOLDER] [key.path=value ...]
+    [--bound] [--complete] [--device cpu] [--out FOLDER] [key.path=value ...]
 
 Overrides make another study, of another market; with contracts that cannot be left:
 
@@ -32,6 +35,7 @@ import argparse
 import copy
 import hashlib
 import itertools
+import math
 import os
 import platform
 import time
@@ -57,6 +61,7 @@ from irl.estimation.pipeline import train
 from irl.fitted import FittedModel, Z
 from irl.membership import Market, MarketSolution, market_of
 from irl.membership.attribution import exact_contributions, exact_removals
+from irl.membership.likelihood import likeliest, with_tastes
 from irl.membership.scenarios import exact_answer
 from irl.runs import LAST, atomic_write
 from irl.scenario import Scenario, cases, load_scenario
@@ -71,6 +76,7 @@ MEAN, WORST, RELATIVE, ABSOLUTE = 0.7, 2.0, 0.05, 0.05
 STUDY = ["members", "discount", "seed"]
 CASE = [*STUDY, "scenario", "case"]
 CELL = [*CASE, "segment", "outcome", "period"]
+KEYS = [name for name in CELL if name not in (*STUDY, "scenario")]
 NEVER = -1
 """The period of what has none."""
 Tell = Callable[[str], None]
@@ -89,6 +95,7 @@ def main() -> None:
     )
     parser.add_argument("--structure", choices=("full", "additive"), default="full", help="of the studies' reward")
     parser.add_argument("--complete", action="store_true", help="answers with intervals and bands, which take longer")
+    parser.add_argument("--bound", action="store_true", help="maximum likelihood of the true form beside it (minutes)")
     parser.add_argument("--device", default="cpu", help="where the estimation runs")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/counterfactual"), help="folder of all results")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="options of the study to change")
@@ -126,12 +133,16 @@ def results(arguments: argparse.Namespace, tell: Tell) -> Iterator[tuple[str, st
         folder = arguments.out / name / version(arguments.out / name)
         kind = f"{arguments.simulated}{'-complete' if arguments.complete else ''}"
         about = {"members": arguments.members, "discount": discount, "seed": seed}
+        bound = bound_of(model, frame, folder / "bound.csv", tell) if arguments.bound else None
         for stem in chosen if arguments.only != "attribution" else ():
             label = f"{name}: {stem}"
             say = partial(lambda text, label: tell(f"{label}: {text}"), label=label)
             work = partial(answers, model, frame, gallery[stem], arguments.simulated, arguments.complete, say)
             try:
                 made = kept(folder / f"{stem}-{kind}.csv", work)
+                if bound is not None:
+                    work = partial(bounds, model, frame, gallery[stem], arguments.simulated, bound)
+                    made = made.merge(kept(folder / f"{stem}-bound.csv", work), how="left", on=KEYS)
                 yield "scenarios", label, made.assign(**about, scenario=stem)
             except InputError as error:
                 yield "scenarios", f"{label}: left out: {' '.join(str(error).split())}", pd.DataFrame()
@@ -139,6 +150,10 @@ def results(arguments: argparse.Namespace, tell: Tell) -> Iterator[tuple[str, st
             label = f"{name}: attribution"
             tell(label)
             made = kept(folder / "attribution.csv", partial(attributions, model, frame))
+            if bound is not None:
+                of = partial(exact_attributions, membership.solve(bound), frame, str(made["kind"].iloc[0]))
+                own = kept(folder / "attribution-bound.csv", of)
+                made = made.merge(own, how="left", on=["segment", "benefit"])
             yield "attribution", label, made.assign(**about)
 
 
@@ -221,9 +236,8 @@ def answers(
         found_before=outcomes["baseline"], found_after=outcomes["scenario"] * lifetime,
         se=(outcomes["high"] - outcomes["low"]) / (2 * Z) * lifetime,
     )  # fmt: skip
-    keys = ["case", "segment", "outcome", "period"]
-    both = outcomes[[*keys, "found_before", "found_after", "se"]].merge(
-        pd.concat(exact, names=["case"]).reset_index("case"), on=keys, validate="one_to_one"
+    both = outcomes[[*KEYS, "found_before", "found_after", "se"]].merge(
+        pd.concat(exact, names=["case"]).reset_index("case"), on=KEYS, validate="one_to_one"
     )
     stages = list(itertools.pairwise(taken.items()))
     spent = [
@@ -243,6 +257,34 @@ def truth(market: Market, scenario: Scenario, start: pd.DataFrame) -> pd.DataFra
     worth = (exact.surplus / (1 - market.discount)).rename("exact_after").rename_axis("segment").reset_index()
     worth = worth.assign(exact_before=0.0, outcome="surplus", period=NEVER)
     return pd.concat([pd.DataFrame(columns).reset_index(), worth], ignore_index=True)
+
+
+def bound_of(model: FittedModel, frame: pd.DataFrame, file: Path, tell: Tell) -> Market:
+    """The market that the panel makes likeliest, kept in the file."""
+
+    def found() -> pd.DataFrame:
+        solution = oracle(model.config.model_dump_json())
+        tell("maximum likelihood of the true form")
+        return pd.DataFrame({name: theta.numpy() for name, theta in likeliest(solution, frame).items()})
+
+    theta = {str(name): torch.tensor(values.to_numpy()) for name, values in kept(file, found).items()}
+    return with_tastes(market_of(model.config), theta)
+
+
+def bounds(model: FittedModel, frame: pd.DataFrame, path: Path, simulated: int, bound: Market) -> pd.DataFrame:
+    """Columns of ``KEYS``, bound_before and bound_after: what the likeliest market says of a scenario's cases."""
+    scenario = load_scenario(path).model_copy(update={"members": simulated})
+    start = model.schema.decode(ask(model, scenario, frame).starts.state)
+    found = {label: truth(bound, case, start) for label, case in cases(scenario).items()}
+    renamed = {f"exact_{when}": f"bound_{when}" for when in ("before", "after")}
+    return pd.concat(found, names=["case"]).reset_index("case").rename(columns=renamed)[[*KEYS, *renamed.values()]]
+
+
+def exact_attributions(solution: MarketSolution, frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Columns segment, benefit, bound."""
+    first = frame.groupby("member_id").head(1)
+    exact = exact_contributions(solution, first) if kind == "contribution" else exact_removals(solution, first)
+    return exact.rename_axis("segment").reset_index().melt("segment", var_name="benefit", value_name="bound")
 
 
 def attributions(model: FittedModel, frame: pd.DataFrame) -> pd.DataFrame:
@@ -280,10 +322,15 @@ def print_scenarios(console: Console, found: pd.DataFrame, factor: float | None)
     errors["change"] = errors["level"] - (shares["found_before"] - shares["exact_before"])
     errors = errors[(shares["exact_after"] > 0) | (shares["found_after"] > 0)]  # who is not offered a plan has no error
     errors *= 100
+    bounded = "bound_after" in shares
+    if bounded:
+        errors["bound"] = 100 * (shares["bound_after"] - shares["exact_after"])
     bar = "" if factor is None else f", bars {factor * MEAN:g} and {factor * WORST:g}"
     table = Table("discount", "scenario", "case", title=f"Plan shares: mean absolute and largest error, points{bar}")
     for view in ("level, 12", "change, 12", "level, 11", "change, 11", "level, mean of all", "change, mean of all"):
         table.add_column(view, justify="right")
+    if bounded:
+        table.add_column("bound's level, 12", justify="right")
     table.add_column("largest at 12")
     table.add_column("bar")
     periods = errors.index.get_level_values("period")
@@ -295,6 +342,7 @@ def print_scenarios(console: Console, found: pd.DataFrame, factor: float | None)
             for name, frame in by_period.items()
             for what in ("level", "change")
         }
+        columns = [*views.values(), *([judged["bound"].abs()] if bounded else [])]
         where = judged["level"].abs().idxmax()
         met = all(
             e.mean() <= MEAN * (factor or 1) and e.max() <= WORST * (factor or 1)
@@ -306,17 +354,19 @@ def print_scenarios(console: Console, found: pd.DataFrame, factor: float | None)
         table.add_row(
             f"{key[0]:g}",
             *map(str, key[1:]),
-            *(f"{e.mean():.2f} {e.max():.2f}" for e in views.values()),
+            *(f"{e.mean():.2f} {e.max():.2f}" for e in columns),
             largest,
             said(met, factor),
         )
     console.print(table)
     table = Table("discount", "scenario", "case", "segment", title="Surplus, lifetime, reward units")
-    for head in ("exact", "found", "error", "se", "error, %", "error per period", "bar"):
+    heads = ("exact", "found", "error", "se", "error, %", "error per period", "bar")
+    for head in (*heads, *(("bound's error", "bar") if bounded else ())):
         table.add_column(head, justify="right")
     for _, row in found[found["outcome"] == "surplus"].iterrows():
         exact, error = row["exact_after"], row["found_after"] - row["exact_after"]
-        met = abs(error) <= (factor or 1) * max(RELATIVE * abs(exact), ABSOLUTE)
+        near = (factor or 1) * max(RELATIVE * abs(exact), ABSOLUTE)
+        bound = row["bound_after"] - exact if bounded else math.nan
         share = f"{100 * error / exact:+.1f}" if abs(exact) > 1e-6 else ""
         numbers = (
             f"{exact:.3f}",
@@ -326,7 +376,9 @@ def print_scenarios(console: Console, found: pd.DataFrame, factor: float | None)
             share,
             f"{(1 - row['discount']) * error:+.4f}",
         )
-        table.add_row(f"{row['discount']:g}", row["scenario"], row["case"], row["segment"], *numbers, said(met, factor))
+        table.add_row(f"{row['discount']:g}", row["scenario"], row["case"], row["segment"], *numbers,
+            said(abs(error) <= near, factor), *([f"{bound:+.3f}", said(abs(bound) <= near, factor)] if bounded else []),
+        )  # fmt: skip
     console.print(table)
     spent = (
         found[found["outcome"] == "seconds"]
@@ -344,19 +396,22 @@ def print_attribution(console: Console, found: pd.DataFrame, factor: float | Non
     """Errors of the benefits' contributions (or removal effects), and gaps of the wrong sign."""
     one = found[found["over"].isna()]
     table = Table("discount", "segment", "benefit", title=f"Lifetime, reward units: {', '.join(one['kind'].unique())}")
-    for head in ("exact", "found", "se", "error, %", "bar"):
+    bounded, near = "bound" in one, RELATIVE * (factor or 1)
+    heads = ("exact", "found", "se", "error, %", "bar")
+    for head in (*heads, *(("bound's error, %", "bar") if bounded else ())):
         table.add_column(head, justify="right")
     for _, row in one.sort_values(
         ["discount", "segment", "exact"], ascending=[True, True, False], kind="stable"
     ).iterrows():
-        error = row["found"] / row["exact"] - 1
+        error, bound = row["found"] / row["exact"] - 1, (row["bound"] / row["exact"] if bounded else math.nan) - 1
         numbers = (f"{row['exact']:.3f}", f"{row['found']:.3f}", f"{row['se']:.3f}", f"{100 * error:+.1f}")
         table.add_row(
             f"{row['discount']:g}",
             row["segment"],
             row["benefit"],
             *numbers,
-            said(abs(error) <= RELATIVE * (factor or 1), factor),
+            said(abs(error) <= near, factor),
+            *([f"{100 * bound:+.1f}", said(abs(bound) <= near, factor)] if bounded else []),
         )
     console.print(table)
     gaps = found[found["over"].notna()]

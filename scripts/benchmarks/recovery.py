@@ -34,7 +34,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from irl import bellman, membership, tabular
+from irl import bellman, membership
 from irl.config import load_config
 from irl.counterfactual import ask
 from irl.data import panel_from_frame
@@ -45,8 +45,8 @@ from irl.estimation.reward import fit_reward
 from irl.estimation.training import Workbench
 from irl.fitted import FittedModel
 from irl.membership import MarketSolution
+from irl.membership.likelihood import likeliest, with_tastes
 from irl.membership.scenarios import exact_outcomes, exact_surplus, scenario_edit
-from irl.membership.tastes import Segment
 from irl.report import recovery
 from irl.runs import atomic_write
 from irl.scenario import cases, scenario_from
@@ -67,7 +67,6 @@ REWARD_BARS = {
     },
     (20000, 0.95): {("within", "monthly"): 0.98, ("within", "annual"): 0.92},
 }  # fmt: skip
-TASTES = ("base", "price", "joining", "commitment", "perk")
 CASES = ("list", "dearer")
 
 
@@ -187,60 +186,9 @@ def uncorrected(model: FittedModel, panel: Panel, bench: Workbench) -> FittedMod
 
 def likeliest_reward(solution: MarketSolution, frame: pd.DataFrame) -> pd.DataFrame:
     """The rewards of maximum likelihood given the functional form, on the rows of ``frame``."""
-    cell, month, state = solution.locate(frame)
-    action = pd.Index(membership.ACTIONS).get_indexer(pd.Index(frame["plan"]))
-    counts = torch.zeros(solution.reward.shape, dtype=torch.float64)
-    counts.index_put_(
-        tuple(map(torch.from_numpy, (cell, month, state, action))), torch.ones(1).double(), accumulate=True
-    )
-    market = solution.market
-    for name in market.segments:
-        own = [i for i, c in enumerate(solution.cells) if c.segment == name]
-        cells = [solution.cells[i] for i in own]
-        found = tabular.nested_fixed_point(
-            partial(stacked, solution.market, cells),
-            counts[own].permute(1, 0, 2, 3).flatten(1, 2),
-            tastes(solution.market.segments[name]),
-            max_iterations=1,
-        )
-        market = with_tastes(market, name, found.theta)
+    market = with_tastes(solution.market, likeliest(solution, frame))
     fitted = replace(solution, reward=torch.stack([market.reward(c) for c in solution.cells]))
     return membership.true_reward(fitted, frame)
-
-
-def tastes(segment: Segment) -> torch.Tensor:
-    """theta[10] of a segment."""
-    own = [getattr(segment, name) for name in TASTES] + [b.taste for b in segment.benefits.values()]
-    return torch.tensor(own, dtype=torch.float64)
-
-
-def with_tastes(market: membership.Market, name: str, theta: torch.Tensor) -> membership.Market:
-    """The market with theta[10] for one segment."""
-    own = market.segments[name]
-    values = theta.tolist()
-    benefits = zip(own.benefits.items(), values[len(TASTES) :], strict=True)
-    changed = replace(
-        own,
-        **dict(zip(TASTES, values[: len(TASTES)], strict=True)),
-        benefits={b: replace(benefit, taste=taste) for (b, benefit), taste in benefits},
-    )
-    return replace(market, segments={**market.segments, name: changed})
-
-
-def stacked(market: membership.Market, cells: Sequence[membership.Cell], theta: torch.Tensor) -> tabular.FiniteMDP:
-    """The problems of one segment's cells as one, with theta[10]."""
-    market = with_tastes(market, cells[0].segment, theta)
-    own = market.segments[cells[0].segment]
-    stays = torch.eye(len(cells), dtype=torch.float64)
-    contracts = torch.eye(market.contracts, dtype=torch.float64)
-    kernels = [
-        [stays, contracts[market.next_contract(a)]]
-        + [own.benefits[b].kernel(member=a != membership.NONE) for b in market.benefits]
-        for a in range(len(membership.ACTIONS))
-    ]
-    reward = torch.stack([market.reward(c) for c in cells], 1).flatten(1, 2)
-    menu = market.available().repeat(len(cells), 1)
-    return tabular.FiniteMDP(reward, menu, tabular.factored_expectation(kernels), market.discount, market.temperature)
 
 
 def reward_scores(reward: pd.DataFrame, solution: MarketSolution, frame: pd.DataFrame) -> pd.DataFrame:
