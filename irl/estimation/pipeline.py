@@ -153,9 +153,15 @@ def train(
     with ExitStack() as held:
         folder = processes.from_first(lambda: held.enter_context(start))
         store = FolderStore(folder / "steps", withheld)
-        bench = Workbench(device, config.seed, folder / "tb", precision=precision, compile=compile)
-        if processes.group()[1] == 1:  # else what a training holds is in parts
-            bench = replace(bench, checkpoints=store.folder, every=config.estimation.checkpoint_seconds)
+        bench = Workbench(
+            device,
+            config.seed,
+            folder / "tb",
+            precision=precision,
+            compile=compile,
+            checkpoints=store.folder,
+            every=config.estimation.checkpoint_seconds,
+        )
         bench = replace(bench, tick=tick) if tick and writes else bench
         if writes:
             runs.atomic_write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

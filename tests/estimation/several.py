@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from irl import command, evaluation, processes
@@ -27,6 +28,7 @@ from irl.data.batches import Batches
 from irl.data.panel import Panel, panel_from_frame, part_of
 from irl.data.prepare import prepare
 from irl.estimation import pipeline
+from irl.estimation.checkpoint import StoreEpochs
 from irl.estimation.logit import Choices, Logit
 from irl.estimation.training import Fitting, Workbench, train
 from irl.fitted import new_networks
@@ -187,8 +189,12 @@ def numbers(folder: Path) -> None:
 
 
 def study(folder: Path, run: str, resume: bool = False) -> None:
-    config = Config.model_validate(STUDY | {"data": STUDY["data"] | {"weight": "w"}})
-    model = pipeline.train(config, panel(), folder / run, device=CPU, resume=resume)
+    options = STUDY["estimation"] | {"checkpoint_seconds": 0.0}
+    config = Config.model_validate(STUDY | {"data": STUDY["data"] | {"weight": "w"}, "estimation": options})
+    ticks: list[str] = []
+    told = lambda step, epoch, of, loss: ticks.append(f"{step} {epoch}")  # noqa: E731
+    model = pipeline.train(config, panel(), folder / run, device=CPU, resume=resume, tick=told)
+    (folder / f"{run}-{processes.group()[0]}.txt").write_text("\n".join(ticks), encoding="utf-8")
     weights = {f"{a}.{b}": t for a, n in model._networks().items() for b, t in n.state_dict().items()}
     torch.save(weights, folder / f"{run}-{processes.group()[0]}.pt")
 
@@ -218,6 +224,18 @@ def killed_after(name: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     pipeline.FolderStore.save = stop  # type: ignore[method-assign, assignment]
+
+
+def killed_within(name: str, epoch: int) -> None:
+    """The first process ends as by `kill -9` once this epoch of the step's training is stored."""
+    save = StoreEpochs.on_train_epoch_end
+
+    def stop(self: StoreEpochs, trainer: Trainer, module: LightningModule) -> None:
+        save(self, trainer, module)
+        if self.path.stem == name and trainer.current_epoch + 1 == epoch and processes.group()[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    StoreEpochs.on_train_epoch_end = stop  # type: ignore[method-assign]
 
 
 def wrong(everywhere: bool) -> None:
@@ -250,6 +268,16 @@ def main(job: str, folder: Path) -> None:
         assert -signal.SIGKILL in together(until_killed)
         assert sorted(p.stem for p in (folder / "again/steps").glob("*.json"))[0] == "anchor_q"
         assert not (folder / "again/metrics.json").exists()
+        assert together(lambda: study(folder, "again", resume=True)) == [0, 0]
+    if job == "within":
+
+        def until_killed() -> None:
+            killed_within("dynamics", 2)
+            study(folder, "again")
+
+        assert together(lambda: study(folder, "two")) == [0, 0]
+        assert -signal.SIGKILL in together(until_killed)
+        assert (folder / "again/steps/dynamics.ckpt").is_file()
         assert together(lambda: study(folder, "again", resume=True)) == [0, 0]
 
 

@@ -191,10 +191,15 @@ def test_a_study_comes_to_about_the_same_as_in_one_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path):
-    job("killed", tmp_path)
-    whole, again = (torch.load(tmp_path / f"{name}-0.pt") for name in ("two", "again"))
-    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+@pytest.mark.parametrize("when", ["killed", "within"])
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path, when):
+    """After a step, or after the second of three epochs of one."""
+    job(when, tmp_path)
+    for rank in range(2):
+        whole, again = (torch.load(tmp_path / f"{name}-{rank}.pt") for name in ("two", "again"))
+        assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    first, *_ = (tmp_path / "again-0.txt").read_text(encoding="utf-8").splitlines()
+    assert first == {"killed": "reward 1", "within": "dynamics 3"}[when]
 
 
 @pytest.mark.slow
