@@ -6,9 +6,9 @@ values. Resuming ends bitwise where the training would have ended: epochs are sh
 else is drawn. What came after the last store is done again, as are the parts of a step that are no training by gradient
 (the kernel, L-BFGS, the refit): they take minutes where trainings take hours.
 
-Of several processes, whose networks and optimisers are alike, the first writes and reads the file; the others get what it
-read. Of two the end is bitwise the same; of more, up to the order in which gradients are added up, which DDP chooses anew
-in the first batch of a process.
+Of several processes, whose networks and optimisers are alike, the first writes and reads the file; the others get what
+it read. Of two the end is bitwise the same; of more, up to the order in which gradients are added up, which DDP chooses
+anew in the first batch of a process.
 """
 
 from __future__ import annotations
