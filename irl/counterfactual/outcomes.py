@@ -61,6 +61,7 @@ from irl.counterfactual.kept import KeptSums
 from irl.counterfactual.money import check_money, paid, price_coefficients
 from irl.counterfactual.rates import Axes
 from irl.counterfactual.rollout import Starts, rollout
+from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.counterfactual.solve import solve
 from irl.counterfactual.support import Tally, support
 from irl.counterfactual.timing import Policy, remembered, solve_path
@@ -141,23 +142,11 @@ class Question:
         that depend on the anchor's reward come without how far. ``compile``: how forward passes are compiled;
         ``folder``: where the simulation's sums are kept meanwhile."""
         model, scenario = self.model, self.scenario
-        starts, parameters, shares, width = self.starts, None, None, math.nan
-        if model.has_standard_errors:
-            assert model.refit is not None
-            several = len(model.refit.covariance) + (0 if model.shares is None else len(model.shares.covariance))
-            parameters, shares = parameter_draws(model, min(PARAMETER_DRAWS, several), seed=scenario.seed)
-            width = Z if several <= PARAMETER_DRAWS else t_quantile(PARAMETER_DRAWS)
-        unchanged = self._follow(self.interventions[BASELINE])
-        tick("solve", 0, len(self.interventions))
-        baseline = solve(model, self.interventions[BASELINE], unchanged, draws=parameters, compile=compile)
+        parameters, shares, width = self._drawn_parameters()
+        policies = self._policies(parameters, tick, compile)
+        starts, baseline = self.starts, policies[BASELINE].at(0)
         if shares is not None and starts.row is not None:
             starts = replace(starts, score=start_scores(baseline, starts, self.panel, shares))
-        policies: dict[str, Policy] = {BASELINE: baseline}
-        follow = partial(self._follow, parameters=parameters)
-        for i, (label, intervention) in enumerate(list(self.interventions.items())[1:], start=1):
-            tick("solve", i, len(self.interventions))
-            policies[label] = solve_path(baseline, intervention, scenario.timing, follow)
-        tick("solve", len(policies), len(policies))
         seen = Tally(support(model.schema, self.rows.state, self.rows.segment))
         prices = {label: changed_price(each) for label, each in self.interventions.items()}
         reported, money = used_columns(model), money_of(model, scenario)
@@ -177,34 +166,15 @@ class Question:
         seen.add_up(policies)
         worth = None if money is None else price_coefficients(model, money, self.rows, parameters)
         axes = axes_of(baseline, used, reported=len(reported), paid=money is not None)
-        parts = []
+        parts, solved = [], {}
         for label, price in prices.items():
             if label != BASELINE:
                 own = axes if price is None else replace(axes, price=used.index(price))
                 found = compared(counts[BASELINE], counts[label], own, worth=worth, width=width)
                 parts.append(outcome_table(model, label, found))
-        solved = {}
         for i, (label, policy) in enumerate(policies.items()):
             tick("anchor", i, len(policies))
-            rests = Dependence(classify(policy.intervention.changes, model.schema, scenario.timing))
-            if bands:
-                again = partial(
-                    solve_path,
-                    intervention=policy.intervention,
-                    timing=scenario.timing,
-                    rows=remembered(partial(self._follow, most=MOST_ROWS)),
-                    tolerance=TOLERANCE,
-                )
-                rests = dependence(
-                    baseline,
-                    policy,
-                    scenario.timing,
-                    unchanged,
-                    again,
-                    self.starts,
-                    periods=scenario.periods,
-                    seed=scenario.seed,
-                )
+            rests = self._dependence(baseline, policy, bands)
             said = cautions(policy.intervention, self.rows.state, self.rows.segment)
             said += self.about if label == BASELINE else ()
             said += contracts.cautions(model, policy.intervention, self.rows)
@@ -215,7 +185,49 @@ class Question:
         about = None
         if money is not None and worth is not None:
             about = {"currency": money.currency, "price_coefficients": worth.estimates, "notes": list(worth.notes)}
-        return Answer(pd.concat(parts, ignore_index=True), solved, len(self.starts.state), about)
+        return Answer(pd.concat(parts, ignore_index=True), solved, len(starts.state), about)
+
+    def _drawn_parameters(self) -> tuple[Tensor | None, Tensor | None, float]:
+        """Draws of the parameters and of the types' shares, less their estimates, and how many standard deviations of
+        what they make of an outcome its interval reaches; None where the model has no standard errors."""
+        model = self.model
+        if not model.has_standard_errors:
+            return None, None, math.nan
+        assert model.refit is not None
+        several = len(model.refit.covariance) + (0 if model.shares is None else len(model.shares.covariance))
+        drawn = parameter_draws(model, min(PARAMETER_DRAWS, several), seed=self.scenario.seed)
+        return *drawn, Z if several <= PARAMETER_DRAWS else t_quantile(PARAMETER_DRAWS)
+
+    def _policies(self, parameters: Tensor | None, tick: Tick, compile: Compile | None) -> dict[str, Policy]:
+        """The solved policies of baseline and cases."""
+        of = len(self.interventions)
+        tick("solve", 0, of)
+        unchanged = self.interventions[BASELINE]
+        baseline = solve(self.model, unchanged, self._follow(unchanged), draws=parameters, compile=compile)
+        policies: dict[str, Policy] = {BASELINE: baseline}
+        for i, (label, intervention) in enumerate(list(self.interventions.items())[1:], start=1):
+            tick("solve", i, of)
+            follow = partial(self._follow, parameters=parameters)
+            policies[label] = solve_path(baseline, intervention, self.scenario.timing, follow)
+        tick("solve", of, of)
+        return policies
+
+    def _dependence(self, baseline: ScenarioPolicy, policy: Policy, bands: bool) -> Dependence:
+        """How a case's answer depends on what behaviour does not tell; with ``bands``, how far."""
+        timing = self.scenario.timing
+        if not bands:
+            return Dependence(classify(policy.intervention.changes, self.model.schema, timing))
+        again = partial(
+            solve_path,
+            intervention=policy.intervention,
+            timing=timing,
+            rows=remembered(partial(self._follow, most=MOST_ROWS)),
+            tolerance=TOLERANCE,
+        )
+        unchanged, about = self._follow(self.interventions[BASELINE]), self.scenario
+        return dependence(
+            baseline, policy, timing, unchanged, again, self.starts, periods=about.periods, seed=about.seed
+        )
 
     def _follow(
         self, intervention: Intervention, *, most: int | None = None, parameters: Tensor | None = None

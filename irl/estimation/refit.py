@@ -116,37 +116,92 @@ def fit_refit(
     """
     started = time.perf_counter()
     assert model.refit is not None, "the model has no room for a refit"
-    refit = model.refit
     states, rows = evaluation_rows(model.dynamics, panel, most=options.rows, seed=bench.seed)
-
-    def chosen(rows: Tensor) -> Choices:
-        if mixture is not None:
-            return mixture.choices(model, rows[: mixture.panel.n_rows])
-        return Choices(model, panel, (panel.free & rows).nonzero().squeeze(1), {})
-
-    choices = some = chosen(panel.free)
     own = reward_parameters(model, states)
+    found = _in_rounds(model, panel, rows, own, options, bench, mixture)
+    logit, theta, choices, precision = found.logit, found.theta, found.choices, found.prior
+    if options.standard_errors:
+        counted, lacking, whole = choices, None, panel
+        if mixture is not None:
+            lacking, whole = missing(mixture, logit, theta, choices), mixture.expanded(model)
+            counted = Choices(model, whole, whole.free.nonzero().squeeze(1), {})
+        spread = covariance(model, whole, rows, counted, logit, theta, precision, lacking)
+        _store_covariance(model, spread, own)
+    log_likelihood = logit.log_likelihood if mixture is None else partial(mixture.log_likelihood, logit)
+    likelihood = log_likelihood(theta, choices) / choices.mass
+    choices.cache.clear()
+    inside, outside = (_choices(model, panel, side, mixture) for side in (~held_out, held_out))
+    without, _ = maximised(logit, inside, theta, precision)
+    if mixture is not None:
+        without, _ = mixture.climb(logit, inside, without, precision, aside=True)
+    if inspect is not None:
+        inspect(logit, choices, theta, precision)
+    report = RefitReport(
+        choices=int(processes.total((panel.free if mixture is None else mixture.panel.free).sum())),
+        log_likelihood=likelihood,
+        held_out_log_likelihood=log_likelihood(without, outside) / outside.mass,
+        effective_parameters=found.effective,
+        precisions=found.precision.tolist(),
+        policy_change=found.changes,
+        condition=found.solution.condition,
+        solve_residual=found.solution.residual,
+        converged=found.solution.converged,
+        seconds=time.perf_counter() - started,
+    )
+    if mixture is not None:
+        parameters = found.effective + mixture.shares.weight[1:].numel()
+        report = TypesReport(
+            **asdict(report),
+            bic=-2 * likelihood * choices.mass + parameters * math.log(mixture.panel.n_members),
+            climbs=mixture.traces,
+            monotone=mixture.monotone,
+        )
+    bench.tick("refit", len(found.changes), len(found.changes), -report.held_out_log_likelihood)
+    bench.record("refit", {"held_out_log_likelihood": report.held_out_log_likelihood})
+    return model.refit, report
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where the rounds ended: theta[P] and the prior's precisions (by group, and [P]), how many parameters the data
+    determine, the last round's logit and solution, the choices, and how far each round moved the policy."""
+
+    theta: Tensor
+    precision: Tensor
+    prior: Tensor
+    effective: float
+    logit: Logit
+    solution: evaluation.Solution
+    choices: Choices
+    changes: list[float]
+
+
+def _in_rounds(
+    model: FittedModel,
+    panel: Panel,
+    rows: Transitions,
+    own: Parameters,
+    options: Refit,
+    bench: Workbench,
+    mixture: Mixture | None,
+) -> _Found:
+    """Policy and theta in turn, until the policy is still; the model holds what was found."""
+    choices = some = _choices(model, panel, panel.free, mixture)
     groups, rounds = own.groups, options.rounds
     theta = torch.zeros(len(groups), dtype=torch.float64, device=bench.device)
     if model.attention is not None:  # eta goes with the intercepts
         eta = model.attention.weight.detach().double()
         theta, groups = torch.cat([theta, eta]), torch.cat([groups, groups.new_zeros(len(eta))])
         rounds = max(rounds, attention.ROUNDS)
-    form = model.config.reward
-    shrinks = form.structure != "linear" or form.select
-    precision = torch.full((int(groups.max()) + 1,), choices.mass / PRIOR_ROWS, dtype=torch.float64).to(bench.device)
-    if shrinks:
-        precision[0] = FREE
-    else:
-        precision.fill_(FREE)
-    changes: list[float] = []
-    effective, solution, logit = 0.0, None, None
-    refitted = False
     if mixture is not None:
         rounds = max(rounds, ROUNDS)
+    shrinks = model.config.reward.structure != "linear" or model.config.reward.select
+    precision = theta.new_full((int(groups.max()) + 1,), choices.mass / PRIOR_ROWS if shrinks else FREE)
+    precision[0] = FREE
+    effective, changes = float(own.raw.shape[1]), list[float]()  # all of them, where none is shrunk
     for r in range(rounds):
         bench.tick("refit", r, rounds, float("nan"))
-        sums = feature_sums(model, rows, own, refitted=refitted)
+        sums = feature_sums(model, rows, own, refitted=r > 0)
         solution = evaluation.solve(sums, ridge=rows.ridge(of=sums.rows))
         weights = processes.agreed(solution.weights)
         logit = logit_of(model, weights, own, told=panel.tells_active)
@@ -155,59 +210,26 @@ def fit_refit(
             theta, precision, effective = evidence(logit, some, theta, precision, groups, EVIDENCE[min(r, 1)])
         else:
             theta, _ = maximised(logit, choices, theta, precision[groups])
-            effective = float(own.raw.shape[1])  # none is shrunk
         if mixture is not None:
             theta, choices = mixture.climb(logit, choices, theta, precision[groups])
-        before = _sample_policy(model, rows, refitted=refitted)
+        before = _sample_policy(model, rows, refitted=r > 0)
         store(model, theta, weights, own)
-        refitted = True
-        changes.append(float(processes.mean((_sample_policy(model, rows, refitted=True) - before).abs().mean(1))))
+        moved = _sample_policy(model, rows, refitted=True) - before
+        changes.append(float(processes.mean(moved.abs().mean(1))))
         if changes[-1] < STILL:
             break
-    assert solution is not None and logit is not None, "at least one round"
-    if some is not choices and mixture is None:
+    if some is not choices and mixture is None:  # precisions of a sample, weights of all
         some.cache.clear()
         theta, _ = maximised(logit, choices, theta, precision[groups])
         store(model, theta, weights, own)
-    if options.standard_errors:
-        counted, lacking = choices, None
-        if mixture is not None:
-            lacking, panel = missing(mixture, logit, theta, choices), mixture.expanded(model)
-            counted = Choices(model, panel, panel.free.nonzero().squeeze(1), {})
-        found = covariance(model, panel, rows, counted, logit, theta, precision[groups], lacking)
-        _store_covariance(model, found, own)
-    log_likelihood = logit.log_likelihood if mixture is None else partial(mixture.log_likelihood, logit)
-    likelihood = log_likelihood(theta, choices) / choices.mass
-    choices.cache.clear()
-    inside, outside = chosen(~held_out), chosen(held_out)
-    without, _ = maximised(logit, inside, theta, precision[groups])
+    return _Found(theta, precision, precision[groups], effective, logit, solution, choices, changes)
+
+
+def _choices(model: FittedModel, panel: Panel, rows: Tensor, mixture: Mixture | None) -> Choices:
+    """The free choices among ``rows``, bool [N]."""
     if mixture is not None:
-        without, _ = mixture.climb(logit, inside, without, precision[groups], aside=True)
-    if inspect is not None:
-        inspect(logit, choices, theta, precision[groups])
-    report = RefitReport(
-        choices=int(processes.total((panel.free if mixture is None else mixture.panel.free).sum())),
-        log_likelihood=likelihood,
-        held_out_log_likelihood=log_likelihood(without, outside) / outside.mass,
-        effective_parameters=effective,
-        precisions=precision.tolist(),
-        policy_change=changes,
-        condition=solution.condition,
-        solve_residual=solution.residual,
-        converged=solution.converged,
-        seconds=time.perf_counter() - started,
-    )
-    if mixture is not None:
-        parameters = effective + mixture.shares.weight[1:].numel()
-        report = TypesReport(
-            **asdict(report),
-            bic=-2 * likelihood * choices.mass + parameters * math.log(mixture.panel.n_members),
-            climbs=mixture.traces,
-            monotone=mixture.monotone,
-        )
-    bench.tick("refit", rounds, rounds, -report.held_out_log_likelihood)
-    bench.record("refit", {"held_out_log_likelihood": report.held_out_log_likelihood})
-    return refit, report
+        return mixture.choices(model, rows[: mixture.panel.n_rows])
+    return Choices(model, panel, (panel.free & rows).nonzero().squeeze(1), {})
 
 
 def feature_sums(model: FittedModel, rows: Transitions, own: Parameters, *, refitted: bool) -> evaluation.Sums:
