@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from irl import bellman, runs, weights
 from irl.attention import AttentionLogit
 from irl.config import Config, InputError, nearest, validated
+from irl.crossings import Crossings
 from irl.data.encode import factorized
 from irl.data.panel import Panel, first_rows, of_type, panel_from_frame
 from irl.data.schema import StateSchema
 from irl.declared import TYPE
 from irl.dynamics import TransitionModel
-from irl.networks import AnchorValueNetwork, Crossings, LinearTerms, PolicyNetwork, RewardNetwork, TypeShares
+from irl.networks import AnchorValueNetwork, LinearTerms, PolicyNetwork, RewardNetwork, TypeShares
 from irl.refitted import Refitted
 
 Z = 1.959964

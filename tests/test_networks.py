@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from irl import networks
+from irl import crossings as features_of
+from irl.crossings import Crossings
 from irl.data.schema import Column, StateSchema
-from irl.networks import AnchorValueNetwork, Crossings, Encoder, LinearTerms, PolicyNetwork, RewardNetwork, Trunk
+from irl.networks import AnchorValueNetwork, Encoder, LinearTerms, PolicyNetwork, RewardNetwork, Trunk
 
 ANCHOR = 1
 SCHEMA = StateSchema(
@@ -225,16 +226,28 @@ def test_crossings_on_hand_rows():
     pairs += [price * inside, price * out, price * use]
     triples = [r * price * p for r in (east, west) for p in (inside, out)]
     bends = [2.0 - -1.0, 2.0 - 0.0, 2.0 - 1.0]  # of use, beyond -1, 0 and 1 sd
+    bends += [r * b for r in (east, west) for b in bends]  # in every region in its own way
     moving = [inside * use, out * use]
     found = crossings(west_cheap_in)[0]
     assert found.tolist() == [1.0, *main, *pairs, *triples, *bends, *moving]
     assert crossings.width == len(found) == len(crossings.groups)
-    # the constant; four columns; six pairs of columns; one triple; the bends of one
-    assert crossings.groups.unique().tolist() == list(range(1 + 4 + 6 + 1 + 1)) and int(crossings.groups[0]) == 0
-    of_triples = crossings.groups[-9:-5]
+    # the constant; four columns; six pairs of columns; one triple; the bends of one, and by region
+    assert crossings.groups.unique().tolist() == list(range(1 + 4 + 6 + 1 + 2)) and int(crossings.groups[0]) == 0
+    of_triples = crossings.groups[-15:-11]
     assert len(of_triples.unique()) == 1 and int((crossings.groups == of_triples[0]).sum()) == 4
     unseen = torch.tensor([[2.0, 8.0, 0.0, 3.0, 1.0]])
     assert crossings(unseen)[0, 1:3].tolist() == [0.0, 0.0]
+
+
+def test_a_number_that_never_changes_bends_and_a_tested_price_does_not():
+    about = {"kind": "numeric", "dynamics": "static", "maximum": 2.0}
+    schema = StateSchema(
+        columns=(Column(name="income", **about), Column(name="price", assigned="randomised", **about)),
+        actions=("none", "member"), anchor=0, anchor_reward=0.0, terminal={},
+    )  # fmt: skip
+    found = described(Crossings(schema), torch.tensor([[0.5, 2.0]]))
+    assert [found[f"income{bend}"] for bend in (">-1sd", ">+0sd", ">+1sd")] == [1.5, 0.5, 0.0]
+    assert not any(name.startswith("price>") for name in found)
 
 
 def described(features: Crossings | LinearTerms, row: Tensor) -> dict[str, float]:
@@ -277,9 +290,9 @@ def test_what_moves_is_crossed_with_every_level_of_the_clock(monkeypatch):
     assert groups["video x month=1"] == groups["video x month=3"] != groups["music x month=1"]
     alone = described(Crossings(schema, alone=("video", "music")), row)
     assert "video x month=2" in alone and "video x music" not in alone  # a benefit may have its season
-    monkeypatch.setattr(networks, "MOST_PAIRS", (20, 150))  # too many: by the rank
+    monkeypatch.setattr(features_of, "MOST_PAIRS", (20, 150))  # too many: by the rank
     assert described(Crossings(schema), row)["video x month"] == 0.0
-    monkeypatch.setattr(networks, "MOST_PAIRS", (20, 10))
+    monkeypatch.setattr(features_of, "MOST_PAIRS", (20, 10))
     assert not any("video" in name and "music" in name for name in Crossings(schema).names)
 
 

@@ -25,8 +25,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from irl.crossings import Crossings
 from irl.fitted import FittedModel
-from irl.networks import Crossings, Encoder, LinearTerms, Trunk
+from irl.networks import Encoder, LinearTerms, Trunk
 
 Compile = Literal["kernels", "graphs"]
 """How passes are compiled: by torch.compile; and recorded as CUDA graphs (where there is no CUDA, compiled alone)."""

@@ -10,8 +10,9 @@
     worth       rows that would tell as much, were their weights alike: (sum w)^2 / sum w^2 (Kish 1965)
     by_choice   mean weight after each choice, as a part of the segment's mean weight, over segments
 
-Warned about besides: segments that are absent early or late, and columns of the state whose levels all but say what is
-chosen, which are likely to have been noted after the choice.
+Warned about besides: segments that are absent early or late; columns of the state whose levels all but say what is
+chosen, which are likely to have been noted after the choice; and tested numbers that are the same for all members of a
+kind.
 
 Choices given the state are estimated rightly from any sample that was drawn by the state. What is not said here cannot
 be seen: members sampled by what they chose (without a weight), or who leave for what would have followed.
@@ -121,7 +122,7 @@ def sampling(panel: Panel, data: Data) -> Sampling:
         p=p,
         worth=worth,
         by_choice=by_choice,
-        warnings=(*warnings, *_absent(panel), *_told(panel)),
+        warnings=(*warnings, *_absent(panel), *_told(panel), *_untested(panel)),
     )
 
 
@@ -273,4 +274,27 @@ def _told(panel: Panel) -> list[str]:
                 f"state column {column.name!r} says what is chosen in {told / decisions:.1%} of the decisions: is "
                 "it as it stood before the choice of its row? The state after it is that of the next row"
             )
+    return found
+
+
+def _untested(panel: Panel) -> list[str]:
+    """Numbers assigned at random that do not vary where a category that never changes about a member has some level."""
+    columns, found = panel.schema.columns, list[str]()
+    for f, column in enumerate(columns):
+        if column.assigned != "randomised" or column.discrete or column.minimum == column.maximum:
+            continue
+        for g, by in enumerate(columns):
+            if by.kind != "category" or by.dynamics != "static" or by.hidden:
+                continue
+            low, high = torch.full((2, by.levels + 1), torch.inf).unbind()
+            for i in _parts(panel):
+                code, value = panel.state[i][:, g].long().cpu(), panel.state[i][:, f].float().cpu()
+                low = low.scatter_reduce(0, code, value, "amin")
+                high = high.scatter_reduce(0, code, -value, "amin")
+            found += [
+                f"{column.name!r} is assigned at random and yet {float(low[k]):g} for all of {by.name} = {label}: "
+                "what it does to them is taken from the others, and nothing in the panel says whether it is the same"
+                for k, label in enumerate(by.labels)
+                if low[k] == -high[k]
+            ]
     return found

@@ -52,6 +52,10 @@ EXPLODED = 10.0
 """Times the largest possible value that the final residual may come to."""
 FOLDS = 5
 """Parts of the members on which the ridge is chosen."""
+TORN = 5.0
+"""Times the variance of the targets that the distance to them may come to (at first it is less than once)."""
+SLOWER = (1.0, 0.1, 0.01)
+"""Times the learning rate, one after the other where a training explodes."""
 FALL_BACK_ROUNDS = 100
 """Fitted iterations where the kernel's equations cannot be solved."""
 
@@ -114,7 +118,10 @@ class AnchorQReport:
 
 
 class AnchorQStepModule(Fitting):
-    """Squared distance to the fixed point's target under the last refresh; a batch is (row index, weight)."""
+    """Squared distance to the fixed point's target under the last refresh, over its variance; a batch is (row index,
+    weight)."""
+
+    exploded = TORN
 
     def __init__(self, network: AnchorValueNetwork, options: AnchorQStep, rows: AnchorRows, panel: Panel) -> None:
         super().__init__(network, options)
@@ -315,6 +322,30 @@ def _refuse_exploded(residual: float, rows: AnchorRows) -> None:
         )
 
 
+def _trained(
+    panel: Panel, rows: AnchorRows, options: AnchorQStep, bench: Workbench
+) -> tuple[AnchorValueNetwork, AnchorQStepModule, Trained]:
+    """The network with its trunk trained; slower where that tears it from the solved layer (whose weights are large and
+    cancel where rows are few)."""
+    columns = (Numbered(len(rows.block), bench.device), rows.weight)
+    sides = (
+        Batches(columns, batch_size=options.batch_size, seed=bench.seed + 1, where=~rows.held_out),
+        Batches(columns, batch_size=65536, seed=None, where=rows.held_out),
+    )
+    for slower in SLOWER:
+        torch.manual_seed(bench.seed + 1)
+        network = AnchorValueNetwork(panel.schema, options.hidden).to(bench.device)
+        slowed = options.model_copy(update={"learning_rate": options.learning_rate * slower})
+        step = AnchorQStepModule(network, slowed, rows, panel)
+        sides[0].epoch = 0
+        try:
+            return network, step, train(step, *sides, name="anchor_q", bench=bench, keep_best=False)
+        except FloatingPointError:
+            if slower == SLOWER[-1] or options.solver != "lstd":
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
 def fit_anchor_q(
     panel: Panel,
     log_pi: Tensor,
@@ -328,20 +359,9 @@ def fit_anchor_q(
     inertia: bellman.Inertia | None = None,
 ) -> tuple[AnchorValueNetwork, AnchorQReport]:
     """Fit what follows the anchor. Arguments as in :func:`anchor_rows`; FloatingPointError if the values explode."""
-    torch.manual_seed(bench.seed + 1)
-    network = AnchorValueNetwork(panel.schema, options.hidden).to(bench.device)
     given = {"discount": discount, "temperature": temperature}
     rows = anchor_rows(panel, log_pi, held_out, **given, crossed=crossed, inertia=inertia)
-    step = AnchorQStepModule(network, options, rows, panel)
-    columns = (Numbered(len(rows.block), bench.device), rows.weight)
-    trained = train(
-        step,
-        Batches(columns, batch_size=options.batch_size, seed=bench.seed + 1, where=~rows.held_out),
-        Batches(columns, batch_size=65536, seed=None, where=rows.held_out),
-        name="anchor_q",
-        bench=bench,
-        keep_best=False,
-    )
+    network, step, trained = _trained(panel, rows, options, bench)
     final, solution = step.choice, None
     if options.solver == "lstd":
         solution = solve_head(network, rows, ridge=final.ridge, target=final.target)

@@ -17,6 +17,7 @@ import io
 import pickle
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class StoreEpochs(Checkpoint):
     ``about`` (plain values) tells one training from another of the same name.
     """
 
-    def __init__(self, path: Path, *, every: float, about: dict[str, int]) -> None:
+    def __init__(self, path: Path, *, every: float, about: Mapping[str, float]) -> None:
         self.path, self.every, self.about, self.last = path, every, about, time.monotonic()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

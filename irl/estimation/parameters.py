@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from irl import processes
+from irl.crossings import Crossings
 from irl.declared import Condition, Flow
 from irl.fitted import FittedModel
-from irl.networks import Crossings
 from irl.transitions import States
 
 CHUNK = 16384
@@ -81,6 +81,7 @@ def reward_parameters(model: FittedModel, states: States) -> Parameters:
     mean[0], sd[0], varies[0] = 0.0, 1.0, model.config.reward.intercept
     if not model.config.reward.intercept:
         mean.zero_()
+    varies[_untested(model, states)] = False
     enters, own = entering(model).to(varies.device) & varies, model.terms.groups.tolist()
     found: list[tuple[Hashable, dict[tuple[int, int], float]]] = []  # group, weight of every (action, feature)
     taken = set[tuple[int, int]]()
@@ -102,6 +103,34 @@ def reward_parameters(model: FittedModel, states: States) -> Parameters:
     number = {group: g for g, group in enumerate(dict.fromkeys([INTERCEPT, *(group for group, _ in found)]))}
     groups = torch.tensor([number[group] for group, _ in found])
     return Parameters(raw.flatten(0, 1).to(mean.device), groups.to(mean.device))
+
+
+def _untested(model: FittedModel, states: States) -> list[int]:
+    """Features that would give a tested price an effect of its own where it is the same for all, as the constant is.
+    Of a column in one level of which alone it varies, that level says what all have."""
+    found: list[int] = []
+    for price in {price for price, _ in tested_prices(model)}:
+        by: dict[frozenset[int], dict[Who, list[int]]] = {}  # lasting columns -> levels -> features
+        for d, columns in enumerate(model.terms.columns_of):
+            if price in columns and (who := _who(model, d)):
+                by.setdefault(frozenset(column for column, _ in who), {}).setdefault(who, []).append(d)
+        for levels in by.values():
+            varies = {who: _varies(states, price, who) for who in levels}
+            if not all(varies.values()):
+                alone = sum(varies.values()) == 1
+                found += [d for who, features in levels.items() if alone or not varies[who] for d in features]
+    return found
+
+
+def _varies(states: States, column: int, who: Who) -> bool:
+    """Whether a column has more than one value among those who are so."""
+    here = torch.ones_like(states.segment, dtype=torch.bool)
+    for f, code in who:
+        here &= states.state[:, f] == code
+    value = states.state[here, column]
+    bounds = torch.stack([value, -value], 1)
+    high, low = processes.highest(torch.cat([bounds, bounds.new_full((1, 2), -torch.inf)]).amax(0)).tolist()
+    return bool(high > -low)
 
 
 def entering(model: FittedModel) -> Tensor:

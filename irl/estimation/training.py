@@ -55,7 +55,7 @@ Precision = Literal["32", "bf16-mixed", "16-mixed"]
 BATCHES_PER_STEP = 32
 """Batches that one call of Lightning's hooks is shared by."""
 EXPLODED = 1e3
-"""Times the loss of the first batch (and 1) that a held-out loss may come to."""
+"""Times the loss of the first batch (and 1) that a held-out loss may come to, if a step does not say otherwise."""
 
 
 class Fitting(lightning.LightningModule):
@@ -67,6 +67,7 @@ class Fitting(lightning.LightningModule):
 
     sums: Tensor
     finite: Tensor
+    exploded = EXPLODED
 
     def __init__(self, network: nn.Module, options: Step, *, memory: int = 0) -> None:
         super().__init__()
@@ -242,13 +243,13 @@ class _KeepBest(Callback):
             else:
                 setattr(self, name, value)
 
-    def _fault(self, epoch: int, loss: float, batch: int | None) -> str:
+    def _fault(self, epoch: int, loss: float, batch: int | None, exploded: float) -> str:
         """What is wrong with an epoch; empty if nothing is."""
         if batch is not None:
             return f"the training loss is not finite from batch {batch} of epoch {epoch + 1} on"
         if not math.isfinite(loss):
             return f"the held-out loss is not finite after epoch {epoch + 1}"
-        if self.first is not None and loss > EXPLODED * (1 + abs(self.first)):
+        if self.first is not None and loss > exploded * (1 + abs(self.first)):
             said = f"the held-out loss is {loss:.3g} after epoch {epoch + 1}"
             return f"{said}, that of the first batch was {self.first:.3g}"
         return ""
@@ -262,7 +263,7 @@ class _KeepBest(Callback):
         self.history.append(loss)
         if self.first is None and pl_module.first is not None:
             self.first = processes.total(pl_module.first) / processes.group()[1]
-        self.fault = self._fault(epoch, loss, pl_module.first_not_finite())
+        self.fault = self._fault(epoch, loss, pl_module.first_not_finite(), pl_module.exploded)
         if loss < self.best or self.patience is None:
             self.best, self.best_epoch, self.averaged = loss, epoch, averaged
             kept = pl_module.average.module if averaged and pl_module.average is not None else pl_module.network

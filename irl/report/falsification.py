@@ -6,6 +6,9 @@ from irl.report.record import Record, at
 from irl.report.tables import DASH, Table, number, probability
 
 LEVEL = 0.05
+CLEAR = 3.0
+"""Standard errors by which the network must explain held-out choices better before the reward's form is said to miss
+something."""
 HOW_TO = "Not asked yet: scripts/falsify.py --run RUN tests what the estimate assumes."
 
 
@@ -46,10 +49,13 @@ def sentences(record: Record) -> list[str]:
 
 
 def cautions(record: Record) -> list[str]:
-    """One sentence for each test that rejects, and one on reading several."""
-    names = _rejected(record)
+    """One sentence for each test that rejects, and one on reading several; the reward's form, by which they all may be
+    moved, first."""
+    names, missed = _rejected(record), _missed_by_form(record)
     rejected = [c for c in at(record.falsification, "checks", default=[]) if c["name"] in names]
     said = [f"The panel contradicts that {c['null']} (p {_p(c['p'])}). The test sees {c['sees']}." for c in rejected]
+    if missed:
+        return missed + said
     if len(rejected) > 1:
         first = min(rejected, key=lambda c: (c["p"], -c["statistic"] / c["df"]))
         said.append(
@@ -57,6 +63,19 @@ def cautions(record: Record) -> list[str]:
             f"{first['name']}, put that right, and test again."
         )
     return said
+
+
+def _missed_by_form(record: Record) -> list[str]:
+    gap, se = (at(record.metrics, "refit", name) for name in ("form_gap", "form_gap_se"))
+    if gap is None or not se or gap <= CLEAR * se:
+        return []
+    return [
+        f"The reward's form misses something: the policy network, which has none, explains the choices of held-out "
+        f"members better, by {number(gap, 4)} of log-likelihood a choice (standard error {number(se, 4)}). Rewards and "
+        "answers to scenarios are off by more than their intervals say, and tests of other assumptions may reject for "
+        "that. Offer the reward more: columns that `reward.columns` leaves out, a number as an `ordinal` of levels, "
+        "`reward.structure: full`."
+    ]
 
 
 def _p(p: float) -> str:

@@ -12,8 +12,9 @@ from irl.config import InputError
 from irl.counterfactual import attribution
 from irl.counterfactual.attribution import Without, additive, attribute
 from irl.counterfactual.solve import solve
+from irl.crossings import Crossings
 from irl.declared import Reward
-from irl.networks import Crossings, LinearTerms
+from irl.networks import LinearTerms
 from irl.refitted import Refitted
 
 BENEFITS = ("place", "tier")
