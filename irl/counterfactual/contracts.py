@@ -88,7 +88,7 @@ def followed(
     found = drawn(model.dynamics, intervention, rows, seed=seed, draws=draws, flow=Flow(changed, discount))
     if not declared:
         return found
-    start = replace(rows, state=intervention.state(rows.state, rows.segment))
+    start = replace(rows, state=intervention.state(rows.state, rows.segment)[:, : rows.state.shape[1]])
     plain = Flow(as_it_was, discount, spread=rows.state)
     before = drawn(model.dynamics, _AsItWas(intervention), start, seed=seed, draws=draws, flow=plain)
     assert found.flow is not None and before.flow is not None, "asked for"

@@ -40,12 +40,13 @@ class Intervention:
 
     Throughout, state[N, F] is what the panel or the dynamics say and *faced* is that after the feature changes; members
     see, and choose by, what they face. segment[N]. ``added``: the names of actions beside the study's; one that no
-    change adds is on no menu (in the baseline of a scenario that adds it).
+    change adds is on no menu (in the baseline of a scenario that adds it). ``passing``: the changes end again.
     """
 
     schema: StateSchema
     changes: tuple[Change, ...]
     added: tuple[str, ...] = ()
+    passing: bool = False
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -79,12 +80,22 @@ class Intervention:
         return Nests(self.like, tuple(1 - nest for nest in part))
 
     def state(self, state: Tensor, segment: Tensor) -> Tensor:
-        """faced[N, F]. To be applied once: a price raised by a fifth is not to be raised again."""
+        """faced[N, F], and behind it columns of ``state`` that it does not tell (see :meth:`lasting`). To be applied
+        once: a price raised by a fifth is not to be raised again."""
         faced = state.clone() if self._features else state
         for f, change in self._features:
             here = self._where(change.where, state, segment)
             faced[:, f] = torch.where(here, self._value(f, change, faced[:, f]), faced[:, f])
-        return faced
+        return torch.cat([faced, state[:, self._overwritten]], 1) if self._overwritten else faced
+
+    def lasting(self, faced: Tensor) -> Tensor:
+        """faced[N, F] but for columns that were put to a value for now, which are as they will be again: what follows
+        depends on them (on the price after a free month)."""
+        if not self._overwritten:
+            return faced
+        lasting = faced[:, : len(self.schema.columns)].clone()
+        lasting[:, self._overwritten] = faced[:, len(self.schema.columns) :]
+        return lasting
 
     def movements(self, faced: Tensor, segment: Tensor) -> tuple[Movement, ...]:
         """How columns move otherwise than fitted at faced[N, F]."""
@@ -98,6 +109,7 @@ class Intervention:
 
         action[N] counts ``actions``; uniform[N, n_random] in (0, 1).
         """
+        faced = faced[:, : len(self.schema.columns)]
         like = action if not self.added else action.new_tensor(self.like)[action]
         following = dynamics.sample(faced, like, uniform, self.movements(faced, segment))
         for a, change in enumerate(self._added, start=len(self.schema.actions)):
@@ -195,6 +207,17 @@ class Intervention:
         return [(self.schema.index(part.name), part) for part in parts]
 
     @cached_property
+    def _overwritten(self) -> list[int]:
+        """Columns that stay as they are and are put to a value where, or as long as, something holds that may end."""
+        columns, found = self.schema.columns, []
+        moving = {c.name for c in columns if c.dynamics != "static"}
+        for f, change in self._features:
+            told = change.set is None and change.scale != 0
+            if columns[f].dynamics == "static" and not told and (self.passing or moving & set(change.where)):
+                found.append(f)
+        return list(dict.fromkeys(found))
+
+    @cached_property
     def _added(self) -> tuple[AddChange | None, ...]:
         """The change that adds each of ``added``."""
         changes = {change.add.action: change.add for change in self.changes if change.add is not None}
@@ -239,7 +262,8 @@ def compile_scenario(scenario: Scenario, schema: StateSchema) -> Intervention:
     problems = problems_of(scenario, schema)
     if problems:
         raise InputError(f"scenario {scenario.name!r}:\n  " + "\n  ".join(problems))
-    return Intervention(schema, scenario.changes, added_actions(scenario))
+    passing = scenario.timing.length is not None
+    return Intervention(schema, scenario.changes, added_actions(scenario), passing)
 
 
 def added_actions(scenario: Scenario) -> tuple[str, ...]:

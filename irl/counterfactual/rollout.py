@@ -245,7 +245,7 @@ def _simulate(
         action = (log_pi - (-luck.log()).log()).argmax(1)
         if len(some):
             see = some[here[some]]
-            visit(faced[see], segment[see])
+            visit(faced[see, : state.shape[1]], segment[see])
             if counts.slopes is not None:
                 moved = policy.score_draws(faced[some], segment[some], log_pi[some], action[some])
                 scores[t] = scores[max(t - 1, 0)] + moved * here[some].unsqueeze(1)

@@ -54,11 +54,12 @@ class ScenarioPolicy:
         assert self.draws is not None and self.weight_draws is not None
         draws = self.draws
         groups, (_, number, courses, _) = len(self._solved), self.weight_draws.shape
-        found, rows = self.forward_draws(faced).to(self.draws.dtype), groups * number * courses
+        lasting = self.intervention.lasting(faced)
+        found, rows = self.forward_draws(lasting).to(self.draws.dtype), groups * number * courses
         moved = found[:rows].view(groups, number, courses, len(faced)).permute(0, 3, 2, 1)
 
         def added(state: Tensor) -> Tensor:
-            own = found if state is faced else self.forward_draws(state).to(found.dtype)
+            own = found if state is lasting else self.forward_draws(state).to(found.dtype)
             return own[rows:].view(*draws.shape[:2], len(state)).permute(2, 1, 0)
 
         own = reward_draws(self.model, self.intervention, faced, segment, added)
@@ -67,11 +68,12 @@ class ScenarioPolicy:
     def q(self, faced: Tensor, segment: Tensor) -> Tensor:
         """Q[N, A] at the changed state faced[N, F], in reward units."""
         groups, courses = len(self._solved), self.weights.shape[1]
-        found, rows = self.forward(faced).to(self.weights.dtype), groups * courses
+        lasting = self.intervention.lasting(faced)
+        found, rows = self.forward(lasting).to(self.weights.dtype), groups * courses
         continuation = found[:rows].view(groups, courses, len(faced)).transpose(1, 2)
 
         def reward_of(state: Tensor) -> Tensor:
-            own = found if state is faced else self.forward(state).to(found.dtype)
+            own = found if state is lasting else self.forward(state).to(found.dtype)
             return self.model.reward_from(own[rows:].T, state)
 
         one_pass = self.model.reward_weights is not None

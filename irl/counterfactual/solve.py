@@ -122,7 +122,7 @@ class _End:
 
 class _Faced(NamedTuple):
     """States that members face and what no policy changes there: state[N, F], segment[N], menu, reward (0 where not
-    available) [N, A], the basis phi[N, D], and how likely which decision is (None where all is decided)."""
+    available) [N, A], the basis phi[N, D] of what lasts, and how likely which decision is (None: all is decided)."""
 
     state: Tensor
     segment: Tensor
@@ -199,7 +199,7 @@ def _chunks(model: FittedModel, intervention: Intervention, rows: Transitions, w
         state = intervention.state(part.state, part.segment)
         on_menu = by_course(intervention.courses, intervention.menu(state, part.segment))
         weight = part.weight.double() * on_menu.gather(1, part.action.unsqueeze(1)).squeeze(1)
-        yield _Chunk(part, model.basis(state), weight, following)
+        yield _Chunk(part, model.basis(intervention.lasting(state)), weight, following)
 
 
 def _faced(model: FittedModel, intervention: Intervention, state: Tensor, segment: Tensor) -> _Faced:
@@ -209,7 +209,7 @@ def _faced(model: FittedModel, intervention: Intervention, state: Tensor, segmen
     reward = _reward(model, intervention, faced, segment).double().masked_fill(~menu, 0.0)
     inertia = model.inertia_of(faced)
     decided = (None, None) if inertia is None else (inertia.attention, inertia.default)
-    return _Faced(faced, segment, menu, reward, model.basis(faced).double(), *decided)
+    return _Faced(faced, segment, menu, reward, model.basis(intervention.lasting(faced)).double(), *decided)
 
 
 def _kernel_rows(

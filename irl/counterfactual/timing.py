@@ -192,7 +192,7 @@ class _Regression:
             faced = self.intervention.state(part.state, part.segment)
             menu = by_course(self.intervention.courses, self.intervention.menu(faced, part.segment))
             on_menu = menu.gather(1, part.action.unsqueeze(1)).squeeze(1)
-            yield i, self.model.basis(faced), part.weight.double() * on_menu
+            yield i, self.model.basis(self.intervention.lasting(faced)), part.weight.double() * on_menu
 
     def _of_course(self, i: slice, phi: Tensor, weight: Tensor, course: int) -> evaluation.Rows:
         """The rows of one course for the kernel; nothing follows, and the target comes later."""

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from irl import tabular
-from irl.counterfactual.intervention import Intervention
+from irl.counterfactual.intervention import Intervention, compile_scenario
 from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.counterfactual.solve import solve
 from irl.counterfactual.timing import PolicyPath, remembered, solve_path
 from irl.draws import drawn
-from irl.scenario import Timing
+from irl.scenario import Timing, scenario_from
 
 FREE = slice(0, 6)  # out, in, deep at both tiers
 UP = {"reward": {"action": "annual", "add": 1.5, "where": {"place": "out"}}}
@@ -205,3 +205,37 @@ def test_which_segments_are_reached_is_read_from_columns_that_members_keep(world
         assert replace(world.intervention(*changes), schema=tier).reached == expected
     moved = world.intervention({"feature": {"name": "tier", "set": 0, **where}})
     assert replace(moved, schema=tier).reached == (True, True)
+
+
+def of_scenario(world, **about):
+    change = {"feature": {"name": "tier", "set": 1, **about.pop("only", {})}}
+    return compile_scenario(scenario_from({"name": "x", "changes": [change], **about}), world.schema)
+
+
+def faced(policy, world):
+    states, segments = world.states(), torch.zeros(10, dtype=torch.long)
+    there = policy.intervention.state(states, segments)
+    return policy.log_policy(there, policy.menu(there, segments), segments).exp()
+
+
+def test_a_column_put_to_a_value_for_a_time_comes_back(world):
+    """Members of both tiers face the second for two periods, and what follows is that of their own."""
+    found = solve_path(baseline(world), of_scenario(world, timing={"length": 2}), Timing(length=2), rows(world),
+                       ridge_rows=RIDGE)  # fmt: skip
+    before = tabular.solve(world.mdp())
+    during = tabular.backwards(world.mdp(tier=1), before.value, periods=2)
+    for t, (_, policy) in enumerate(during):
+        assert torch.allclose(faced(found.at(t), world)[FREE], policy[FREE], atol=2e-5), t
+    assert (during[1][1][0] - during[1][1][1]).abs().max() > 1e-3  # else their own tiers would not matter
+
+
+def test_a_column_put_to_a_value_in_some_states_comes_back_behind_them(world):
+    intervention = of_scenario(world, only={"where": {"place": "out"}})
+    found = solve(world.model, intervention, lambda s: rows(world)(intervention)(s), ridge_rows=RIDGE)
+    reward, transition = world.reward.clone(), world.transition.clone()
+    reward[0], transition[0] = reward[0, 1], transition[0, 1]
+    exact_policy = tabular.solve(replace(world, transition=transition).mdp(reward=reward)).policy
+    assert torch.allclose(faced(found, world)[FREE], exact_policy[FREE], atol=2e-5)
+    assert intervention.state(world.states(), torch.zeros(10, dtype=torch.long)).shape == (10, 3)
+    lasting = intervention.lasting(intervention.state(world.states(), torch.zeros(10, dtype=torch.long)))
+    assert torch.equal(lasting, world.states())
