@@ -186,3 +186,15 @@ def test_a_state_that_was_noted_after_the_choice():
     one = frame.assign(plan="none", status="out")  # nor is a choice that everybody makes
     one.loc[0, "plan"] = "member"
     assert "says what is chosen" not in " ".join(of(one).warnings)
+
+
+def test_a_tested_price_that_is_the_same_for_some():
+    price = {"price": {"kind": "numeric", "dynamics": "static", "assigned": "randomised"}}
+    state = study().model_dump(mode="json")["data"]["state"]
+    for south, told in ((lambda i: 8.0, True), (lambda i: 8.0 + i % 4 // 2, False)):
+        frame = people().assign(price=lambda f: [6.0 + i % 4 if i % 2 else south(i) for i in f["id"]])  # noqa: B023
+        found = of(frame, state=state | price).warnings
+        assert (
+            any("'price' is assigned at random and yet 8 for all of region = south" in text for text in found) == told
+        )
+        assert not any("north" in text for text in found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ import torch
 from irl import tabular
 from irl.config import AnchorQStep, Config
 from irl.data.panel import panel_from_frame
-from irl.estimation.anchor_q import FLOOR, anchor_rows, fit_anchor_q, solve_head
+from irl.estimation.anchor_q import FLOOR, TORN, anchor_rows, fit_anchor_q, solve_head
 from irl.estimation.pipeline import LEAST_PER_FOLD, estimate
 from irl.estimation.training import Workbench
 from irl.networks import AnchorValueNetwork
@@ -143,6 +145,17 @@ def test_values_that_explode_end_the_step(panel):
     options = AnchorQStep(hidden=(8,), solver="fqi", rounds=30, max_epochs=1, learning_rate=50.0, weight_decay=0.0)
     with pytest.raises(FloatingPointError, match=r"anchor_q: .*(Bellman residual|held-out loss) is"):
         fit_anchor_q(few, log_pi, few.member % 5 == 0, options, discount=GAMMA, temperature=1.0, bench=BENCH)
+
+
+def test_a_trunk_that_is_torn_from_the_solved_layer_is_trained_more_slowly(panel):
+    solution, _ = market()
+    few = panel.take_members(torch.arange(panel.n_members) < 400)
+    log_pi = solution.log_policy.float()[few.state[:, 0].long()]
+    options = AnchorQStep(hidden=(8,), rounds=2, max_epochs=4, learning_rate=30.0, weight_decay=0.0, batch_size=128)
+    losses = []
+    bench = replace(BENCH, tick=lambda step, epoch, of, loss: losses.append(loss))
+    _, report = fit_anchor_q(few, log_pi, few.member % 5 == 0, options, discount=GAMMA, temperature=1.0, bench=bench)
+    assert max(losses) > TORN and report.trained.epochs == 8 and max(report.trained.history) < TORN
 
 
 def test_fitted_iteration_takes_over_where_the_equations_are_singular(panel):

@@ -44,6 +44,24 @@ def test_a_price_enters_where_it_is_paid(panel):
     assert other and not any(monthly[name] for name in other)
 
 
+def test_a_price_has_no_slope_of_its_own_where_it_was_not_tested(panel):
+    """In `gen_z` alone prices vary, then in both segments."""
+    _, data = panel
+    model = new_networks(load_config("configs/membership.yaml"), data.schema)
+    price = data.schema.index("price_monthly")
+    for everywhere in (False, True):
+        state = data.state.clone()
+        gen_z = data.segment == data.schema.segments.index("gen_z")
+        state[~gen_z, price] = state[~gen_z, price] if everywhere else 10.0
+        own = reward_parameters(model, States(state, data.segment, data.weight))
+        entered = (own.raw != 0).any(1).view(2, -1)[0]
+        of_price = [name for name, there in zip(model.terms.names, entered.tolist(), strict=True) if there]
+        of_price = [name for name in of_price if "price_monthly" in name]
+        assert "price_monthly" in of_price
+        assert ("segment=family_us x price_monthly" in of_price) == everywhere
+        assert ("segment=gen_z x price_monthly" in of_price) == everywhere  # one level alone says what all have
+
+
 def test_without_money_or_by_a_reference_policy_everything_enters(panel):
     assert all(all(own.values()) for own in of(panel[1], "money=null").values())
     model = new_networks(load_config("configs/membership.yaml"), panel[1].schema)

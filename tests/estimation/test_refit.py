@@ -114,6 +114,16 @@ def test_the_report_says_how_it_ended(study):
     assert second < first / 3  # the pseudo-likelihood settles
 
 
+def test_a_reward_whose_form_misses_something_is_told_from_one_that_does_not(study):
+    """The policy network knows use; a reward of the region alone does not, and held-out members say so."""
+    config, _, data, _, metrics = study
+    gap, se = metrics["refit"]["form_gap"], metrics["refit"]["form_gap_se"]
+    assert gap < 3 * se and 0 < se < 0.01
+    blind = config.model_copy(update={"reward": config.reward.model_copy(update={"columns": ("region",)})})
+    _, missed = estimate(blind, data, bench=Workbench(device=torch.device("cpu"), seed=0))
+    assert missed["refit"]["form_gap"] > 6 * missed["refit"]["form_gap_se"] > 0
+
+
 def test_the_refit_is_saved_and_loaded(study, tmp_path):
     _, frame, _, model, _ = study
     model.save(tmp_path / "model")

@@ -58,3 +58,13 @@ def test_of_several_rejections_the_strongest_is_named(tested):
     record = tested(check("drift", 1e-6), check("types", 1e-9), check("iia", 0.4))
     found = sentences(record)
     assert len(found) == 3 and "move several of these 2 tests: look first at the strongest, types" in found[-1]
+
+
+def test_a_form_that_misses_something_comes_before_the_tests_that_it_moves(tested, run):
+    metrics = runs.read_json(run / runs.LAST)
+    for gap, said in ((0.06, True), (0.0025, False)):
+        refit = metrics.get("refit", {}) | {"form_gap": gap, "form_gap_se": 0.001}
+        runs.write_json(run / runs.LAST, metrics | {"refit": refit})
+        found = cautions(tested(check("drift", 1e-6), check("types", 1e-9)))
+        assert any("The reward's form misses something" in text and "0.0600" in text for text in found) == said
+        assert any("look first at the strongest" in text for text in found) != said
