@@ -160,14 +160,24 @@ class TransitionModel(nn.Module):
 
     def learned_log_prob(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
         """log P[N, n_learned] of each learned column of ``following``, given those before it."""
-        columns = self.schema.columns
-        encoded = torch.cat([_encoded(columns[f], following[:, f]) for f in self.drawn])
-        parameters = self.head_parameters(state, action) + (self.sequence * self.earlier).T @ encoded
+        columns, parameters = self.schema.columns, self._given(state, action, following)
         terms = [
             _log_prob(columns[f], parameters[block], self.atom[j], state[:, f], following[:, f])
             for j, (f, block) in enumerate(zip(self.learned, self.parameters_of, strict=True))
         ]
         return torch.stack(terms, dim=1)
+
+    def quantile(self, f: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
+        """At which quantile [N] of its normal distribution, given the columns before it, number ``f`` came to lie."""
+        parameters = self._given(state, action, following)[self.parameters_of[self.learned.index(f)]]
+        location, scale = _location_scale(self.schema.columns[f], parameters, state[:, f])
+        quantile: Tensor = torch.special.ndtr((following[:, f] - location) / scale)
+        return quantile
+
+    def _given(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
+        """Parameters [P, N] of the heads, of each given what was drawn before it."""
+        encoded = torch.cat([_encoded(self.schema.columns[f], following[:, f]) for f in self.drawn])
+        return self.head_parameters(state, action) + (self.sequence * self.earlier).T @ encoded
 
     @torch.no_grad()
     def sample(self, state: Tensor, action: Tensor, uniform: Tensor, movements: Sequence[Movement] = ()) -> Tensor:

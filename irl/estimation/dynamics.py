@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ BORROWED = 5.0
 """Rows that the frequencies a learned head starts from take from coarser counts."""
 LEAST_SHARE = 1e-4
 """The smallest of these frequencies: a level not seen yet must stay within the network's reach."""
+BINS = 100
+"""Quantiles at which the shape of moves is compared with that of their distributions."""
 CHECK_ROWS = 65536
 """Held-out rows scored at once."""
 
@@ -45,11 +47,14 @@ class DynamicsReport:
     the training was undone because it did no better than what the heads start from.
 
     Tables are counted on all members, held-out ones too, and in the end so are the frequencies under the heads.
+    ``misfit``: of every learned number, the largest difference between the share of held-out moves below a quantile of
+    their distributions and that quantile (Kolmogorov's distance; moves to the ends of the range are left out).
     """
 
     held_out_log_prob: float
     trained: Trained | None
     undone: bool = False
+    misfit: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def fit_dynamics(
         _set_starts(model, pairs)
     if held_out_log_prob is None:
         held_out_log_prob = _mean_log_prob(model, check if processes.anywhere(check.where.any()) else pairs)
-    return model, DynamicsReport(held_out_log_prob, trained, undone)
+    return model, DynamicsReport(held_out_log_prob, trained, undone, _misfit(model, check))
 
 
 @torch.no_grad()
@@ -132,6 +137,22 @@ def _mean_log_prob(model: TransitionModel, pairs: Pairs) -> float:
         sums += torch.stack([found.sum(), found.new_tensor(len(found))])
     total, rows = processes.summed(sums).tolist()
     return float(total) / float(rows) if rows else math.nan
+
+
+@torch.no_grad()
+def _misfit(model: TransitionModel, pairs: Pairs) -> dict[str, float]:
+    found = {}
+    for f in (f for f in model.learned if model.schema.columns[f].kind == "numeric"):
+        column, counts = model.schema.columns[f], torch.zeros(BINS, dtype=torch.float64, device=pairs.where.device)
+        for state, action, following, weight in pairs:
+            inside = (following[:, f] > column.minimum) & (following[:, f] < column.maximum)
+            at = (model.quantile(f, state, action, following)[inside] * BINS).long().clamp(0, BINS - 1)
+            counts += torch.bincount(at, weight[inside].double(), BINS)
+        share = processes.summed(counts).cumsum(0)
+        if float(share[-1]):
+            uniform = torch.arange(1, BINS + 1, device=share.device) / BINS
+            found[column.name] = float((share / share[-1] - uniform).abs().max())
+    return found
 
 
 def check_declared(panel: Panel) -> None:

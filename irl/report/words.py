@@ -22,6 +22,8 @@ LARGEST_CONDITION = 1e14
 """Above this condition number float64 has about two digits left, and the solution rests on the ridge."""
 UNEXPLAINED = 0.5
 """Share of the projected residual of a constant that the Q step may leave before the report warns."""
+MISFIT = 0.1
+"""Share of a number's moves that may lie elsewhere than its fitted distributions say before the report warns."""
 STEPS = {"policy": "P", "anchor_q": "Q", "reward": "R", "dynamics": "dynamics", "refit": "refit"}
 
 
@@ -256,6 +258,13 @@ def _step_cautions(record: Record) -> list[str]:
                 f"The {label} step, by which rewards are found first, left {percent(left)} of a constant value's "
                 f"residual unexplained (held-out members), so that these first rewards rest on little: {shown}."
             )
+        for name, apart in at(metrics, "misfit", default={}).items():
+            if apart > MISFIT:
+                found.append(
+                    f"“{name}” does not move as the transition model says: up to {percent(apart)} of its moves lie "
+                    "elsewhere. Where it may jump, declare it as an `ordinal` of levels; scenarios that rest on its "
+                    "moves are off."
+                )
         losses = [x for x in at(trained(metrics), "history", default=[]) if isinstance(x, (int, float))]
         if any(not math.isfinite(x) for x in losses):
             found.append(f"The {label} step's held-out loss was not finite in some epoch.")

@@ -394,6 +394,20 @@ def test_numbers_start_from_a_regression_by_action():
     assert drawn.flatten().tolist() == pytest.approx([60.0] * 9, abs=0.5)
 
 
+@pytest.mark.parametrize(("crash", "least", "most"), [(0.0, 0.0, 0.04), (0.2, 0.12, 1.0)])
+def test_moves_of_two_kinds_are_told_from_normal_ones(crash, least, most):
+    """A fifth of the members lose half of what they have."""
+    generator = torch.Generator().manual_seed(6)
+    wealth, luck = torch.randn(8000, generator=generator) * 10 + 100, torch.rand(8000, generator=generator)
+    later = torch.where(luck < crash, 0.5 * wealth, wealth + 3) + 5 * torch.randn(8000, generator=generator)
+    state = torch.stack([wealth, later], 1).unsqueeze(-1)
+    around = {"centre": 100.0, "scale": 10.0, "minimum": -100.0, "maximum": 300.0}
+    schema = schema_of(Column(name="wealth", kind="numeric", dynamics="learned", **around))
+    panel = panel_of(schema, state, torch.zeros(8000, 2, dtype=torch.long))
+    _, report = fit_dynamics(panel, panel.member % 5 == 0, QUICK, bench=BENCH)
+    assert least <= report.misfit["wealth"] < most
+
+
 MILEAGE = Column(
     name="mileage", kind="ordinal", dynamics="table", labels=("0", "1", "2", "3", "4"), parents=(0,), alike=True
 )

@@ -127,6 +127,15 @@ def test_what_the_q_step_rests_on_is_said(make_run, config, metrics, found, said
     assert said in caution
 
 
+@pytest.mark.parametrize(("apart", "said"), [(0.17, True), (0.03, False)])
+def test_a_number_that_moves_otherwise_than_modelled_is_said(make_run, config, metrics, apart, said):
+    metrics["dynamics"] = metrics.get("dynamics", {}) | {"misfit": {"spend": apart}}
+    found = cautions(load_record(make_run(config, metrics)))
+    assert [text.startswith("“spend” does not move as the transition model says: up to 17.0 %") for text in found] == (
+        [True] if said else []
+    )
+
+
 def test_the_headline_names_the_segment_that_moves_most(run, scenario, add_scenario, make_outcomes):
     table = make_outcomes(("low", "high"))
     here = (table["segment"] == "south") & (table["outcome"] == "membership") & (table["case"] == "high")
