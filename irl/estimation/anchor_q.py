@@ -53,7 +53,7 @@ EXPLODED = 10.0
 FOLDS = 5
 """Parts of the members on which the ridge is chosen."""
 TORN = 5.0
-"""Times the variance of the targets that the distance to them may come to (at first it is less than once)."""
+"""Times what it is before training (and the variance of the goals) that the squared distance to them may come to."""
 SLOWER = (1.0, 0.1, 0.01)
 """Times the learning rate, one after the other where a training explodes."""
 FALL_BACK_ROUNDS = 100
@@ -121,8 +121,6 @@ class AnchorQStepModule(Fitting):
     """Squared distance to the fixed point's target under the last refresh, over its variance; a batch is (row index,
     weight)."""
 
-    exploded = TORN
-
     def __init__(self, network: AnchorValueNetwork, options: AnchorQStep, rows: AnchorRows, panel: Panel) -> None:
         super().__init__(network, options)
         self.rows, self.panel, self.rounds = rows, panel, options
@@ -150,6 +148,7 @@ class AnchorQStepModule(Fitting):
         self.goals = forward(self.panel, lambda i: rows.goal(network, target, i), rows=len(rows.block))
         self.spread = _variance(self.goals[fit])
         residual = self.residual()
+        self.exploded = TORN * (1 + residual**2 / float(self.spread))
         if self.logger is not None:
             self.logger.log_metrics({"bellman_residual": residual}, step=self.current_epoch)
 
@@ -162,7 +161,8 @@ class AnchorQStepModule(Fitting):
         return rms(torch.cat([goals[:0], *found]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["refreshed"] = {"choice": astuple(self.choice), "goals": self.goals, "spread": self.spread}
+        kept = {"choice": astuple(self.choice), "goals": self.goals, "spread": self.spread, "exploded": self.exploded}
+        checkpoint["refreshed"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -171,7 +171,7 @@ class AnchorQStepModule(Fitting):
         if kept["goals"] is not None:
             self.goals = self.panel.room(len(kept["goals"]))
             self.goals.copy_(kept["goals"])
-        self.spread = kept["spread"].to(self.rows.weight.device)
+        self.spread, self.exploded = kept["spread"].to(self.rows.weight.device), kept["exploded"]
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         index, weight = batch
