@@ -969,6 +969,15 @@ def test_what_is_wrong_is_said_in_one_message_and_nothing_is_written(copied, cap
     assert not (copied / "new").exists() and not (copied / "o.csv").exists()
 
 
+def test_the_recorded_scenario_is_one_that_the_run_answered(copied, capsys):
+    ship = ("ship", "--run", copied / "run", "--out", copied / "shipped", "--members", 30)
+    assert script(*ship) == 2 and "give it, --scenario" in capsys.readouterr().err and not (copied / "shipped").exists()
+    asked = write(copied / "s.yaml", SCENARIO | {"members": 40})
+    assert script("counterfactual", "--run", copied / "run", "--scenario", asked, "--device", "cpu") == 0
+    assert script(*ship) == 0
+    assert json.loads((copied / "shipped" / "recorded.json").read_text(encoding="utf-8"))["scenario"] == "Annual dearer"
+
+
 def test_an_error_as_a_command(tmp_path):
     command = [sys.executable, ROOT / "scripts" / "counterfactual.py", "--run", "none", "--scenario", "none.yaml"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
