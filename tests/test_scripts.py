@@ -465,6 +465,7 @@ def test_sensitivity_is_added_to_the_run_and_reported(copied, capsys):
     assert script(*ask, "0.9", "--periods-per-year", "4") == 2
     assert "give --overwrite to start again" in capsys.readouterr().err and listing(run) == before
     assert script(*ask, "0.9", "--periods-per-year", "4", "--overwrite") == 0
+    assert "--periods-per-year" not in capsys.readouterr().err
 
 
 def test_scenarios_are_answered_under_other_assumptions_and_reported(copied, capsys):
