@@ -34,7 +34,7 @@ from irl import runs
 from irl.config import Config, InputError, nearest
 from irl.data.encode import Ints, labelled
 from irl.data.exact import Moments
-from irl.data.fit import SchemaFit, condition_problems
+from irl.data.fit import SchemaFit, fit_problems
 from irl.data.panel import links_of
 from irl.data.periods import Calendar, calendar_of, moments_of, units_apart
 from irl.data.read import column_names, files_at, pandas_of
@@ -273,7 +273,7 @@ class _Writer:
         config, staged = self.config, self.staged
         self.schema: StateSchema = staged.fit.schema()
         source = config.data.path
-        problems = condition_problems(pd.Index(self.schema.names), config, self.schema)
+        problems = fit_problems(pd.Index(self.schema.names), config, self.schema)
         if problems:
             raise InputError(f"{source}:\n  " + "\n  ".join(finding.text(str) for finding in problems))
         self.buckets, linked, done = list[Bucket](), 0, 0

@@ -33,6 +33,7 @@ def problems(frame, config, **options) -> list[str]:
         (0, "uses", -2, "state column 'uses' (count): negative or fractional values (1 row; first: row 1, member 7"),
         (0, "price", np.nan, "state column 'price': missing or infinite values (1 row; first: row 1, member 7"),
         (0, "price", 1e39, "state column 'price': missing or infinite values (1 row"),  # too large for float32
+        (0, "region", "all", "a segment is called 'all', which is what the rows over all segments are called; rename"),
         (0, "region", None, "segment column 'region': missing values (1 row; first: row 1, member 7"),
         (3, "month", 3, "several rows for one member and period ('id', 'month') (2 rows; first: row 3, member 7"),
         (7, "status", "sleeping", "no action is available (1 row; first: row 8, member 9, period 4)"),

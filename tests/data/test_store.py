@@ -236,6 +236,7 @@ def test_folders_that_hold_something_are_kept(made, study, tmp_path):
         ({"id": None}, "member column 'id': missing values"),
         ({"month": "soon"}, "period column 'month': neither"),
         ({"left": 7}, "not among its levels"),
+        ({"region": "all"}, "a segment is called 'all'"),
     ],
 )
 def test_problems_of_the_rows_are_reported_and_nothing_is_left(study, rows, tmp_path, change, message):
