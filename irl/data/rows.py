@@ -102,8 +102,9 @@ def checked_rows(
     fitted = schema is None
     if schema is None:
         schema = fit_schema(frame, config)
-        findings += fit_problems(frame.columns, config, schema)
     rows, found = _columns(frame, config, schema, calendar)
+    if fitted:
+        findings += fit_problems(frame.columns, config, schema, int(rows.member.max()) + 1)
     findings += found
     found = _duplicates(rows, config.data)
     rows = rows.take(np.lexsort((rows.period, rows.member)))

@@ -342,7 +342,7 @@ def _for_study(store: Store, config: Config, again: str) -> Store:
     schema = store.schema
     if not isinstance(config.anchor.reward, str):
         schema = replace(schema, anchor_reward=config.anchor.reward)
-    problems = fit_problems(pd.Index(schema.names), config, schema)
+    problems = fit_problems(pd.Index(schema.names), config, schema, store.n_members)
     if problems:
         raise InputError(f"{store.folder}:\n  " + "\n  ".join(finding.text(str) for finding in problems))
     return replace(store, schema=schema)

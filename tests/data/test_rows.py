@@ -138,6 +138,21 @@ def test_the_state_whose_flow_is_declared_must_be_one(study, frame):
         assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("labels", "kind", "refused"), [(21, "category", True), (20, "category", False), (21, "ordinal", False)]
+)
+def test_a_category_that_says_who_a_member_is(study, labels, kind, refused):
+    frame = pd.DataFrame({"id": np.arange(80).repeat(2), "month": [0, 1] * 80, "plan": "none", "region": "north"})
+    frame = frame.assign(card=frame["id"] % labels)
+    card = {"kind": kind, "dynamics": "static"} | ({"levels": labels} if kind == "ordinal" else {})
+    config = study(state={"card": card}, available={}, terminal={})
+    if not refused:
+        assert panel_from_frame(frame, config).n_members == 80
+        return
+    said = "state column 'card': a static category of 21 labels for 80 members says who a member is, not what members "
+    assert problems(frame, config) == [said + "have in common; leave it out, or group its labels"]
+
+
 def test_a_segment_unknown_to_the_model(study, frame):
     schema = panel_from_frame(frame, study()).schema
     found = problems(frame.assign(region="noth"), study(), schema=schema)
