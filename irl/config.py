@@ -131,6 +131,19 @@ class Config(Section):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """As ``yaml.safe_load``, but a key that a mapping gives twice is refused."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node, lines = super().compose_mapping_node(anchor), dict[tuple[str, Any], int]()
+        for key, _ in node.value:
+            line, first = key.start_mark.line + 1, lines.get((key.tag, str(key.value)))
+            if first is not None:
+                raise yaml.YAMLError(f"the key {key.value!r} of line {line} is already in line {first}: keep one")
+            lines[key.tag, str(key.value)] = line
+        return node
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a study's YAML file and apply ``key.path=value`` overrides (values are YAML).
 
@@ -145,7 +158,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 def read_yaml(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file, with overrides applied; InputError if there is none."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -165,7 +178,7 @@ def read_yaml(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]
             if not isinstance(place, dict):
                 raise InputError(f"override {override!r}: {name!r} is not a section")
         try:
-            place[last] = yaml.safe_load(value)
+            place[last] = yaml.load(value, Loader=_Loader)
         except yaml.YAMLError:
             raise InputError(f"override {override!r}: the value is not valid YAML") from None
     return content

@@ -41,13 +41,14 @@ def main() -> None:
     console = Console(stderr=True)
     with console.status(f"reading {data.path}"):
         panel = read_panel(config, schema=model.schema)
-        dated = read_periods_per_year(config) or MONTHS
-        year = dated if arguments.periods_per_year is None else arguments.periods_per_year
+        given = arguments.periods_per_year
+        year = (read_periods_per_year(config) or MONTHS) if given is None else given
     with runs.locked(arguments.run):
         path = arguments.run / "sensitivity.json"
         grid = {"periods_per_year": year, "discounts": arguments.discounts, "shifts": arguments.rewards}
         question = ask(model, panel, path, **grid, overwrite=arguments.overwrite)
-        console.print(f"note: a year has {year:g} periods; if not, give --periods-per-year", soft_wrap=True)
+        if given is None:
+            console.print(f"note: a year has {year:g} periods; if not, give --periods-per-year", soft_wrap=True)
         with command.progress(console) as tick:
             question.answer(tick=lambda label, done, of: tick("points", done, of, label))
     for sentence in sentences(load_record(arguments.run)):

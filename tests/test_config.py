@@ -315,6 +315,7 @@ def test_overrides_are_typed_by_yaml_and_reach_any_depth(file):
         ("discount.x=3", "'discount' is not a section"),
         ("data.actions.0=x", "'actions' is not a section"),
         ("discount=[", "the value is not valid YAML"),
+        ("anchor={action: none, action: annual}", "the value is not valid YAML"),
         ("discont=0.9", "discont: unknown key; did you mean 'discount'?"),
         ("data.stat.x=1", "data.stat: unknown key; did you mean 'state'?"),
         ("discount=high", "discount: Input should be a valid number"),
@@ -334,6 +335,8 @@ def test_overrides_that_cannot_be(file, override, said):
         (b"just text", "expected a mapping"),
         (b"data: [", "not valid YAML"),
         (b"\xff\xfe\x00", "not valid YAML"),
+        (b"seed: 1\ndata: {}\nseed: 2", "the key 'seed' of line 3 is already in line 1: keep one"),
+        (b"anchor:\n  action: a\n  action: a", "the key 'action' of line 3 is already in line 2"),
     ],
 )
 def test_files_that_are_no_studies(tmp_path, content, said):

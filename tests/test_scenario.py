@@ -245,7 +245,13 @@ def test_folder_names(name, folder):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "expected a mapping"), ("- a", "expected a mapping"), ("a: [", "not valid YAML"), ("a: b: c", "not valid")],
+    [
+        ("", "expected a mapping"),
+        ("- a", "expected a mapping"),
+        ("a: [", "not valid YAML"),
+        ("a: b: c", "not valid"),
+        ("periods: 2\nperiods: 3", "'periods' of line 2 is already in line 1"),
+    ],
 )
 def test_files_that_are_no_scenarios(tmp_path, text, said):
     path = tmp_path / "s.yaml"

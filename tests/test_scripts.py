@@ -465,6 +465,7 @@ def test_sensitivity_is_added_to_the_run_and_reported(copied, capsys):
     assert script(*ask, "0.9", "--periods-per-year", "4") == 2
     assert "give --overwrite to start again" in capsys.readouterr().err and listing(run) == before
     assert script(*ask, "0.9", "--periods-per-year", "4", "--overwrite") == 0
+    assert "--periods-per-year" not in capsys.readouterr().err
 
 
 def test_scenarios_are_answered_under_other_assumptions_and_reported(copied, capsys):
@@ -967,6 +968,15 @@ def test_what_is_wrong_is_said_in_one_message_and_nothing_is_written(copied, cap
         before["run/provenance.json"] = (copied / "run" / "provenance.json").read_bytes()
     assert listing(copied) == before
     assert not (copied / "new").exists() and not (copied / "o.csv").exists()
+
+
+def test_the_recorded_scenario_is_one_that_the_run_answered(copied, capsys):
+    ship = ("ship", "--run", copied / "run", "--out", copied / "shipped", "--members", 30)
+    assert script(*ship) == 2 and "give it, --scenario" in capsys.readouterr().err and not (copied / "shipped").exists()
+    asked = write(copied / "s.yaml", SCENARIO | {"members": 40})
+    assert script("counterfactual", "--run", copied / "run", "--scenario", asked, "--device", "cpu") == 0
+    assert script(*ship) == 0
+    assert json.loads((copied / "shipped" / "recorded.json").read_text(encoding="utf-8"))["scenario"] == "Annual dearer"
 
 
 def test_an_error_as_a_command(tmp_path):

@@ -42,7 +42,8 @@ from irl.config import InputError
 from irl.counterfactual.intervention import Intervention
 from irl.counterfactual.solve import solve
 from irl.counterfactual.visits import Groups, visits
-from irl.data.disclosure import ALL, withheld_of
+from irl.data.disclosure import withheld_of
+from irl.data.encode import ALL
 from irl.data.panel import Panel, expanded, typed
 from irl.draws import drawn, representative
 from irl.fitted import FittedModel, Z

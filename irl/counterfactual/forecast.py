@@ -29,7 +29,7 @@ from irl.counterfactual.scenario_policy import ScenarioPolicy
 from irl.counterfactual.solve import solve
 from irl.counterfactual.spells import Bools, Counts, Floats, Ints, Rates
 from irl.counterfactual.type_draws import parameter_draws
-from irl.data.disclosure import ALL
+from irl.data.encode import ALL
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.draws import drawn, representative

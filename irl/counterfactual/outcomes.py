@@ -66,7 +66,9 @@ from irl.counterfactual.solve import solve
 from irl.counterfactual.support import Tally, support
 from irl.counterfactual.timing import Policy, remembered, solve_path
 from irl.counterfactual.type_draws import parameter_draws, start_scores
-from irl.data.disclosure import ALL, Withheld, withheld
+from irl.data.disclosure import Withheld, withheld
+from irl.data.encode import ALL
+from irl.data.fit import segment_problems
 from irl.data.panel import Panel, panel_from_frame
 from irl.declared import Money
 from irl.draws import representative
@@ -299,7 +301,7 @@ def ask(
 def check_study(model: FittedModel) -> None:
     """InputError if members of this study cannot be simulated."""
     schema, data = model.schema, model.config.data
-    problems = []
+    problems = segment_problems(schema)
     if not schema.knows_anchor_reward:
         problems.append(
             f"the anchor's reward column {schema.anchor_reward!r} is not a state column, so its future is unknown; "
@@ -307,8 +309,6 @@ def check_study(model: FittedModel) -> None:
         )
     if data.duration is not None:
         problems.append(f"its rows last several periods (`duration: {data.duration}`); rows of one period are needed")
-    if ALL in schema.segments and len(schema.segments) > 1:
-        problems.append(f"a segment is called {ALL!r}, which is what the rows over all segments are called; rename it")
     if problems:
         raise InputError("this study cannot answer scenarios:\n  " + "\n  ".join(problems))
 

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from irl import processes
 from irl.config import InputError
+from irl.data.encode import ALL
 from irl.data.panel import Panel
 
 CHUNK = 1_000_000
 """Rows looked at together."""
-ALL = "all"
-"""What figures of all segments together are called."""
 
 
 @dataclass(frozen=True)

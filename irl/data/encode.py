@@ -23,6 +23,8 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+ALL = "all"
+"""What the rows and figures of all segments together are called."""
 SHOWN = 3  # offending rows spelled out per problem
 
 
@@ -133,7 +135,7 @@ def segments_of(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[NDArray[np
         present = np.unique(joint[joint >= 0])
         labels = [f"{labels[j // len(own_labels)]} | {own_labels[j % len(own_labels)]}" for j in present]
         codes = np.where(joint >= 0, np.searchsorted(present, joint), -1)
-    return codes, labels or ["all"]
+    return codes, labels or [ALL]
 
 
 def missing_columns(wanted: Iterable[str], frame: pd.DataFrame, what: str = "") -> list[Finding]:

@@ -12,10 +12,13 @@ import pandas as pd
 
 from irl.config import Config
 from irl.data.column import TOLERANCE, Column
-from irl.data.encode import Finding, label, labelled, natural_order, segments_of
+from irl.data.encode import ALL, Finding, label, labelled, natural_order, segments_of
 from irl.data.exact import Moments
 from irl.data.schema import StateSchema, codes_of, values_of
 from irl.declared import Feature
+
+MANY, PART = 20, 0.25
+"""Labels, and labels for each member, with more than which a category that never changes says who a member is."""
 
 
 def fit_schema(frame: pd.DataFrame, config: Config) -> StateSchema:
@@ -114,15 +117,33 @@ class _ColumnFit:
         return Column(**known)
 
 
-def condition_problems(columns: pd.Index, config: Config, schema: StateSchema) -> list[Finding]:
-    """Labels in conditions that the data do not know; names that are not in ``columns`` are reported as missing."""
+def segment_problems(schema: StateSchema) -> list[str]:
+    """A segment that is called as all of them together are."""
+    if ALL not in schema.segments or len(schema.segments) == 1:
+        return []
+    return [f"a segment is called {ALL!r}, which is what the rows over all segments are called; rename it"]
+
+
+def label_problems(schema: StateSchema, members: int) -> list[str]:
+    """Categories that never change whose labels say who a member is, more or less."""
+    return [
+        f"state column {c.name!r}: a static category of {c.levels:,} labels for {members:,} members says who a member "
+        "is, not what members have in common; leave it out, or group its labels"
+        for c in schema.columns
+        if c.kind == "category" and c.dynamics == "static" and c.levels >= MANY and c.levels > PART * members > 0
+    ]
+
+
+def fit_problems(columns: pd.Index, config: Config, schema: StateSchema, members: int) -> list[Finding]:
+    """Labels in conditions that the data do not know, segments that cannot be told apart and labels that tell members
+    apart; names that are not in ``columns`` are reported as missing."""
     places = [("terminal", config.data.terminal)]
     places += [(f"available.{action}", condition) for action, condition in config.data.available.items()]
     places += [(f"attention.default.{action}", condition) for action, condition in config.defaults.items()]
     money = config.money
     for kind, flows in (("price", money.price), ("cost", money.cost)) if money else ():
         places += [(f"money.{kind}.{action}.where", flow.where) for action, flow in flows.items()]
-    problems: list[str] = []
+    problems = segment_problems(schema) + label_problems(schema, members)
     for place, condition in places:
         present = {name: values for name, values in condition.items() if name in columns}
         problems += schema.problems_of(present, place)

@@ -34,7 +34,7 @@ from irl import runs
 from irl.config import Config, InputError, nearest
 from irl.data.encode import Ints, labelled
 from irl.data.exact import Moments
-from irl.data.fit import SchemaFit, condition_problems
+from irl.data.fit import SchemaFit, fit_problems
 from irl.data.panel import links_of
 from irl.data.periods import Calendar, calendar_of, moments_of, units_apart
 from irl.data.read import column_names, files_at, pandas_of
@@ -196,7 +196,7 @@ class _Staged:
         self.folder, self.config, self.files = folder, config, list[Path]()
         self.fit, self.calendar = SchemaFit(config), Calendar("integers")
         self.weights, self.clusters, self.held_out = Moments(), set[str](), False
-        self.rows = 0
+        self.rows = self.members = 0
 
     def fill(self, tables: Iterator[pa.Table], bucket_rows: int) -> None:
         """Cut the rows into buckets, then learn from them."""
@@ -236,6 +236,7 @@ class _Staged:
     def _learn(self, frame: pd.DataFrame) -> None:
         data = self.config.data
         self.rows += len(frame)
+        self.members += frame[RANK].nunique()
         self.fit.add(frame)
         if data.cluster is not None:
             self.clusters |= set(labelled(frame[data.cluster])[1])
@@ -273,7 +274,7 @@ class _Writer:
         config, staged = self.config, self.staged
         self.schema: StateSchema = staged.fit.schema()
         source = config.data.path
-        problems = condition_problems(pd.Index(self.schema.names), config, self.schema)
+        problems = fit_problems(pd.Index(self.schema.names), config, self.schema, staged.members)
         if problems:
             raise InputError(f"{source}:\n  " + "\n  ".join(finding.text(str) for finding in problems))
         self.buckets, linked, done = list[Bucket](), 0, 0

@@ -28,7 +28,7 @@ from irl.data.encode import (
     segments_of,
     shown,
 )
-from irl.data.fit import condition_problems, fit_schema
+from irl.data.fit import fit_problems, fit_schema
 from irl.data.periods import Calendar, period_numbers
 from irl.data.schema import StateSchema, encode_columns
 from irl.data.split import holding
@@ -102,8 +102,9 @@ def checked_rows(
     fitted = schema is None
     if schema is None:
         schema = fit_schema(frame, config)
-        findings += condition_problems(frame.columns, config, schema)
     rows, found = _columns(frame, config, schema, calendar)
+    if fitted:
+        findings += fit_problems(frame.columns, config, schema, int(rows.member.max()) + 1)
     findings += found
     found = _duplicates(rows, config.data)
     rows = rows.take(np.lexsort((rows.period, rows.member)))

@@ -10,9 +10,9 @@
     worth       rows that would tell as much, were their weights alike: (sum w)^2 / sum w^2 (Kish 1965)
     by_choice   mean weight after each choice, as a part of the segment's mean weight, over segments
 
-Warned about besides: segments that are absent early or late; columns of the state whose levels all but say what is
-chosen, which are likely to have been noted after the choice; and tested numbers that are the same for all members of a
-kind.
+Warned about besides: segments that are absent early or late; actions that a segment never chose where it could;
+columns of the state whose levels all but say what is chosen, which are likely to have been noted after the choice; and
+tested numbers that are the same for all members of a kind.
 
 Choices given the state are estimated rightly from any sample that was drawn by the state. What is not said here cannot
 be seen: members sampled by what they chose (without a weight), or who leave for what would have followed.
@@ -26,13 +26,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from irl import processes
 from irl.data.panel import Panel, first_rows
 from irl.declared import Data
 
 AT_ONCE = 65_536
 """Rows that are looked at together."""
 LEAST = 20
-"""Members who left, and transitions of a kind, below which nothing is said."""
+"""Members who left, transitions of a kind, and rows with an action on the menu, below which nothing is said."""
 BEGUN = 0.05
 """Share of members in the middle of something with which newcomers (``entry: flow``) are doubted."""
 UNEXPLAINED = 0.01
@@ -122,7 +123,7 @@ def sampling(panel: Panel, data: Data) -> Sampling:
         p=p,
         worth=worth,
         by_choice=by_choice,
-        warnings=(*warnings, *_absent(panel), *_told(panel), *_untested(panel)),
+        warnings=(*warnings, *_absent(panel), *_never(panel), *_told(panel), *_untested(panel)),
     )
 
 
@@ -253,6 +254,35 @@ def _absent(panel: Panel) -> list[str]:
                     f"segment {name} is there in periods {since} to {until} of {periods} only: {what} ones say nothing "
                     "of it, and what they have in common with other segments is taken for its own"
                 )
+    return found
+
+
+def _never(panel: Panel) -> list[str]:
+    """Actions, the anchor apart, that a segment never chose where it could, in the whole panel."""
+    schema, segments, actions = panel.schema, len(panel.schema.segments), panel.n_actions
+    n = torch.zeros(2, segments, actions, dtype=torch.float64, device=panel.state.device)  # on the menu, chosen
+    for i in _parts(panel):
+        rows = panel.free[i] & panel.active[i]
+        n[0].index_add_(0, panel.segment[i][rows], panel.menu[i][rows].double())
+        cell = panel.segment[i][rows] * actions + panel.action[i][rows]
+        n[1] += torch.bincount(cell, minlength=segments * actions).view(segments, actions)
+    offered, chosen = n if panel.origin is None else processes.summed(n)
+    found, thin = list[str](), (offered >= LEAST) & (chosen == 0)
+    for k, action in enumerate(schema.actions):
+        if k == schema.anchor:
+            continue
+        if not chosen[:, k].any() and (whole := int(offered[:, k].sum())) >= LEAST:
+            found.append(
+                f"nobody chose {action}, though it was on the menu in {whole:,} rows: its reward is what the prior "
+                "makes of it"
+            )
+            continue
+        found += [
+            f"segment {name} never chose {action}, though it was on the menu in {int(offered[g, k]):,} rows: its "
+            "reward there is what the prior and other segments make of it"
+            for g, name in enumerate(schema.segments)
+            if thin[g, k]
+        ]
     return found
 
 

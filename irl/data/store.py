@@ -35,7 +35,7 @@ from torch import Tensor
 from irl import runs
 from irl.config import Config, InputError, nearest
 from irl.data.encode import Ints
-from irl.data.fit import condition_problems
+from irl.data.fit import fit_problems
 from irl.data.panel import Panel, owners, panel_from_rows, tensors_of
 from irl.data.periods import Calendar
 from irl.data.rows import Rows
@@ -342,7 +342,7 @@ def _for_study(store: Store, config: Config, again: str) -> Store:
     schema = store.schema
     if not isinstance(config.anchor.reward, str):
         schema = replace(schema, anchor_reward=config.anchor.reward)
-    problems = condition_problems(pd.Index(schema.names), config, schema)
+    problems = fit_problems(pd.Index(schema.names), config, schema, store.n_members)
     if problems:
         raise InputError(f"{store.folder}:\n  " + "\n  ".join(finding.text(str) for finding in problems))
     return replace(store, schema=schema)

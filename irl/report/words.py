@@ -16,7 +16,7 @@ from irl.report.record import ALL, Record, ScenarioRecord, at
 from irl.report.sensitivity import cautions as sensitivity_cautions
 from irl.report.tables import number, percent, signed
 from irl.report.types import cautions as type_cautions
-from irl.scenario import Change, DynamicsChange, FeatureChange, Population, RewardChange
+from irl.scenario import Change, DynamicsChange, FeatureChange, Population, RewardChange, Timing
 
 LARGEST_CONDITION = 1e14
 """Above this condition number float64 has about two digits left, and the solution rests on the ridge."""
@@ -304,8 +304,19 @@ def changes_in_words(scenario: ScenarioRecord) -> list[str]:
     """One sentence per change of a scenario, and who is simulated if not the members as they are."""
     if scenario.scenario is None:
         return []
-    population = scenario.scenario.population
-    return [*map(_change, scenario.scenario.changes), *([_population(population)] if population else [])]
+    asked, population = scenario.scenario, scenario.scenario.population
+    said = [_change(change, _when(asked.timing)) for change in asked.changes]
+    return [*said, *([_population(population)] if population else [])]
+
+
+def _when(timing: Timing) -> str:
+    """When changes hold, as the end of a sentence; empty if from the start on and for good."""
+    first, known = timing.start, ", announced at the start" if timing.announced else ", as a surprise"
+    said = f", from period {first} on" if first else ""
+    if timing.length is not None:
+        last = first + timing.length - 1
+        said = f", in period {first}" if last == first else f", in periods {first} to {last}"
+    return f"{said}{known if first else ''}"
 
 
 def _population(population: Population) -> str:
@@ -318,7 +329,7 @@ def _population(population: Population) -> str:
     return f"Baseline and scenario are simulated for {'' if population.where else 'members '}{', '.join(said)}."
 
 
-def _change(change: Change) -> str:
+def _change(change: Change, held: str) -> str:
     if change.reward is not None:
         part: Any = change.reward
         unit = " reward unit" if part.add in (1, -1) else " reward units"
@@ -339,7 +350,7 @@ def _change(change: Change) -> str:
         assert change.remove is not None, "a change is one of the five"
         part = change.remove
         words = f"“{part.action}” is taken off the menu"
-    return f"{words}{where(part.where)}."
+    return f"{words}{where(part.where) or (' for everyone' if held else ' for everyone, always')}{held}."
 
 
 def _amounts(part: RewardChange | FeatureChange, unit: str) -> str:
@@ -370,9 +381,9 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def where(condition: Condition) -> str:
-    """A condition as the end of a sentence."""
+    """A condition as the end of a sentence; empty if there is none."""
     if not condition:
-        return " for everyone, always"
+        return ""
     parts = []
     for column, values in condition.items():
         if isinstance(values, Between):

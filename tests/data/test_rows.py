@@ -33,6 +33,7 @@ def problems(frame, config, **options) -> list[str]:
         (0, "uses", -2, "state column 'uses' (count): negative or fractional values (1 row; first: row 1, member 7"),
         (0, "price", np.nan, "state column 'price': missing or infinite values (1 row; first: row 1, member 7"),
         (0, "price", 1e39, "state column 'price': missing or infinite values (1 row"),  # too large for float32
+        (0, "region", "all", "a segment is called 'all', which is what the rows over all segments are called; rename"),
         (0, "region", None, "segment column 'region': missing values (1 row; first: row 1, member 7"),
         (3, "month", 3, "several rows for one member and period ('id', 'month') (2 rows; first: row 3, member 7"),
         (7, "status", "sleeping", "no action is available (1 row; first: row 8, member 9, period 4)"),
@@ -135,6 +136,21 @@ def test_the_state_whose_flow_is_declared_must_be_one(study, frame):
         panel_from_frame(frame, Config.model_validate(plain))
     for said in ("reward.same_flow_as.monthly.at: 'outt' never occurs", "'7' is not one of the levels", "is a count"):
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "refused"), [(21, "category", True), (20, "category", False), (21, "ordinal", False)]
+)
+def test_a_category_that_says_who_a_member_is(study, labels, kind, refused):
+    frame = pd.DataFrame({"id": np.arange(80).repeat(2), "month": [0, 1] * 80, "plan": "none", "region": "north"})
+    frame = frame.assign(card=frame["id"] % labels)
+    card = {"kind": kind, "dynamics": "static"} | ({"levels": labels} if kind == "ordinal" else {})
+    config = study(state={"card": card}, available={}, terminal={})
+    if not refused:
+        assert panel_from_frame(frame, config).n_members == 80
+        return
+    said = "state column 'card': a static category of 21 labels for 80 members says who a member is, not what members "
+    assert problems(frame, config) == [said + "have in common; leave it out, or group its labels"]
 
 
 def test_a_segment_unknown_to_the_model(study, frame):

@@ -166,6 +166,20 @@ def test_a_segment_that_is_not_always_there():
     assert not of(frame[~south | (frame["month"] < 10)]).warnings
 
 
+def test_an_action_that_a_segment_never_chose():
+    frame, actions = people(), ["none", "member", "plus"]
+    frame.loc[frame.index[frame["region"] == "north"][:30], "plan"] = "plus"
+    south = int((frame["region"] == "south").sum())
+    said = f"segment south never chose plus, though it was on the menu in {south:,} rows: its reward there is what"
+    assert [text[: len(said)] for text in of(frame, actions=actions).warnings] == [said]
+    few = frame[(frame["region"] == "north") | ((frame["id"] == 0) & (frame["month"] < 10))]
+    assert "never chose" not in " ".join(of(few, actions=actions).warnings)
+    off = {"plus": {"region": ["north"]}}
+    assert not of(frame, actions=actions, available=off).warnings  # it was not on the menu
+    assert "nobody chose plus" in " ".join(of(people(), actions=actions).warnings)
+    assert not of(people().assign(plan="member", status="in")).warnings  # nobody chose the anchor: its reward is known
+
+
 def test_weights_by_choice_and_by_segment():
     frame = people()
     frame["w"] = np.where(frame["region"] == "north", 3.0, 1.0)

@@ -64,6 +64,13 @@ def same(one: Panel, other: Panel) -> bool:
     return equal and one.schema == other.schema and one.gaps == other.gaps
 
 
+def test_a_category_that_says_who_a_member_is(study, rows, tmp_path):
+    rows.assign(card=rows["id"]).to_parquet(tmp_path / "raw.parquet")
+    state = study().model_dump()["data"]["state"] | {"card": {"kind": "category", "dynamics": "static"}}
+    with pytest.raises(InputError, match="'card': a static category of 60 labels for 60 members says who"):
+        prepare(study(path=str(tmp_path / "raw.parquet"), state=state), tmp_path / "store", bucket_rows=50)
+
+
 def test_processes_read_their_own_buckets(study, rows, tmp_path):
     rows.to_parquet(tmp_path / "raw.parquet")
     store = prepare(study(path=str(tmp_path / "raw.parquet")), tmp_path / "store", bucket_rows=50)
@@ -236,6 +243,7 @@ def test_folders_that_hold_something_are_kept(made, study, tmp_path):
         ({"id": None}, "member column 'id': missing values"),
         ({"month": "soon"}, "period column 'month': neither"),
         ({"left": 7}, "not among its levels"),
+        ({"region": "all"}, "a segment is called 'all'"),
     ],
 )
 def test_problems_of_the_rows_are_reported_and_nothing_is_left(study, rows, tmp_path, change, message):

@@ -84,6 +84,22 @@ def test_changes_in_words(change, words):
 
 
 @pytest.mark.parametrize(
+    ("timing", "words"),
+    [
+        ({"start": 3, "length": 4, "announced": True}, "for everyone, in periods 3 to 6, announced at the start."),
+        ({"start": 3}, "for everyone, from period 3 on, as a surprise."),
+        ({"start": 2, "length": 1}, "for everyone, in period 2, as a surprise."),
+        ({"length": 2}, "for everyone, in periods 0 to 1."),
+        ({"announced": True}, "for everyone, always."),
+    ],
+)
+def test_when_changes_hold(timing, words):
+    content = {"name": "x", "timing": timing, "changes": [{"remove": {"action": "monthly"}}]}
+    record = ScenarioRecord("folder", scenario_from(content))
+    assert changes_in_words(record) == [f"“monthly” is taken off the menu {words}"]
+
+
+@pytest.mark.parametrize(
     ("population", "words"),
     [
         (
