@@ -16,6 +16,7 @@ from irl.config import InputError, load_config
 from irl.data import read_panel
 from irl.data.describe import summary
 from irl.data.sampling import sampling
+from irl.estimation.diagnostics import check_anchor
 from irl.estimation.dynamics import check_declared
 from irl.estimation.pipeline import train
 from irl.processes import group, joined
@@ -51,6 +52,7 @@ def main(process: int) -> None:
 
     if arguments.dry_run:
         check_declared(panel)
+        check_anchor(panel)
         warn(sampled.warnings)
         print("dry run: the study fits its panel; nothing was written")
         return

@@ -585,6 +585,21 @@ TRAIN = {
         lambda f: ["--config", f / "study.yaml", "--dry-run", "data.state.video.dynamics=clock"],
         "video: `dynamics: clock`, but",
     ),
+    "an anchor that nobody chooses": (
+        lambda f: [
+            "--config",
+            f / "study.yaml",
+            "--run",
+            f / "new",
+            "data.actions=[none, monthly, annual, free]",
+            "anchor.action=free",
+        ],
+        "the anchor 'free' is never chosen and followed by another row: name another anchor",
+    ),
+    "one action alone, in a dry run": (
+        lambda f: ["--config", f / "study.yaml", "--dry-run", f"data.path={bad_data(f, plan='none')}"],
+        "nothing but the anchor 'none' is ever chosen",
+    ),
     "a device that is not there": (
         lambda f: ["--config", f / "study.yaml", "--run", f / "new", "--device", "abacus"],
         "--device abacus: not usable here",

@@ -80,7 +80,7 @@ class Band:
 
     ``error`` is the largest error tried, in reward units. ``outcomes``: outcome -> segment (and "all") -> (change, low,
     high); the mean of each plan's share over the periods, and the surplus in reward units per period, which are each
-    segment's own and not added up.
+    segment's own and not added up. A segment of which nobody is simulated is left out.
     """
 
     error: float
@@ -184,21 +184,22 @@ def dependence(
     else:
         others = equivalents(model, logged, errors)
         moved = _by_error(policy, baseline, others, again, starts, periods=periods, seed=seed)
-    return Dependence(found, _band(model, moved))
+    band = _band(model, moved)
+    return Dependence(found, band if band.outcomes else None)
 
 
 def _band(model: FittedModel, moved: dict[str, Tensor]) -> Band:
-    """The band of outcome -> changes [1 + K, S (+ 1)], the model's own first."""
+    """The band of outcome -> changes [1 + K, S (+ 1)], the model's own first; NaN where they are a mean of nobody."""
     labels = [*model.schema.segments, "all"] if len(model.schema.segments) > 1 else model.schema.segments
     outcomes = {
         outcome: {
             label: (float(by[0]), float(by.min()), float(by.max()))
             for label, by in zip(labels, changes.T, strict=True)
-            if outcome != "surplus" or label in model.schema.segments
+            if (outcome != "surplus" or label in model.schema.segments) and not bool(by.isnan().all())
         }
         for outcome, changes in moved.items()
     }
-    return Band(ANCHOR_ERROR * model.config.temperature, outcomes)
+    return Band(ANCHOR_ERROR * model.config.temperature, {name: by for name, by in outcomes.items() if by})
 
 
 def _by_error(

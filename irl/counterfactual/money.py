@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from irl.config import InputError
+from irl.counterfactual.intervention import Intervention
 from irl.data.column import measure
 from irl.data.schema import StateSchema
 from irl.declared import Data, Flow, Money
@@ -46,6 +47,28 @@ def check_money(money: Money | None, data: Data, schema: StateSchema) -> None:
             problems += schema.problems_of(flow.where, f"money.{kind}.{action}.where")
     if problems:
         raise InputError("prices and costs do not fit the study:\n  " + "\n  ".join(problems))
+
+
+def below_zero(
+    model: FittedModel, money: Money | None, case: str, intervention: Intervention, rows: States
+) -> list[str]:
+    """Prices (columns of ``money.price``, the study's or ``money``'s, never below 0 in the panel) that a case puts
+    below 0, one sentence each."""
+    schema, found = model.schema, list[str]()
+    faced = intervention.state(rows.state, rows.segment)
+    flows = [flow for each in (model.config.money, money) if each is not None for flow in each.price.values()]
+    names = [name for f in flows for name in (f.amount, *f.per) if isinstance(name, str)]
+    facing = [change.add.facing for change in intervention.changes if change.add is not None]
+    prices = [schema.columns[schema.index(name)] for name in dict.fromkeys(names)]
+    for column in (price for price in prices if price.kind == "numeric" and price.minimum >= 0):
+        own = [float(seen[column.name]) for seen in facing if column.name in seen]
+        low = float(torch.cat([faced[:, schema.index(column.name)], faced.new_tensor([0.0, *own])]).min())
+        if low < 0:
+            found.append(
+                f"{case}: the price {column.name!r} becomes {low:g} (in the panel {column.minimum:g} to "
+                f"{column.maximum:g}): put it to 0 or more"
+            )
+    return found
 
 
 def paid(schema: StateSchema, money: Money, faced: Tensor) -> Tensor:

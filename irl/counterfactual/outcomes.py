@@ -58,7 +58,7 @@ from irl.counterfactual.identification import classify
 from irl.counterfactual.intervals import Comparison, compared, t_quantile
 from irl.counterfactual.intervention import Intervention, added_actions, cautions, compile_scenario
 from irl.counterfactual.kept import KeptSums
-from irl.counterfactual.money import check_money, paid, price_coefficients
+from irl.counterfactual.money import below_zero, check_money, paid, price_coefficients
 from irl.counterfactual.rates import Axes
 from irl.counterfactual.rollout import Starts, rollout
 from irl.counterfactual.scenario_policy import ScenarioPolicy
@@ -286,9 +286,9 @@ def ask(
     typed = frame if isinstance(frame, Panel) else model.with_types(frame, seed=scenario.seed)
     panel, states = _rows(model, typed)
     rows = states if panel is None or panel.scratch is None else states.at_most(SEEN, seed=scenario.seed)
-    for each in interventions.values():
+    for label, each in interventions.items():
         each.menu(each.state(rows.state, rows.segment), rows.segment)  # refuses to leave nothing to choose
-        if problems := contracts.problems_of(model, each, rows):
+        if problems := contracts.problems_of(model, each, rows) + below_zero(model, scenario.money, label, each, rows):
             raise InputError(f"scenario {scenario.name!r}:\n  " + "\n  ".join(problems))
     first = population.start_rows(model.schema, panel, states, start=scenario.start)
     starts = population.draw_starts(states, first, scenario, model.schema)

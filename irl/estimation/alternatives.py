@@ -35,7 +35,7 @@ from irl.data.column import Column
 from irl.data.panel import Panel
 from irl.data.schema import StateSchema
 from irl.dynamics import start_parents
-from irl.estimation.parameters import tested_prices
+from irl.estimation.parameters import tested_prices, units_paid
 from irl.fitted import FittedModel
 
 SPANS = 24
@@ -256,7 +256,9 @@ def _dissimilarity(found: Residuals) -> Tensor:
 def _other_prices(found: Residuals) -> Tensor:
     """z [n, A, K]: for every column assigned at random that only one plan pays, and every other plan, the column."""
     model, money = found.model, found.model.config.money
-    charged = [] if money is None else [(f.amount, a) for a, f in money.price.items() if isinstance(f.amount, str)]
+    flows = {} if money is None else money.price
+    prices = dict.fromkeys(f.amount for f in flows.values() if isinstance(f.amount, str))
+    charged = [(name, a) for name in prices for a, f in flows.items() if units_paid(f, name)]
     z = found.pi.new_zeros(*found.pi.shape, 0)
     for name, payer in charged:
         f = model.schema.index(name)

@@ -27,12 +27,37 @@ import torch
 from torch import Tensor
 
 from irl import processes
+from irl.config import InputError
 from irl.data.panel import Panel
 from irl.estimation.anchor_q import FLOOR
 from irl.estimation.rowwise import forward
 
 CLASSES = (0.01, 0.05, 0.2, 0.5)
 """Bounds of the classes in which the anchor's probabilities are counted; the first is the Q step's floor."""
+
+
+def check_anchor(panel: Panel) -> None:
+    """InputError if what follows the anchor was never seen, or nothing but the anchor was.
+
+    With several processes, each gives its part of the panel.
+    """
+    schema, followed = panel.schema, panel.free & (panel.next_choice >= 0)
+    mu = forward(panel, lambda i: _reference_of_chosen(panel, i))
+    if not processes.anywhere((followed & (mu > 0)).any()):
+        said = "{} is never chosen and followed by another row: name another anchor, which members choose"
+    elif not processes.anywhere((followed & (mu < 1)).any()):
+        said = "nothing but {} is ever chosen and followed by another row, so that nothing tells what another choice "
+        said += "is worth: check `data.action` and `data.actions`"
+    else:
+        return
+    name = "an action of the anchor's policy"
+    if schema.anchor is not None:
+        name = f"the anchor {schema.actions[schema.anchor]!r}"
+    elif schema.anchor_by_state is not None:
+        name = f"the anchor that {schema.anchor_by_state!r} names"
+    rows = processes.summed(panel.action[followed].bincount(minlength=len(schema.actions))).tolist()
+    counts = ", ".join(f"{action!r} {n:,}" for action, n in zip(schema.actions, rows, strict=True))
+    raise InputError(f"{said.format(name)} (decisions that a row follows: {counts})")
 
 
 def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
@@ -64,6 +89,11 @@ def support(panel: Panel, log_pi: Tensor) -> dict[str, dict[str, Any]]:
             }
         found[name] = figures
     return found
+
+
+def _reference_of_chosen(panel: Panel, i: slice) -> Tensor:
+    """mu[n] of what was chosen."""
+    return panel.schema.reference(panel.state[i], panel.menu[i]).gather(1, panel.action[i].unsqueeze(1)).squeeze(1)
 
 
 def _of_rows(panel: Panel, log_pi: Tensor, i: slice) -> Tensor:

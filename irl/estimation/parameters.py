@@ -89,7 +89,7 @@ def reward_parameters(model: FittedModel, states: States) -> Parameters:
         slopes = {(b, d): slope for (b, d), slope in slopes.items() if bool(enters[b, d])}
         taken |= slopes.keys()
         if slopes:
-            largest = max(slope * float(sd[d]) for (_, d), slope in slopes.items())
+            largest = max(abs(slope) * float(sd[d]) for (_, d), slope in slopes.items())
             group = frozenset(column for column, _ in who)
             found.append((("money", group), {at: slope / largest for at, slope in slopes.items()}))
     for b, d in enters.nonzero().tolist():
@@ -165,13 +165,19 @@ def _paid(model: FittedModel) -> Tensor:
 
 
 def _payers(model: FittedModel) -> dict[int, dict[int, Flow]]:
-    """The columns that are prices, and of each the actions that pay it, and where."""
+    """The columns that are prices (an amount of some action), and of each the actions that pay units of it, and
+    where."""
     schema, money, found = model.schema, model.config.money, dict[int, dict[int, Flow]]()
     if money is not None and schema.anchor is not None:
-        for action, flow in money.price.items():
-            if isinstance(flow.amount, str):
-                found.setdefault(schema.index(flow.amount), {})[schema.actions.index(action)] = flow
+        for price in (flow.amount for flow in money.price.values() if isinstance(flow.amount, str)):
+            paid_by = {action: flow for action, flow in money.price.items() if units_paid(flow, price)}
+            found[schema.index(price)] = {schema.actions.index(action): flow for action, flow in paid_by.items()}
     return found
+
+
+def units_paid(flow: Flow, price: str) -> float:
+    """Money paid per unit of a price: 1 where it is the amount, and what is paid ``per`` unit."""
+    return float(flow.amount == price) + flow.per.get(price, 0.0)
 
 
 def _lasting(model: FittedModel) -> list[int]:
@@ -199,15 +205,17 @@ def tested_prices(model: FittedModel) -> list[tuple[int, int]]:
 def _shared_slopes(model: FittedModel) -> dict[Who, dict[tuple[int, int], float]]:
     """By who members are, where features can tell it for every price: the weights, by action and feature, of a unit of
     money paid."""
-    enters, tested = _paid(model), tested_prices(model)
+    enters, tested, payers = _paid(model), tested_prices(model), _payers(model)
+    places = [a for a in range(len(model.schema.actions)) if a != model.schema.base]
     found: dict[Who, dict[tuple[int, int], float]] = {}
     seen: dict[Who, set[tuple[int, int]]] = {}
     for price, b in tested:
+        units = units_paid(payers[price][places[b]], model.schema.names[price])
         for d, columns in enumerate(model.terms.columns_of):
             slope = _slope(model, d, price) if price in columns and bool(enters[b, d]) else None
             if slope is not None:
                 who = _who(model, d)
-                found.setdefault(who, {})[b, d] = slope
+                found.setdefault(who, {})[b, d] = slope * units
                 seen.setdefault(who, set()).add((price, b))
     return {who: slopes for who, slopes in found.items() if seen[who] == set(tested)}
 

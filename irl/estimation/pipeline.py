@@ -32,7 +32,7 @@ from irl.data.sampling import sampling
 from irl.estimation import attention
 from irl.estimation.anchor_q import fit_anchor_q
 from irl.estimation.dealt import dealt
-from irl.estimation.diagnostics import support
+from irl.estimation.diagnostics import check_anchor, support
 from irl.estimation.dynamics import check_declared, fit_dynamics
 from irl.estimation.falsification import refusal, tested
 from irl.estimation.findings import by_type, findings
@@ -148,6 +148,7 @@ def train(
     }
     own, writes = dealt(config, panel, device), processes.group()[0] == 0
     check_declared(own)
+    check_anchor(own)
     withheld = withheld_of(panel, config.data.min_cell)
     start = runs.start_run(run, overwrite=overwrite, resume=resume, about=about)
     with ExitStack() as held:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -101,10 +103,10 @@ def test_scaled_rewards_move_as_the_exact_solution_does(world):
     assert (torch.stack(spread).amax(0) - torch.stack(spread).amin(0)).max() > 0.05
 
 
-def rests(world, *changes):
-    own = solved(world, *changes)
+def rests(world, *changes, members=None):
+    own, members = solved(world, *changes), members or starts(world)
     about = {"periods": PERIODS, "seed": 0}
-    return dependence(solved(world), own, Timing(), rows(world), again(world, *changes), starts(world), **about)
+    return dependence(solved(world), own, Timing(), rows(world), again(world, *changes), members, **about)
 
 
 def again(world, *changes):
@@ -146,6 +148,24 @@ def test_what_depends_is_never_said_without_its_band(world):
     (text,) = rests(world, SCALED).warnings("dearer")
     assert text.startswith("dearer: choices and surplus depend on the anchor's reward: the rewards of some actions")
     assert "off by up to 0.4 reward units, the change is: none " in text and "surplus " in text
+
+
+@pytest.mark.parametrize("change", [SCALED, TIER])
+def test_a_segment_of_which_nobody_starts_has_no_band(world, change):
+    everybody = starts(world)
+    south = Starts(everybody.state[everybody.segment == 1], everybody.segment[everybody.segment == 1])
+    found = rests(world, change, members=south)
+    assert {name: list(by) for name, by in found.band.outcomes.items()} == {
+        name: ["south", "all"] if name != "surplus" else ["south"] for name in band(world, change).outcomes
+    }
+    json.dumps(found.plain(), allow_nan=False)
+    assert "nan" not in found.warnings("x")[0]
+
+
+def test_where_nobody_has_a_choice_at_the_start_there_is_no_band(world):
+    locked = Starts(world.states()[6:8].repeat(5, 1), torch.arange(10) % 2)
+    found = rests(world, TIER, members=locked)
+    assert found.plain()["anchor_band"] is None and found.warnings("x") == []
 
 
 def test_without_solving_again_the_surplus_is_the_same(world):

@@ -3,6 +3,7 @@ that choices are one logit draw a period, and revenue, surplus in money and elas
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -283,6 +284,27 @@ def test_a_scenario_may_say_what_is_paid():
     assert answer.money["currency"] == "EUR"
     with pytest.raises(InputError, match=r"money.price: unknown action 'weekly'"):
         ask(model_of(frame), scenario | {"money": {"currency": "EUR", "price": {"weekly": 5}}}, frame)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"feature": {"name": "fee", "scale": -1.0}}, "x: the price 'fee' becomes -100 (in the panel 80 to 100)"),
+        ({"feature": {"name": "fee", "add": [10, -90]}}, "the price 'fee' becomes -10 "),
+        ({"add": {"action": "new", "like": "monthly", "facing": {"price": -1.0}}}, "the price 'price' becomes -1 "),
+    ],
+)
+def test_a_price_below_0_is_refused(change, said):
+    frame = frame_of()
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        ask(model_of(frame), {"name": "x", "changes": [change]}, frame)
+    assert str(caught.value).count("becomes") == 1
+    ask(model_of(frame), {"name": "x", "changes": [{"feature": {"name": "fee", "scale": 0.0}}]}, frame)
+
+
+def test_a_number_that_is_below_0_in_the_panel_may_be():
+    frame = frame_of().assign(fee=lambda x: x["fee"] - 90)
+    ask(model_of(frame), {"name": "x", "changes": [{"feature": {"name": "fee", "scale": -1.0}}]}, frame)
 
 
 def test_an_added_action_pays_the_price_that_it_faces():

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from irl.estimation.diagnostics import support
+from irl.config import InputError
+from irl.estimation.diagnostics import check_anchor, support
 
 ANCHOR = torch.tensor([[1.0, 0.0]]).expand(6, 2)
 
@@ -15,7 +16,7 @@ ANCHOR = torch.tensor([[1.0, 0.0]]).expand(6, 2)
 def panel(segments=("north", "south"), mu=ANCHOR):
     return SimpleNamespace(
         n_rows=6,
-        room=lambda *shape, dtype: torch.zeros(*shape, dtype=dtype),
+        room=lambda *shape, dtype=torch.float32: torch.zeros(*shape, dtype=dtype),
         state=torch.arange(6),
         menu=torch.arange(6),
         schema=SimpleNamespace(segments=segments, reference=lambda state, menu: mu[state]),
@@ -68,3 +69,29 @@ def test_a_policy_counts_every_decision_by_its_weight():
     assert north["effective_sample"] == pytest.approx(float(weights.sum() ** 2 / weights.square().sum()))
     assert north["smallest_probability"] == pytest.approx(0.005) and north["floored_share"] == 0.25
     assert north["overlap"] is None
+
+
+NEVER = "is never chosen and followed by another row: name another anchor"
+
+
+@pytest.mark.parametrize(
+    ("form", "mu", "last", "said"),
+    [
+        ({"anchor": 0}, ANCHOR, [0, 1], f"the anchor 'none' {NEVER}.*'none' 0, 'plan' 3"),
+        ({"anchor_by_state": "usual"}, ANCHOR, [0, 1], f"the anchor that 'usual' names {NEVER}"),
+        ({"anchor_weights": (1.0, 0.0)}, ANCHOR, [0, 1], f"an action of the anchor's policy {NEVER}"),
+        ({"anchor": 0}, ANCHOR, [2, 3, 4], "nothing but the anchor 'none' is ever chosen.*'none' 2, 'plan' 0"),
+        ({"anchor": 0}, ANCHOR, [0], None),
+        ({"anchor_weights": (0.5, 0.5)}, torch.full((6, 2), 0.5), [0, 1], None),
+    ],
+)
+def test_a_panel_that_never_shows_what_follows_the_anchor_is_refused(form, mu, last, said):
+    """``last``: rows that no other follows; 0 and 1 chose the first action, 2 to 4 the second."""
+    found = panel(mu=mu)
+    known = {"anchor": None, "anchor_by_state": None, "actions": ("none", "plan")} | form
+    vars(found.schema).update(known)
+    found.next_choice = torch.arange(1, 7).index_fill(0, torch.tensor(last), -1)
+    if said is None:
+        return check_anchor(found)
+    with pytest.raises(InputError, match=said):
+        check_anchor(found)

@@ -157,6 +157,22 @@ def test_a_unit_of_money_counts_the_same_whatever_it_is_paid_for(panel, structur
     assert free.raw.shape[1] > raw.shape[1]
 
 
+@pytest.mark.parametrize("structure", ["full", "linear"])
+def test_what_is_paid_per_unit_of_a_price_counts_as_that_money(panel, structure):
+    due = ", where: {status: [out, monthly]}" if structure == "full" else ""
+    annual = f"money.price.annual={{amount: 5, per: {{price_monthly: 10}}{due}}}"
+    model, own = fresh(panel[1], f"reward.structure={structure}", annual)
+    theta = torch.randn(own.raw.shape[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model.refit.theta[model.refit.paid] = own.by_action(theta, 3)
+    dearer = panel[1].state.clone()
+    dearer[:, panel[1].schema.index("price_monthly")] += 3.0
+    moved = model.reward_of(dearer) - model.reward_of(panel[1].state)
+    inside = panel[1].state[:, panel[1].schema.index("status")] == 0
+    pays = ~inside if due else torch.ones_like(inside)
+    torch.testing.assert_close(moved[pays, 2], 10 * moved[pays, 1], rtol=1e-4, atol=1e-4)
+    assert float(moved[pays, 1].abs().min()) > 1e-3 and not bool(moved[~pays, 2].any())
+
+
 def test_prices_that_were_not_assigned_at_random_share_nothing(panel):
     observed = "data.state.price_annual={kind: numeric, dynamics: static}"
     _, own = fresh(panel_like(panel[1], "price_annual", assigned="observed"), observed)
