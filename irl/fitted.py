@@ -324,8 +324,7 @@ class FittedModel:
         return {name: network for name, network in networks.items() if network is not None}
 
     def _state_menu(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
-        state = self.schema.encode(frame).to(self.device)
-        return state, self.schema.menu(state)
+        return (state := self.schema.encode(frame).to(self.device)), self.schema.menu(state)
 
     def _frame(self, values: Tensor, frame: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(values.double().cpu().numpy(), index=frame.index, columns=list(self.schema.actions))

@@ -303,12 +303,8 @@ def train(
     keeper = _KeepBest(patience, batches, lambda epoch, loss: bench.tick(name, epoch, total, loss))
     store = None
     if bench.checkpoints is not None:
-        about = {
-            "epochs": total,
-            "rows": batches.n_rows,
-            "held_out": held_out.n_rows,
-            "processes": processes.group()[1],
-        }
+        about: dict[str, float] = {"epochs": total, "rows": batches.n_rows, "held_out": held_out.n_rows}
+        about |= {"processes": processes.group()[1], "learning_rate": fitting.options.learning_rate}
         store = StoreEpochs(bench.checkpoints / f"{name}.ckpt", every=bench.every, about=about)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")  # logged once an epoch

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from irl.report.changes import where
 from irl.report.record import ALL, Record, at
 from irl.report.tables import Table, number, percent
-from irl.report.words import where
 
 TITLES = {"backtest": "Backtest", "experiment": "Experiment held out"}
 NAMES = {

@@ -22,6 +22,7 @@ from irl.report import (
     sensitivity,
     words,
 )
+from irl.report.changes import changes_in_words
 from irl.report.record import Record, ScenarioRecord, at
 from irl.report.tables import Table, number, percent
 from irl.report.truth import Truth, truth_table
@@ -88,7 +89,7 @@ def _sections(record: Record, truth: Truth | str) -> Iterator[tuple[str, Iterabl
 
 
 def _scenario(record: Record, scenario: ScenarioRecord) -> Iterator[str]:
-    yield _bullets(words.changes_in_words(scenario))
+    yield _bullets(changes_in_words(scenario))
     yield _bullets(words.headlines(scenario))
     yield _bullets([*words.anchored(scenario), *(f"Warning: {text}" for text in words.scenario_cautions(scenario))])
     if not scenario.problem:

@@ -30,6 +30,7 @@ from irl.report import (
     types,
     words,
 )
+from irl.report.changes import changes_in_words
 from irl.report.curves import HOW_TO_READ, curve_panels, shown_segments
 from irl.report.markup import absent, as_table, bullets, cautions, folded, grid, key, section
 from irl.report.panel import Panel, series
@@ -219,7 +220,7 @@ def _scenarios(record: Record) -> list[str]:
 def _scenario(record: Record, scenario: ScenarioRecord, number: int) -> str:
     heading = f"Scenario: {scenario.name}"
     parts = [cautions("Warnings of this scenario", words.scenario_cautions(scenario))]
-    parts.append(bullets(words.changes_in_words(scenario)))
+    parts.append(bullets(changes_in_words(scenario)))
     if not scenario.problem:
         parts.append(f'<p class="quiet">{escape(_how(scenario))}</p>')
         parts.append(bullets(words.anchored(scenario)))

@@ -23,6 +23,7 @@ from irl.report import (
     sensitivity,
     words,
 )
+from irl.report.changes import changes_in_words
 from irl.report.record import Record, load_answer
 from irl.report.tables import Table
 from irl.report.truth import Truth, truth_table
@@ -88,7 +89,7 @@ def _tables(record: Record, truth: Truth | str) -> Iterator[tuple[str, Table | N
             yield "", table
     for scenario in record.scenarios:
         yield f"Scenario: {scenario.name}", None
-        for sentence in words.changes_in_words(scenario):
+        for sentence in changes_in_words(scenario):
             yield f"  {sentence}", None
         for period in answers.last_periods(scenario):
             yield "", answers.share_table(record, scenario, period)

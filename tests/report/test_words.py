@@ -6,13 +6,13 @@ import json
 
 import pytest
 
+from irl.report.changes import changes_in_words
 from irl.report.estimates import anchor_table
 from irl.report.html import page
 from irl.report.record import ScenarioRecord, load_record
 from irl.report.words import (
     adds_most,
     cautions,
-    changes_in_words,
     estimated,
     facts,
     headlines,
