@@ -145,7 +145,7 @@ def _begun(panel: Panel) -> int | None:
     """Members whose first state only follows a choice other than the anchor; None if that cannot be told."""
     columns = [f for f, c in enumerate(panel.schema.columns) if c.dynamics == "table"]
     sizes = [panel.schema.columns[f].levels + 1 for f in columns]
-    at_anchor, moved = _at_anchor(panel), panel.next_row >= 0
+    at_anchor, moved = _at_anchor(panel), (panel.next_row >= 0) & ~panel.ends  # an end is no state to begin in
     if not columns or panel.schema.anchor_weights or int((at_anchor & moved).sum()) < LEAST:
         return None
 

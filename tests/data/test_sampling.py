@@ -77,6 +77,14 @@ def test_members_who_had_begun_before():
     assert f"{began:,} of {MEMBERS:,} members begin in a state" in of(frame, entry="flow").warnings[0]
 
 
+def test_where_the_anchor_is_the_end_nobody_can_be_seen_to_have_begun():
+    frame = people()
+    frame = ending(frame, (frame["plan"] == "none").to_numpy())
+    gone = frame[frame["plan"] == "none"].assign(status="gone", month=lambda f: f["month"] + 1)
+    frame = pd.concat([frame.assign(status="in"), gone[gone["month"] < PERIODS]])
+    assert of(frame.sort_values(["id", "month"], ignore_index=True), terminal={"status": "gone"}).begun is None
+
+
 def test_late_members_in_the_middle_are_seen_too():
     frame = people()
     late = frame[(frame["id"] >= 300) & (frame["month"] < 6)].index
