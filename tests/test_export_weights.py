@@ -116,8 +116,10 @@ class Reader:
                 encoded = (following[:, f, None] == np.arange(len(c["labels"]))).astype(float)
             else:
                 spike = 1 / (1 + np.exp(-(p[:, 2] + w["atom"][learned.index(f)])))
-                v = np.clip((u - spike) / (1 - spike), 1e-300, 1 - 1e-16)
+                left = (u - spike) / (1 - spike)  # 0 or less: the minimum's own probability
+                v = np.clip(left, 1e-300, 1 - 1e-16)
                 quantile = np.log(v / (1 - v)) if c["kind"] == "count" else np.array([*map(NormalDist().inv_cdf, v)])
+                quantile = np.where(left > 0, quantile, -np.inf)
                 value = s[:, f] + c["scale"] * (p[:, 0] + np.exp(np.clip(p[:, 1], -7, 3)) * quantile)
                 value = np.round(value) if c["kind"] == "count" else value
                 following[:, f] = np.clip(value, c["minimum"], c["maximum"])
