@@ -18,6 +18,8 @@ seasons), whose rewards are linear in the columns that the study's reward has. O
     environments  nothing; two segments, in which use moves at different speed, and nothing else differs
     anchor        the same, and the study's anchor is wrong by a benefit's level (0, 1, 2)
 
+`form` is the comparison of the refit with the policy network on held-out members (z, one-sided).
+
 Panels are independent; every panel's results are kept in the folder, under the version of the code, so that a run that
 is stopped goes on where it was.
 
@@ -28,6 +30,7 @@ python scripts/benchmark.py falsification [--panels 500] [--power 50] [--members
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import time
@@ -205,7 +208,9 @@ def results(case: str, seed: int, members: int) -> pd.DataFrame:
     panel = panel_from_frame(frame, config)
     model, metrics = estimate(config, panel, bench=Workbench(device=torch.device("cpu"), seed=seed))
     checks = battery(model, panel, metrics["refit"]["precisions"])
-    return pd.DataFrame([asdict(check) for check in checks])[["name", "statistic", "df", "p", "why"]]
+    found = pd.DataFrame([asdict(check) for check in checks])[["name", "statistic", "df", "p", "why"]]
+    z = metrics["refit"]["form_gap"] / metrics["refit"]["form_gap_se"]
+    return pd.concat([found, pd.DataFrame([{"name": "form", "statistic": z, "df": 1, "p": math.erfc(z / 2**0.5) / 2}])])
 
 
 def print_table(console: Console, found: pd.DataFrame) -> None:
