@@ -44,6 +44,8 @@ BY_CHOICE, SURE = 0.05, 4.0
 """A part of the mean weight, and so many standard errors, beyond which weights are said to depend on the choice."""
 TOLD = 0.995
 """Share of decisions that follow from a column's level, each level's commonest, beyond which the column is doubted."""
+BOUND = 300
+"""Decisions, all alike, from which on a level is taken for one in which there is nothing to choose."""
 LONG = 8
 """Periods of a panel from which on segments are looked for in its first and last quarter."""
 
@@ -287,7 +289,8 @@ def _never(panel: Panel) -> list[str]:
 
 
 def _told(panel: Panel) -> list[str]:
-    """Columns of the state that were noted after the choice, by all appearance: each level has a choice of its own."""
+    """Columns of the state that were noted after the choice, by all appearance: each level has a choice of its own; and
+    levels in which there was no choice, by all appearance."""
     found = []
     for f, column in enumerate(panel.schema.columns):
         if not column.discrete or column.dynamics == "static" or column.hidden:
@@ -297,12 +300,22 @@ def _told(panel: Panel) -> list[str]:
         for i in _parts(panel):
             rows = panel.free[i] & panel.active[i]
             n += torch.bincount(panel.state[i][rows, f].long() * actions + panel.action[i][rows], minlength=len(n))
-        most, which = n.view(levels, actions).max(1)
+        counts = n.view(levels, actions)
+        most, which = counts.max(1)
         told, decisions = int(most.sum()), int(n.sum())
         if told >= TOLD * max(decisions, LEAST) and len(which[most >= LEAST].unique()) > 1:
             found.append(
                 f"state column {column.name!r} says what is chosen in {told / decisions:.1%} of the decisions: is "
                 "it as it stood before the choice of its row? The state after it is that of the next row"
+            )
+            continue
+        bound = ((most == counts.sum(1)) & (most >= BOUND) & (decisions > most))[: column.levels]
+        for action in which[: column.levels][bound].unique().tolist():
+            names = [column.labels[k] for k in bound.nonzero().squeeze(1).tolist() if which[k] == action]
+            found.append(
+                f"where {column.name!r} is {', '.join(names)}, all decisions are {panel.schema.actions[action]!r}: if "
+                "nothing else could be chosen there (a contract), say so by `data.available`; else what the rest of "
+                "the menu is worth there rests on nothing"
             )
     return found
 

@@ -210,6 +210,25 @@ def test_a_state_that_was_noted_after_the_choice():
     assert "says what is chosen" not in " ".join(of(one).warnings)
 
 
+def test_a_contract_that_the_menu_does_not_know():
+    """A member who joins stays for two months more."""
+    frame = people().sort_values(["id", "month"], ignore_index=True)
+    left, plan = np.zeros(len(frame), dtype=int), (frame["plan"] == "member").to_numpy().copy()
+    for i in range(1, len(frame)):
+        if frame["id"][i] == frame["id"][i - 1]:
+            left[i] = left[i - 1] - 1 if left[i - 1] else 2 * plan[i - 1]
+            plan[i] |= left[i] > 0
+    frame = frame.assign(left=left, plan=np.where(plan, "member", "none"))
+    state = study().model_dump(mode="json")["data"]["state"]
+    state = {"region": state["region"], "left": {"kind": "ordinal", "levels": 3, "dynamics": "table"}}
+    said = "where 'left' is 1, 2, all decisions are 'member'"
+    assert said in " ".join(of(frame, state=state).warnings)
+    rarely = frame.assign(plan=frame["plan"].where(np.random.default_rng(0).random(len(frame)) > 0.02, "none"))
+    assert said not in " ".join(of(rarely, state=state).warnings)
+    known = {"none": {"left": 0}}
+    assert said not in " ".join(of(frame, state=state, available=known).warnings)
+
+
 def test_a_tested_price_that_is_the_same_for_some():
     price = {"price": {"kind": "numeric", "dynamics": "static", "assigned": "randomised"}}
     state = study().model_dump(mode="json")["data"]["state"]
