@@ -20,6 +20,7 @@ def main() -> None:
     name, *options = sys.argv[1:] or ["--help"]
     if name in about:
         sys.argv = [f"{sys.argv[0]} {name}", *options]
+        sys.path.insert(0, str(FOLDER))  # where their parts are
         runpy.run_path(str(about[name]), run_name="__main__")
         return
     listed = "\n".join(f"  {stem:<10} {_first_line(path)}" for stem, path in about.items())
