@@ -11,8 +11,9 @@
     by_choice   mean weight after each choice, as a part of the segment's mean weight, over segments
 
 Warned about besides: segments that are absent early or late; actions that a segment never chose where it could;
-columns of the state whose levels all but say what is chosen, which are likely to have been noted after the choice; and
-tested numbers that are the same for all members of a kind.
+columns of the state whose levels all but say what is chosen, which are likely to have been noted after the choice;
+levels in which all decisions are alike, as in a contract that the menu does not know; and tested numbers that are the
+same for all members of a kind.
 
 Choices given the state are estimated rightly from any sample that was drawn by the state. What is not said here cannot
 be seen: members sampled by what they chose (without a weight), or who leave for what would have followed.
